@@ -1,0 +1,114 @@
+"""What Hydra finds of this project: it takes launchers and sweepers from this namespace only.
+
+Hydra imports this module whenever it starts, so it holds names; the work is in ``mnist_exp.sweeps``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class FinishingLauncher(Launcher):
+    """Gives another launcher the jobs of a sweep that are not complete yet. See ``mnist_exp.sweeps.launching``.
+
+    Args:
+        inner: the configuration of that launcher.
+
+    Attributes:
+        records: for each job of the next launch, what else its ``run.json`` says; a search sets it.
+    """
+
+    def __init__(self, inner: DictConfig) -> None:
+        self._inner = inner
+        self.records: Sequence[Mapping[str, Any]] | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._context = hydra_context
+        self._config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from mnist_exp.sweeps.launching import launch
+
+        records = self.records or [{}] * len(job_overrides)
+        return launch(self._context, self._config, self._inner, job_overrides, initial_job_idx, records)
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's own sweeper without its rehearsal: the launcher composes all jobs, and checks them, before any starts."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None: ...
+
+
+class OptunaSweeper(Sweeper):
+    """Asks an Optuna study which jobs to run. ``conf/hydra/sweeper/optuna.yaml`` says what the arguments mean."""
+
+    def __init__(
+        self, n_trials: int, n_jobs: int, metric: str, seed: int, startup_trials: int, prune: bool, params: DictConfig
+    ) -> None:
+        self._n_trials = n_trials
+        self._n_jobs = n_jobs
+        self._params = params
+        self._search: dict[str, Any] = {
+            "metric": metric,
+            "seed": seed,
+            "startup_trials": startup_trials,
+            "prune": prune,
+        }
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.config, self.hydra_context = config, hydra_context
+        self._launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run what is left of the study's trials.
+
+        Raises:
+            SystemExit: with 2 where the search cannot be; see ``launching.launch`` for the others.
+        """
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        from mnist_exp.mistakes import UsageError, report
+        from mnist_exp.sweeps.directory import read_standing
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        assert isinstance(self._launcher, FinishingLauncher)
+        parser = OverridesParser.create(self.hydra_context.config_loader)
+        parsed = parser.parse_overrides([*(f"{key!s}={value}" for key, value in self._params.items()), *arguments])
+        last = {override.get_key_element(): override for override in parsed}
+        try:
+            try:
+                from mnist_exp.sweeps.search import Search, space_of
+            except ImportError as error:
+                raise UsageError("hydra/sweeper=optuna needs Optuna: pip install 'mnist-exp[optuna]'") from error
+            if self.config.data.val_size == 0:
+                raise UsageError("a search needs validation data; hold some out: data.val_size=5000")
+            search = Search(Path(self.config.hydra.sweep.dir), space_of(list(last.values())), **self._search)
+        except UsageError as error:
+            report(error)
+            sys.exit(2)
+        fixed = [
+            f"{key}={override.get_value_element_as_str()}"
+            for key, override in last.items()
+            if not override.is_sweep_override()
+        ]
+        while (left := self._n_trials - search.finished()) > 0:
+            trials = search.next(min(left, self._n_jobs))
+            self._launcher.records = [search.record(trial) for trial in trials]
+            overrides = [[*fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in trials]
+            for trial, result in zip(trials, self._launcher.launch(overrides, trials[0].number), strict=True):
+                assert result.working_dir is not None
+                standing = read_standing(Path(result.working_dir))
+                search.tell(trial, standing.status, getattr(standing, self._search["metric"]))

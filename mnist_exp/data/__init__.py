@@ -1,0 +1,13 @@
+"""Where digits come from: IDX files, PNG files, a download, or the 5,000 that come with the installation.
+
+Every loader returns ``Digits``: normalised images and labels as whole tensors on the CPU, ready to be moved to the
+device that trains on them. Loaders are deterministic and leave torch's global random state alone.
+"""
+
+from mnist_exp.data.embedded import mnist5k
+from mnist_exp.data.files import DataError, cache_directory
+from mnist_exp.data.idx import idx_folder
+from mnist_exp.data.png import png_folder
+from mnist_exp.data.splits import Digits, Preparation, Split
+
+__all__ = ["DataError", "Digits", "Preparation", "Split", "cache_directory", "idx_folder", "mnist5k", "png_folder"]

@@ -1,0 +1,86 @@
+"""Random distortions of a batch of images, a different draw for each image, on the device the batch is on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Augment:
+    """Random affine maps and elastic distortions (Simard, Steinkraus and Platt 2003), in one resampling.
+
+    For each image an angle, a shift, a relative size and a shear are drawn uniformly within the given amplitudes. The
+    elastic part draws a displacement for each pixel, uniform in [-1, 1] along both axes, smooths it with a Gaussian of
+    ``elastic_sigma`` pixels whose weights sum to one, and multiplies it by ``elastic_alpha`` pixels. Both displacements
+    are added and the image is resampled once, bilinearly; what comes from outside is background.
+
+    Args:
+        rotation: largest angle, degrees.
+        translation: largest shift along each axis, as a fraction of the side.
+        scale: largest relative change of size; 0.1 draws from 0.9 to 1.1.
+        shear: largest angle of the shear along the horizontal axis, degrees.
+        elastic_alpha: amplitude of the elastic displacement before smoothing, pixels; 0 leaves it out.
+        elastic_sigma: standard deviation of the smoothing Gaussian, pixels.
+        background: value of empty pixels in the images this will be given.
+    """
+
+    def __init__(
+        self,
+        *,
+        rotation: float,
+        translation: float,
+        scale: float,
+        shear: float,
+        elastic_alpha: float,
+        elastic_sigma: float,
+        background: float,
+    ) -> None:
+        self.rotation = math.radians(rotation)
+        self.translation = translation
+        self.scale = scale
+        self.shear = math.radians(shear)
+        self.elastic_alpha = elastic_alpha
+        self.background = background
+        radius = math.ceil(3 * elastic_sigma)
+        offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+        kernel = torch.exp(-(offsets**2) / (2 * elastic_sigma**2))
+        self._kernel = kernel / kernel.sum()
+        self._smoothing: dict[tuple[int, torch.device], Tensor] = {}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Distort images (N, 1, S, S), floating point; returns a new tensor of the same shape and dtype."""
+        grid = F.affine_grid(self.affine(len(images), images.device), list(images.shape), align_corners=False)
+        if self.elastic_alpha:
+            grid = grid + self.elastic(len(images), images.shape[-1], images.device)
+        # Outside counts as zero in grid_sample, so the background is moved there and back.
+        moved = F.grid_sample(images - self.background, grid.to(images.dtype), align_corners=False)
+        return moved + self.background
+
+    def affine(self, count: int, device: torch.device) -> Tensor:
+        """Random maps (N, 2, 3) from output to input coordinates, in units where the image spans [-1, 1]."""
+        uniform = torch.rand(5, count, device=device) * 2 - 1
+        angle, shear = uniform[0] * self.rotation, uniform[1] * self.shear
+        size = 1 + uniform[2] * self.scale
+        cosine, sine, slope = torch.cos(angle) / size, torch.sin(angle) / size, torch.tan(shear)
+        x_row = torch.stack([cosine, cosine * slope - sine, 2 * self.translation * uniform[3]], dim=1)
+        y_row = torch.stack([sine, sine * slope + cosine, 2 * self.translation * uniform[4]], dim=1)
+        return torch.stack([x_row, y_row], dim=1)
+
+    def elastic(self, count: int, side: int, device: torch.device) -> Tensor:
+        """Smooth random displacements (N, S, S, 2), in units where the image spans [-1, 1]."""
+        noise = torch.rand(count, 2, side, side, device=device) * 2 - 1
+        smoothing = self._smoothing_matrix(side, device)
+        smooth = smoothing @ noise @ smoothing.T
+        return smooth.permute(0, 2, 3, 1) * (self.elastic_alpha * 2 / side)
+
+    def _smoothing_matrix(self, side: int, device: torch.device) -> Tensor:
+        """The Gaussian as a banded matrix (S, S): on 28 pixels two small products beat a convolution."""
+        if (side, device) not in self._smoothing:
+            radius = len(self._kernel) // 2
+            distance = torch.arange(side)[:, None] - torch.arange(side)[None, :]
+            weights = self._kernel[(distance + radius).clamp(0, 2 * radius)] * (distance.abs() <= radius)
+            self._smoothing[side, device] = weights.to(device)
+        return self._smoothing[side, device]

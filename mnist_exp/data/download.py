@@ -1,0 +1,136 @@
+"""Fetching IDX files with torchvision: its mirrors, its checksums."""
+
+from __future__ import annotations
+
+import io
+import queue
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from mnist_exp.data.files import DataError, describe
+
+DOWNLOADABLE = ("MNIST", "FashionMNIST", "KMNIST")
+
+PATIENCE = 10.0  # seconds: until one of the mirrors has answered, and of silence in the middle of a file
+
+
+def fetch(dataset: str, names: Sequence[str], folder: Path) -> None:
+    """Download the gzipped files ``names`` of a torchvision data set into ``folder``, each one whole or not at all.
+
+    Args:
+        dataset: one of ``DOWNLOADABLE``.
+        names: as torchvision calls them, ``train-images-idx3-ubyte.gz`` for instance.
+        folder: made where it does not exist.
+
+    Raises:
+        DataError: no mirror can be reached or none gives a file with the right checksum, or ``folder`` is not writable.
+    """
+    from torchvision import datasets  # type: ignore[import-untyped]  # torchvision ships no types
+    from torchvision.datasets.utils import download_url  # type: ignore[import-untyped]  # the same
+
+    published = getattr(datasets, dataset)
+    checksums: dict[str, str] = dict(published.resources)
+    mirrors, refusals = _answering(published.mirrors, names[0])
+    if not mirrors:
+        raise _failure(folder / names[0], refusals)
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as staging, _socket_timeout(PATIENCE):
+            for name in names:
+                refusals = {}
+                for mirror in mirrors:
+                    try:
+                        with _progress(mirror + name):
+                            download_url(mirror + name, staging, filename=name, md5=checksums[name])
+                    except (OSError, HTTPException, RuntimeError) as error:
+                        refusals[mirror] = _reason(error)
+                    else:
+                        Path(staging, name).replace(folder / name)
+                        break
+                else:
+                    raise _failure(folder / name, refusals)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {describe(error)}") from error
+
+
+def _answering(mirrors: Sequence[str], name: str) -> tuple[list[str], dict[str, str]]:
+    """The mirrors, the first that answered in front, or none; and what became of those that did not answer.
+
+    Asked side by side and in threads that nobody waits for: name resolution and a host with many addresses that are all
+    silent would outlast any socket timeout.
+    """
+    replies: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
+
+    def ask(mirror: str) -> None:
+        try:
+            urlopen(Request(mirror + name, headers={"User-Agent": "mnist-exp"}), timeout=PATIENCE).close()
+        except (OSError, HTTPException, ValueError) as error:
+            replies.put((mirror, _reason(error)))
+        else:
+            replies.put((mirror, None))
+
+    for mirror in mirrors:
+        threading.Thread(target=ask, args=(mirror,), daemon=True).start()
+    refusals = dict.fromkeys(mirrors, "no answer")
+    deadline = time.monotonic() + PATIENCE
+    for _ in mirrors:
+        try:
+            mirror, refusal = replies.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            break
+        if refusal is None:
+            return [mirror, *(other for other in mirrors if other != mirror)], {}
+        refusals[mirror] = refusal
+    return [], refusals
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)  # torchvision passes none of its own
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def _progress(url: str) -> Iterator[None]:
+    print(f"Downloading {url}", file=sys.stderr)
+    # torchvision rewrites its line for every 32 kB, which only a terminal can show.
+    with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+        yield
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case HTTPError():
+            return f"HTTP status {error.code}"
+        case URLError(reason=Exception() as inner):
+            return _reason(inner)
+        case TimeoutError():
+            return "no answer"
+        case OSError():
+            return error.strerror or str(error) or type(error).__name__
+        case RuntimeError():
+            return "incomplete, or of a wrong checksum"
+        case _:
+            return str(error) or type(error).__name__
+
+
+def _failure(path: Path, refusals: dict[str, str]) -> DataError:
+    reasons = ", ".join(f"{mirror}: {refusal}" for mirror, refusal in refusals.items())
+    return DataError(
+        f"{path}: missing and cannot be downloaded ({reasons}); use data=mnist5k (5,000 real digits, no download), "
+        "or set MNIST_DIR (or data.root) to a folder with the four IDX files"
+    )

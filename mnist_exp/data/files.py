@@ -1,0 +1,108 @@
+"""Reading files with errors that name them, and the cache of what is slow to read."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+import uuid
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class DataError(Exception):
+    """Digits cannot be had as asked. The message is one line that names the file and what is wrong with it."""
+
+
+class Labelled(NamedTuple):
+    """Digits as they are stored: ``images`` (N, 28, 28) uint8, 0 is background; ``labels`` (N,) uint8, 0 to 9."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+
+
+def describe(error: OSError) -> str:
+    """What the operating system said, in plain words."""
+    match error:
+        case FileNotFoundError():
+            return "does not exist"
+        case NotADirectoryError() | FileExistsError():
+            return "is not a folder"
+        case IsADirectoryError():
+            return "is a folder, not a file"
+        case PermissionError():
+            return "no permission"
+        case _:
+            return error.strerror or str(error) or type(error).__name__
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file, decompressed where its name ends in ``.gz`` or ``.tgz``.
+
+    Raises:
+        DataError: the file cannot be read, or its gzip is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {describe(error)}") from error
+    if path.suffix not in {".gz", ".tgz"}:
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: damaged gzip") from error
+
+
+def names_in(folder: Path, *, may_be_absent: bool = False) -> set[str]:
+    """The names of what lies in a folder; none where it is absent and may be.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        return set(os.listdir(folder))
+    except OSError as error:
+        if may_be_absent and isinstance(error, FileNotFoundError):
+            return set()
+        raise DataError(f"{folder}: {describe(error)}") from error
+
+
+def cache_directory() -> Path:
+    """``$MNIST_EXP_CACHE``, else ``$XDG_CACHE_HOME/mnist-exp``, else ``~/.cache/mnist-exp``. It need not exist."""
+    if own := os.environ.get("MNIST_EXP_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "mnist-exp"
+
+
+def load_cached(path: Path) -> Labelled | None:
+    """What ``store_cached`` wrote to ``path``; None where there is nothing, or nothing whole."""
+    try:
+        with path.open("rb") as file, np.load(file) as archive:
+            images, labels = archive["images"], archive["labels"]
+    except Exception:  # a damaged archive raises what zipfile, zlib and numpy please, and each means: build it again
+        return None
+    whole = images.dtype == labels.dtype == np.uint8 and images.shape == (len(labels), 28, 28)
+    return Labelled(images, labels) if whole else None
+
+
+def store_cached(path: Path, digits: Labelled) -> None:
+    """Write ``digits`` so that ``path`` is whole or absent. Without a writable cache, say so and go on."""
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                np.savez(file, images=digits.images, labels=digits.labels)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"{path}: not cached: {describe(error)}", file=sys.stderr)

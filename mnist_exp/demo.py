@@ -1,0 +1,165 @@
+"""A page on this machine where one draws a digit and sees what trained networks say.
+
+    mnist-demo outputs/sweeps/mlp_width outputs/2026-11-21/lenet5-a1b2c3
+
+Only this machine can reach it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import sys
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnist_exp.data.handwriting import grey, like_mnist
+from mnist_exp.mistakes import UsageError, report
+from mnist_exp.runs import RunDirectoryError
+
+if TYPE_CHECKING:
+    from mnist_exp.trained import Classifier
+
+MOST_NETWORKS = 24
+LARGEST_REQUEST = 2_000_000  # bytes; a drawing has about 5,000
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``mnist-demo``: serves until it is interrupted; exit status 2 where there is no network."""
+    parser = argparse.ArgumentParser(prog="mnist-demo", description="Draw a digit, see what trained networks say.")
+    parser.add_argument("directories", nargs="+", metavar="DIR", help="run directories, folders of them, or patterns")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any free one")
+    options = parser.parse_args(arguments)
+    try:
+        networks = load_networks(options.directories)
+        server = Demo(networks, options.port)
+    except (UsageError, RunDirectoryError) as error:
+        report(error, "mnist-demo")
+        sys.exit(2)
+    print(f"{len(networks)} networks at {server.url} (Ctrl+C ends it)", flush=True)
+    with server:
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
+def load_networks(patterns: Sequence[str]) -> list[Classifier]:
+    """The trained networks among the runs that are named; what cannot be loaded is told.
+
+    Raises:
+        RunDirectoryError: there is none.
+    """
+    from mnist_exp.reports.collect import paths_of
+    from mnist_exp.trained import Classifier
+
+    networks: list[Classifier] = []
+    problems: list[str] = []
+    paths = paths_of(patterns)
+    for path in paths[:MOST_NETWORKS]:
+        try:
+            networks.append(Classifier(path))
+        except (UsageError, RunDirectoryError) as error:
+            problems.append(str(error))
+    if not networks:
+        raise RunDirectoryError(f"no trained network: {problems[0]}")
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    if len(paths) > MOST_NETWORKS:
+        print(f"left out: {len(paths) - MOST_NETWORKS} runs after the first {MOST_NETWORKS}", file=sys.stderr)
+    return networks
+
+
+class Demo(ThreadingHTTPServer):
+    """The server, on the loopback interface.
+
+    Raises:
+        UsageError: the port is taken.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, networks: Sequence[Classifier], port: int) -> None:
+        self.networks = list(networks)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except (OSError, OverflowError) as error:
+            raise UsageError(f"--port {port} cannot be used ({error}); another one: --port 0") from error
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def answer(self, picture: bytes) -> dict[str, Any]:
+        """What every network says of a PNG, and what it sees.
+
+        Raises:
+            ValueError: no picture, or nothing on it.
+        """
+        from PIL import Image
+
+        digit = like_mnist(grey(picture))
+        buffer = io.BytesIO()
+        Image.fromarray(digit).save(buffer, "PNG")
+        return {
+            "seen": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
+            "networks": [
+                {
+                    "name": network.name,
+                    "directory": str(network.path),
+                    "probabilities": [float(p) for p in network.probabilities(np.stack([digit]))[0]],
+                }
+                for network in self.networks
+            ],
+        }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Demo
+
+    def do_GET(self) -> None:
+        if self._is_foreign():
+            return
+        if self.path == "/":
+            self._send(200, "text/html; charset=utf-8", (files("mnist_exp") / "demo.html").read_bytes())
+        else:
+            self._send(404, "text/plain", b"there is one page: /\n")
+
+    def do_POST(self) -> None:
+        if self._is_foreign():
+            return
+        length = int(self.headers.get("Content-Length") or 0)
+        if self.path != "/classify" or not 0 < length <= LARGEST_REQUEST:
+            self._send(404 if self.path != "/classify" else 413, "text/plain", b"POST /classify takes a PNG\n")
+            return
+        try:
+            answer = self.server.answer(self.rfile.read(length))
+        except ValueError as error:
+            self._send(422, "application/json", json.dumps({"error": str(error)}).encode())
+            return
+        self._send(200, "application/json", json.dumps(answer).encode())
+
+    def _is_foreign(self) -> bool:
+        """Whether some other site's page asks through the user's browser; refuses it then."""
+        if self.headers.get("Host") in {f"{name}:{self.server.server_port}" for name in ("127.0.0.1", "localhost")}:
+            return False
+        self._send(403, "text/plain", b"only for this machine\n")
+        return True
+
+    def _send(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: drawing sends many requests."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The run on the console: a line an epoch, a progress bar on a terminal, a table at the end.
+
+Messages go through the package's logger, so ``train.log`` holds the same lines. Piped output is plain text.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from mnist_exp.models import LayerRow
+from mnist_exp.training.events import EpochMetrics, Listener, StepDone, TrainingEnded, TrainingStarted
+
+LOG = logging.getLogger("mnist_exp")
+
+
+class Console(Listener):
+    """Shows one run. Use as a context manager: inside it, the package's log messages appear on the console.
+
+    Args:
+        directory: of the run, named at the end.
+        quiet: show warnings, errors and the result line only.
+    """
+
+    def __init__(self, directory: Path, *, quiet: bool = False) -> None:
+        self._directory = directory
+        self._quiet = quiet
+        self._out = RichConsole(soft_wrap=True, highlight=False)
+        self._handler = _Handler(self._out, logging.WARNING if quiet else logging.INFO)
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._start: TrainingStarted | None = None
+        self._last: EpochMetrics | None = None
+
+    def __enter__(self) -> Console:
+        self._level = LOG.level
+        LOG.setLevel(logging.INFO)
+        LOG.addHandler(self._handler)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop_progress()
+        LOG.removeHandler(self._handler)
+        LOG.setLevel(self._level)
+
+    def print_layers(self, rows: Sequence[LayerRow]) -> None:
+        """Print output shape, parameters and multiply-accumulates of every layer."""
+        table = Table(title="Layers, for one image")
+        for heading in ("layer", "kind", "output shape", "parameters", "MACs"):
+            table.add_column(heading, justify="left" if heading in {"layer", "kind"} else "right")
+        for row in rows:
+            shape = "x".join(str(size) for size in row.output_shape)
+            table.add_row(row.name, row.kind, shape, f"{row.parameters:,}", f"{row.macs:,}")
+        table.add_section()
+        totals = (sum(row.parameters for row in rows), sum(row.macs for row in rows))
+        table.add_row("total", "", "", *(f"{total:,}" for total in totals))
+        self._out.print(table)
+
+    def on_start(self, event: TrainingStarted) -> None:
+        self._start = event
+        LOG.info("run directory: %s", self._directory)
+        if event.first_epoch > 1:
+            LOG.info("resumed: %d of %d epochs are done", event.first_epoch - 1, event.epochs)
+        if self._out.is_terminal and not self._quiet:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=self._out,
+                transient=True,
+            )
+            total = event.epochs * event.images_per_epoch
+            done = (event.first_epoch - 1) * event.images_per_epoch
+            self._task = self._progress.add_task(event.title, total=total, completed=done, rate="")
+            self._progress.start()
+
+    def on_step(self, event: StepDone) -> None:
+        if self._progress is None or self._start is None:
+            return
+        done = (event.epoch - 1) * self._start.images_per_epoch + event.images
+        speed = self._progress.tasks[0].speed
+        rate = f"{speed:,.0f} images/s" if speed else ""
+        self._progress.update(self._task, completed=done, rate=rate, description=f"epoch {event.epoch}")
+
+    def on_epoch(self, event: EpochMetrics) -> None:
+        self._last = event
+        assert self._start is not None
+        LOG.info("%s | Epoch [%d/%d]: %s", self._start.title, event.epoch, self._start.epochs, epoch_line(event))
+
+    def on_end(self, event: TrainingEnded) -> None:
+        self._stop_progress()
+        if event.status == "interrupted":
+            LOG.warning("%s; continue: mnist-train resume=%s", event.error, self._directory)
+        if event.status != "completed" or self._start is None:
+            return
+        summary = event.summary
+        result = f"test accuracy {float(summary['test_accuracy']):.2%}, test loss {float(summary['test_loss']):.4f}"
+        if self._quiet or not self._out.is_terminal:
+            self._out.print(Text(f"{self._start.title} | {result} | {self._directory}"))
+            return
+        table = Table(title=f"{self._start.title}, epoch {summary['epoch']} of {self._start.epochs}", show_header=False)
+        for split in ("train", "val", "test"):
+            if f"{split}_accuracy" in summary:
+                accuracy, loss = float(summary[f"{split}_accuracy"]), float(summary[f"{split}_loss"])
+                table.add_row(split, f"accuracy {accuracy:.2%}", f"loss {loss:.4f}")
+        table.add_row("parameters", f"{summary['parameters']:,}", "")
+        table.add_row("time", f"{float(summary['seconds']):.1f} s", "")
+        self._out.print(table)
+        self._out.print(Text(f"run directory: {self._directory}"))
+
+    def _stop_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def epoch_line(event: EpochMetrics) -> str:
+    """One epoch in the words of study B: train, then test, loss before accuracy."""
+    parts = [f"Train Loss {event.train_loss:.4f}, Acc {event.train_accuracy:.2%}"]
+    if event.val_loss is not None and event.val_accuracy is not None:
+        parts.append(f"Val Loss {event.val_loss:.4f}, Acc {event.val_accuracy:.2%}")
+    parts.append(f"Test Loss {event.test_loss:.4f}, Acc {event.test_accuracy:.2%}")
+    parts.append(f"{event.train_seconds:.1f} s")
+    return " | ".join(parts)
+
+
+class _Handler(logging.Handler):
+    """Log messages through the console that owns the progress bar, so that neither overwrites the other."""
+
+    def __init__(self, console: RichConsole, level: int) -> None:
+        super().__init__(level)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else ""
+        self._console.print(Text(record.getMessage(), style=style))

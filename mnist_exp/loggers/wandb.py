@@ -1,0 +1,345 @@
+"""The run on Weights & Biases: online where an API key is configured, else in a file for ``wandb sync``.
+
+W&B is a guest. It never asks a question, keeps a run waiting for at most ``timeout_seconds`` at its start and as long
+at its end, and never fails one: the first thing that goes wrong is told in one line, and training goes on.
+
+Curves are drawn against ``epoch``; ``images_seen`` is logged beside them and can be chosen as the x axis of any panel.
+The W&B step is the epoch, too, so an epoch that is trained again after a resume replaces nothing and doubles nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from mnist_exp.training.events import EpochMetrics, Listener, TrainingEnded, TrainingStarted
+
+if TYPE_CHECKING:
+    import wandb
+
+LOG = logging.getLogger(__name__)
+
+Mode = Literal["auto", "online", "offline", "disabled"]
+
+CURVES = {
+    "epoch": "epoch",
+    "images_seen": "images_seen",
+    "train_loss": "train/loss",
+    "train_accuracy": "train/accuracy",
+    "test_loss": "test/loss",
+    "test_accuracy": "test/accuracy",
+    "val_loss": "val/loss",
+    "val_accuracy": "val/accuracy",
+    "learning_rate": "learning_rate",
+    "images_per_second": "images_per_second",
+}
+
+
+class WandbLogger(Listener):
+    """One W&B run for one training run.
+
+    Args:
+        directory: the run directory; W&B keeps its own files in ``wandb/`` there.
+        name: of the run, as W&B lists it.
+        config: the resolved configuration.
+        parameters: number of trainable parameters, for the summary.
+        run_id: W&B's id of the run that is continued; None for a new run.
+        sweep: name of the sweep, the W&B group where ``group`` is None.
+        on_identity: is called once with ``identity``, when the run has started or could not.
+        project, entity, group, tags: as ``wandb.init`` takes them; entity None is the account's default.
+        mode: ``auto`` is what WANDB_DISABLED, WANDB_MODE or ``wandb offline`` say, else online if a key is configured.
+        upload_files: store the run directory's files as an artifact at the end.
+        timeout_seconds: the longest wait for the server, once at the start and once at the end.
+
+    Raises:
+        ValueError: ``mode`` or ``timeout_seconds`` is none of the allowed.
+    """
+
+    # Why the next run need not try: a sweep of a hundred runs must not wait a hundred times for a server that is gone.
+    _no_answer: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        name: str,
+        config: Mapping[str, Any],
+        parameters: int,
+        run_id: str | None = None,
+        sweep: str | None = None,
+        on_identity: Callable[[dict[str, str | None]], object] = lambda identity: None,
+        project: str = "mnist-exp",
+        entity: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "auto",
+        upload_files: bool = False,
+        timeout_seconds: float = 15.0,
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(f"logger.mode={mode} is not known; choose one of {', '.join(get_args(Mode))}")
+        if timeout_seconds <= 0:
+            raise ValueError(f"logger.timeout_seconds={timeout_seconds} must be above 0")
+        self._directory = Path(directory).resolve()
+        self._config = dict(config)
+        self._parameters = parameters
+        self._resumed = run_id is not None
+        self._on_identity = on_identity
+        self._mode: str = mode
+        self._name = name
+        self._project = project
+        self._entity = entity
+        self._group = group or sweep
+        self._tags = tuple(tags)
+        self._upload_files = upload_files
+        self._timeout = float(timeout_seconds)
+        self._id = run_id or _new_id()
+        self._run: wandb.Run | None = None
+        self._warned = False
+        self._epoch = 0
+        # What finds the run again, and how it is recorded: online, offline, disabled or failed. True from on_start on.
+        self.identity: dict[str, str | None] = {
+            "id": self._id,
+            "mode": "disabled",
+            "project": project,
+            "entity": entity,
+            "group": self._group,
+            "url": None,
+        }
+
+    def on_start(self, event: TrainingStarted) -> None:
+        """Begin the W&B run, offline where online is not to be had."""
+        try:
+            with _contained():
+                self._start(time.monotonic() + self._timeout)
+        except Exception as error:
+            self._run = None
+            self.identity["mode"] = "failed"
+            self._warn(f"could not start ({_one_line(error)}); training goes on without it")
+        self._on_identity(self.identity)
+
+    def on_epoch(self, event: EpochMetrics) -> None:
+        """Log one row of curves."""
+        if self._run is not None:
+            row = {CURVES[key]: value for key, value in event.as_row().items() if key in CURVES}
+            with self._guarded():
+                self._run.log(row, step=event.epoch)
+            self._epoch = event.epoch
+
+    def on_end(self, event: TrainingEnded) -> None:
+        """Write the summary, upload what is left, and mark the run finished (or failed, unless it completed)."""
+        run = self._run
+        if run is None:
+            return
+        if event.status == "completed":
+            with self._guarded():
+                self._log_errors(run)
+        with self._guarded():
+            run.summary.update({**event.summary, "status": event.status, "parameters": self._parameters})
+        if self._upload_files:
+            with self._guarded():
+                _within(0.3 * self._timeout, lambda: self._log_files(run))
+        with self._guarded():
+            run.finish(exit_code=0 if event.status == "completed" else 1)
+        self._run = None
+
+    def _start(self, deadline: float) -> None:
+        mode, why_offline = self._choose_mode()
+        if mode == "online":
+            why_offline = self._no_answer or self._start_online(deadline)
+        if mode == "disabled":
+            return
+        run = self._run = self._run or self._init("offline", self._timeout)
+        found = {"mode": "offline"} if run.offline else {"mode": "online", "entity": run.entity, "url": run.url}
+        self.identity |= {"id": self._id, **found}
+        run.define_metric("epoch")
+        run.define_metric("*", step_metric="epoch")
+        if why_offline:
+            self._warn(f"{why_offline}; this run is recorded offline, to upload it later: {self._sync_command}")
+
+    def _choose_mode(self) -> tuple[str, str | None]:
+        """online, offline or disabled; and, if it is offline although nobody asked for that, why."""
+        import wandb
+
+        if self._mode == "disabled" or (self._mode == "auto" and _is_true(os.environ.get("WANDB_DISABLED"))):
+            return "disabled", None
+        settings = wandb.setup(wandb.Settings(silent=True, x_service_wait=self._timeout)).settings
+        mode = settings.mode if self._mode == "auto" else self._mode
+        if mode == "disabled":
+            return "disabled", None
+        if mode in {"offline", "dryrun"}:
+            return "offline", None
+        begun = self._directory.glob(f"wandb/offline-run-*-{self._id}*") if self._resumed else ()
+        if any(not any(part.glob("*.synced")) for part in begun):
+            return "offline", "it began offline"  # rows of the later part must not arrive first
+        try:
+            # Asked for here, because wandb.init would ask the user.
+            if wandb.login(prompt=False, verify=False):
+                return "online", None
+            return "offline", "no API key is configured (wandb login)"
+        except wandb.errors.Error as error:
+            return "offline", f"the API key cannot be used ({_one_line(error)})"
+
+    def _start_online(self, deadline: float) -> str | None:
+        """Begin the run on the server; or say why there is none and leave the place as it was."""
+        import wandb
+
+        folder = self._directory / "wandb"
+        before = set(folder.glob("run-*"))
+        began = time.monotonic()
+        limit = max(0.5, 0.6 * (deadline - began))  # the rest is to start once more, offline, on a busy machine
+        try:
+            self._run = self._init("online", limit)
+            return None
+        except Exception as error:
+            server = wandb.setup().settings.base_url
+            if time.monotonic() - began > 0.9 * limit:
+                why = WandbLogger._no_answer = f"{server} does not answer"
+            else:
+                why = f"{server} did not accept the run ({_one_line(error)})"
+        for attempt in set(folder.glob("run-*")) - before:
+            shutil.rmtree(attempt, ignore_errors=True)
+        # W&B's service goes on holding the id of an attempt that failed: take another one, or another service.
+        if self._resumed:
+            wandb.teardown()
+        else:
+            self._id = _new_id()
+        return why
+
+    def _init(self, mode: Literal["online", "offline"], timeout: float) -> wandb.Run:
+        import wandb
+
+        return wandb.init(
+            project=self._project,
+            entity=self._entity,
+            group=self._group,
+            name=self._name,
+            id=self._id,
+            resume="allow" if self._resumed and mode == "online" else None,
+            tags=self._tags,
+            config=self._config,
+            dir=self._directory,
+            mode=mode,
+            reinit="create_new",  # a process may train several runs, one after the other or at once
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                init_timeout=timeout,
+                finish_timeout=(0.6 if self._upload_files else 0.9) * self._timeout,
+                finish_timeout_raises=True,
+            ),
+        )
+
+    def _log_errors(self, run: wandb.Run) -> None:
+        """The confusion matrix and the worst test images as media, in the row of the last epoch."""
+        import numpy as np
+        import wandb
+
+        from mnist_exp.loggers.pictures import confusion_matrix, worst_digits
+
+        file = self._directory / "predictions.npz"
+        if not file.exists():
+            return
+        with np.load(file) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        media = {"confusion_matrix": wandb.Image(confusion_matrix(arrays["logits"], arrays["labels"]))}
+        if "worst" in arrays:
+            media["worst_digits"] = wandb.Image(worst_digits(**arrays))
+        run.log(media, step=self._epoch)
+
+    def _log_files(self, run: wandb.Run) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(f"run-{self._id}", type="run")
+        for file in sorted(self._directory.rglob("*")):
+            relative = file.relative_to(self._directory)
+            if file.is_file() and relative.parts[0] != "wandb":
+                artifact.add_file(str(file), name=relative.as_posix(), skip_cache=True)
+        run.log_artifact(artifact)
+
+    @property
+    def _sync_command(self) -> str:
+        """Uploads what the server lacks: every part of an offline run, the last part of an online one."""
+        if self._run is not None and not self._run.offline:
+            return f"wandb sync --include-online {shlex.quote(str(Path(self._run.dir).parent))}"
+        return f"wandb sync {shlex.quote(str(self._directory / 'wandb'))}/offline-run-*-{self._id}*"
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._warn(f"{_one_line(error)}; training is not affected, to upload what is missing: {self._sync_command}")
+
+    def _warn(self, message: str) -> None:
+        """Say the first thing that went wrong; what follows is its consequence."""
+        LOG.log(logging.DEBUG if self._warned else logging.WARNING, "Weights & Biases: %s", message)
+        self._warned = True
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """Undo what starting W&B does to the process.
+
+    Its service leaves its address in WANDB_SERVICE, where a child process would take it for its own, and puts itself
+    before sys.exit and sys.excepthook. Its error reports are off, unless asked for: sending them to a server that does
+    not answer holds up the end of the process.
+    """
+    names = ("WANDB_SERVICE", "WANDB_ERROR_REPORTING")
+    before = {name: os.environ.get(name) for name in names}
+    hooks = sys.exit, sys.excepthook
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    try:
+        yield
+    finally:
+        sys.exit, sys.excepthook = hooks
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _within(seconds: float, action: Callable[[], object]) -> None:
+    """Run ``action``, and raise what it raises; leave it behind after ``seconds``.
+
+    Raises:
+        TimeoutError: it is still running.
+    """
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            action()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"the run's files were not accepted within {seconds:g} s")
+    if errors:
+        raise errors[0]
+
+
+def _new_id() -> str:
+    return secrets.token_hex(5)
+
+
+def _is_true(value: str | None) -> bool:
+    return (value or "").strip().lower() in {"1", "true", "yes", "on"}
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -1,0 +1,149 @@
+"""LeNet-5 as it is taught today, and its variants, as settings of one class.
+
+Against the network of 1998 (``LeNet5_1998``) the usual reading has ReLU for the scaled tanh, max pooling without
+parameters, all connections between the two convolutions, and a linear output: 61,706 parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mnist_exp.models.layers import (
+    ACTIVATIONS,
+    Position,
+    activated,
+    check_bool,
+    check_choice,
+    check_dropout,
+    check_flags,
+    check_int,
+    check_widths,
+    sequential,
+)
+
+POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+
+
+class LeNet5(nn.Module):
+    """Two convolutions with pooling, then three linear layers (after LeCun et al. 1998, figure 2).
+
+    Images (N, 1, ``image_size``, ``image_size``), float32, to logits (N, ``num_classes``), float32.
+
+    Args:
+        image_size: height and width of an image in pixels.
+        padding: zeros around the image in front of the first convolution; the second has none.
+        channels: maps of the two convolutions.
+        hidden: widths of the two hidden linear layers.
+        kernel_size: height and width of the kernels of both convolutions.
+        activation: ``relu``, ``tanh``, ``sigmoid``, ``gelu`` or ``silu``, after each hidden layer.
+        pooling: ``max`` or ``average``, over 2x2 pixels with stride 2.
+        batch_norm: a flag for each of conv1, conv2, linear1, linear2; ``True`` means both convolutions.
+        batch_norm_position: ``before`` or ``after`` the activation, always in front of the pooling.
+        dropout: drop probability in front of each of the three linear layers; one number p means [0, p, p],
+            the outputs of the hidden linear layers.
+        softmax_output: return probabilities instead of logits. In front of a cross-entropy, which applies a softmax of
+            its own, this bounds the loss from below by ln(e + 9) - 1 = 1.4612 for ten classes.
+        num_classes: number of outputs.
+
+    Raises:
+        ValueError: a value is out of range, or image size, padding and kernel size leave no map.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 28,
+        padding: int = 2,
+        channels: Sequence[int] = (6, 16),
+        hidden: Sequence[int] = (120, 84),
+        kernel_size: int = 5,
+        activation: str = "relu",
+        pooling: str = "max",
+        batch_norm: bool | Sequence[bool] = False,
+        batch_norm_position: Position = "before",
+        dropout: float | Sequence[float] = 0.0,
+        softmax_output: bool = False,
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        check_int("image_size", image_size, minimum=1)
+        check_int("padding", padding, minimum=0)
+        maps1, maps2 = check_widths("channels", channels, length=2)
+        width1, width2 = check_widths("hidden", hidden, length=2)
+        check_int("kernel_size", kernel_size, minimum=1)
+        check_choice("activation", activation, tuple(ACTIVATIONS))
+        check_choice("pooling", pooling, tuple(POOLINGS))
+        check_choice("batch_norm_position", batch_norm_position, ("before", "after"))
+        norms = check_flags(
+            "batch_norm",
+            batch_norm,
+            layers=("conv1", "conv2", "linear1", "linear2"),
+            when_true=(True, True, False, False),
+        )
+        drops = check_dropout("dropout", dropout, layers=3)
+        check_bool("softmax_output", softmax_output)
+        check_int("num_classes", num_classes, minimum=2)
+        side = _last_map(image_size, padding, kernel_size)
+
+        def activate(index: int, norm: nn.Module | None) -> dict[str, nn.Module]:
+            return activated(activation=activation, norm=norm, position=batch_norm_position, index=index)
+
+        features: dict[str, nn.Module] = {}
+        features["conv1"] = nn.Conv2d(1, maps1, kernel_size, padding=padding)
+        features |= activate(1, nn.BatchNorm2d(maps1) if norms[0] else None)
+        features["pool1"] = POOLINGS[pooling](2)
+        features["conv2"] = nn.Conv2d(maps1, maps2, kernel_size)
+        features |= activate(2, nn.BatchNorm2d(maps2) if norms[1] else None)
+        features["pool2"] = POOLINGS[pooling](2)
+
+        widths = (maps2 * side * side, width1, width2, num_classes)
+        classifier: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+        for index, p in enumerate(drops, start=1):
+            if p > 0:
+                classifier[f"dropout{index}"] = nn.Dropout(p)
+            classifier[f"linear{index}"] = nn.Linear(widths[index - 1], widths[index])
+            if index < 3:
+                classifier |= activate(index, nn.BatchNorm1d(widths[index]) if norms[index + 1] else None)
+        if softmax_output:
+            classifier["softmax"] = nn.Softmax(dim=1)
+
+        self.features = sequential(features)
+        self.classifier = sequential(classifier)
+
+        differences = {
+            f"{maps1}-{maps2} maps": (maps1, maps2) != (6, 16),
+            f"{width1}-{width2} hidden": (width1, width2) != (120, 84),
+            f"{kernel_size}x{kernel_size} kernels": kernel_size != 5,
+            f"last maps {side}x{side}": side != 5,
+            activation: activation != "relu",
+            f"{pooling} pooling": pooling != "max",
+            "batch norm": any(norms),
+            "dropout": any(drops),
+            "softmax output": softmax_output,
+        }
+        self._title = ", ".join(["LeNet-5", *(words for words, differs in differences.items() if differs)])
+
+    @property
+    def title(self) -> str:
+        """Name for people: "LeNet-5", and what differs from the network of 61,706 parameters, if anything."""
+        return self._title
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+def _last_map(image_size: int, padding: int, kernel_size: int) -> int:
+    """Height and width in pixels of the maps that reach the first linear layer."""
+    side = image_size + 2 * padding
+    for layer in ("conv1", "conv2"):
+        convolved = side - kernel_size + 1
+        if convolved < 2:
+            raise ValueError(
+                f"image_size={image_size}, padding={padding}, kernel_size={kernel_size}: {layer} sees "
+                f"{side}x{side} pixels and must leave 2x2 or more; use larger images, more padding or a smaller kernel"
+            )
+        side = convolved // 2
+    return side

@@ -1,0 +1,145 @@
+"""Multi-layer perceptrons, by their widths or by a number of layers and a parameter budget."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from mnist_exp.models.layers import (
+    ACTIVATIONS,
+    Position,
+    activated,
+    check_choice,
+    check_dropout,
+    check_flags,
+    check_int,
+    check_widths,
+    sequential,
+)
+
+LENET5_PARAMETERS = 61_706
+DEFAULT_DEPTH = 2
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation between them, on the pixels of the image as one vector.
+
+    Images (N, 1, ``image_size``, ``image_size``), float32, to logits (N, ``num_classes``), float32.
+
+    Args:
+        image_size: height and width of an image in pixels.
+        hidden: widths of the hidden layers; an empty list is softmax regression.
+        depth: number of hidden layers of equal width, the widest that ``budget`` allows; 2 where neither ``hidden``
+            nor ``depth`` is given. Not together with ``hidden``.
+        budget: greatest number of parameters, batch norm included; without effect where ``hidden`` is given.
+        activation: ``relu``, ``tanh``, ``sigmoid``, ``gelu`` or ``silu``, after each hidden layer.
+        batch_norm: a flag for each hidden layer; ``True`` means all.
+        batch_norm_position: ``before`` or ``after`` the activation.
+        dropout: drop probability in front of each linear layer; one number p means [0, p, ..., p], the outputs of the
+            hidden layers.
+        num_classes: number of outputs.
+
+    Raises:
+        ValueError: a value is out of range, ``hidden`` and ``depth`` are both given, or ``budget`` is too small.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 28,
+        hidden: Sequence[int] | None = None,
+        depth: int | None = None,
+        budget: int = LENET5_PARAMETERS,
+        activation: str = "relu",
+        batch_norm: bool | Sequence[bool] = False,
+        batch_norm_position: Position = "before",
+        dropout: float | Sequence[float] = 0.0,
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        inputs = check_int("image_size", image_size, minimum=1) ** 2
+        check_choice("activation", activation, tuple(ACTIVATIONS))
+        check_choice("batch_norm_position", batch_norm_position, ("before", "after"))
+        check_int("num_classes", num_classes, minimum=2)
+        check_int("budget", budget, minimum=1)
+        if hidden is None:
+            depth = DEFAULT_DEPTH if depth is None else check_int("depth", depth, minimum=1)
+            norms = _norms(batch_norm, depth)
+            width = width_for_budget(
+                depth=depth, budget=budget, inputs=inputs, outputs=num_classes, normalised=sum(norms)
+            )
+            hidden = (width,) * depth
+        elif depth is not None:
+            raise ValueError(f"hidden={hidden!r}, depth={depth!r}: give one of them, widths or a number of layers")
+        else:
+            hidden = check_widths("hidden", hidden)
+            norms = _norms(batch_norm, len(hidden))
+        drops = check_dropout("dropout", dropout, layers=len(hidden) + 1)
+
+        widths = (inputs, *hidden, num_classes)
+        layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+        for index, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
+            if drops[index - 1] > 0:
+                layers[f"dropout{index}"] = nn.Dropout(drops[index - 1])
+            layers[f"linear{index}"] = nn.Linear(fan_in, fan_out)
+            if index <= len(hidden):
+                norm = nn.BatchNorm1d(fan_out) if norms[index - 1] else None
+                layers |= activated(activation=activation, norm=norm, position=batch_norm_position, index=index)
+        self.layers = sequential(layers)
+        self._title = "MLP " + "-".join(map(str, widths))
+
+    @property
+    def title(self) -> str:
+        """Name for people: "MLP" and the widths from the pixels to the classes."""
+        return self._title
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images)
+        return logits
+
+
+def mlp_parameters(widths: Sequence[int], *, normalised: Sequence[int] = ()) -> int:
+    """Parameters of linear layers from ``widths[0]`` inputs to ``widths[-1]`` outputs.
+
+    ``normalised`` holds the widths that batch norm follows, a scale and a shift for each unit.
+    """
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths)) + 2 * sum(normalised)
+
+
+def width_for_budget(*, depth: int, budget: int, inputs: int = 28 * 28, outputs: int = 10, normalised: int = 0) -> int:
+    """The largest width of ``depth`` equal hidden layers with which an MLP has at most ``budget`` parameters.
+
+    Args:
+        depth: number of hidden layers.
+        budget: greatest number of parameters.
+        inputs: number of pixels.
+        outputs: number of classes.
+        normalised: how many of the hidden layers have batch norm.
+
+    Raises:
+        ValueError: a value is out of range, or a width of 1 has more parameters than ``budget`` already.
+    """
+    check_int("depth", depth, minimum=1)
+    check_int("budget", budget, minimum=1)
+    check_int("inputs", inputs, minimum=1)
+    check_int("outputs", outputs, minimum=1)
+    check_int("normalised", normalised, minimum=0)
+
+    def parameters(width: int) -> int:
+        return mlp_parameters((inputs, *[width] * depth, outputs), normalised=[width] * normalised)
+
+    width = bisect_right(range(1, budget + 1), budget, key=parameters)
+    if width == 0:
+        raise ValueError(
+            f"budget={budget}: must be {parameters(1)} or more, "
+            f"what {depth} hidden layers of width 1 take for {inputs} pixels and {outputs} classes"
+        )
+    return width
+
+
+def _norms(batch_norm: object, depth: int) -> tuple[bool, ...]:
+    layers = [f"linear{index}" for index in range(1, depth + 1)]
+    return check_flags("batch_norm", batch_norm, layers=layers, when_true=[True] * depth)

@@ -1,0 +1,75 @@
+"""What a model consists of, layer by layer: output shapes, parameters, multiply-accumulates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer of a model, for one image.
+
+    Attributes:
+        name: its name in the state dict, such as ``features.conv1``.
+        kind: its class, such as ``Conv2d``.
+        output_shape: shape of what it returns, without the batch.
+        parameters: number of trainable parameters.
+        macs: multiply-accumulates of its convolutions and matrix products, as executed (the zeros of a partial
+            connection table count); other arithmetic counts nothing.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    macs: int
+
+
+def layer_table(model: nn.Module, image_size: int) -> list[LayerRow]:
+    """The layers of ``model`` in the order they run, for images (1, ``image_size``, ``image_size``).
+
+    Listed is what has parameters or changes the shape; activations and dropout do neither. The model is run once on a
+    blank image, in evaluation mode and without gradients; its parameters, buffers and modes and the random number
+    generators stay as they are. A compiled model is to be passed before its compilation.
+    """
+    names = {module: name for name, module in model.named_modules() if not list(module.children())}
+    calls: list[tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = []
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.append((module, tuple(inputs[0].shape[1:]), tuple(output.shape[1:])))
+
+    hooks = [module.register_forward_hook(record) for module in names]
+    modes = [(module, module.training) for module in model.modules()]
+    like = next(model.parameters())
+    counter = FlopCounterMode(display=False)
+    try:
+        model.eval()
+        with torch.no_grad(), counter:
+            model(like.new_zeros(1, 1, image_size, image_size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+    flops = counter.get_flop_counts()
+    root = type(model).__name__
+    return [
+        LayerRow(
+            name=names[module],
+            kind=type(module).__name__,
+            output_shape=after,
+            parameters=count_parameters(module),
+            macs=sum(flops.get(f"{root}.{names[module]}", {}).values()) // 2,
+        )
+        for module, before, after in calls
+        if before != after or count_parameters(module) > 0
+    ]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable parameters of ``model``."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,1 @@
+"""Comparison of runs from their directories: statistics, tables, figures, HTML, Markdown, CSV and a W&B report."""

@@ -1,0 +1,81 @@
+"""The report as one HTML file that needs no network: styles, scripts, figures and images are inside."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mnist_exp.mistakes import as_typed
+from mnist_exp.reports import tables
+from mnist_exp.reports.collect import Comparison, HardDigit
+from mnist_exp.reports.figures import Figure, for_page, png_of, shown_arms, style
+from mnist_exp.reports.pairwise import Pairwise
+from mnist_exp.reports.tables import COLUMNS, Row, reproductions
+
+
+def page(
+    comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise], figures: Sequence[Figure], headline: str
+) -> str:
+    """The whole file."""
+    environment = Environment(
+        loader=PackageLoader("mnist_exp.reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=tables.percent, interval=tables.interval, p_value=tables.p_value, as_typed=as_typed
+    )
+    curves = shown_arms(rows)
+    errors = next((figure for figure in figures if figure.name == "confusion"), None)
+    return environment.get_template("report.html.j2").render(
+        comparison=comparison,
+        rows=rows,
+        order=[comparison.arms.index(row.arm) for row in rows],
+        columns=COLUMNS,
+        pairs=pairs,
+        baseline=comparison.arms[comparison.baseline],
+        sections={
+            name: [figure for figure in figures if figure.section == name]
+            for name in ("curves", "pairwise", "costs", "settings", "errors")
+        },
+        switches=[(arm.label, *style(index)) for index, arm in enumerate(curves)],
+        hidden_arms=len(rows) - len(curves),
+        confused=list(dict.fromkeys(cell["arm"] for cell in errors.spec["data"]["values"])) if errors else [],
+        digits=[_digit(digit) for digit in comparison.hard_digits],
+        reproductions=reproductions(comparison),
+        headline=headline,
+        specs=_script_json({figure.name: for_page(figure) for figure in figures}),
+        library=_library(),
+    )
+
+
+def _library() -> str:
+    """Vega, Vega-Lite and vega-embed as one script."""
+    import vl_convert
+
+    # The stub does not know that the snippet may be left out.
+    script = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub wants an argument that has a default
+    return script.replace("</script", "<\\/script")
+
+
+def _digit(digit: HardDigit) -> dict[str, Any]:
+    likely = digit.probabilities.argsort()[::-1][:3]
+    return {
+        "source": "data:image/png;base64," + base64.b64encode(png_of(digit.pixels)).decode(),
+        "label": digit.label,
+        "index": digit.index,
+        "wrong": digit.wrong,
+        "runs": digit.runs,
+        "likely": [(int(number), float(digit.probabilities[number])) for number in likely],
+    }
+
+
+def _script_json(value: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")

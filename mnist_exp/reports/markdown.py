@@ -1,0 +1,124 @@
+"""The report as Markdown, for a repository or an issue: the same tables, figures by relative path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mnist_exp.mistakes import as_typed
+from mnist_exp.reports.collect import Comparison
+from mnist_exp.reports.figures import Figure
+from mnist_exp.reports.pairwise import Pairwise
+from mnist_exp.reports.tables import COLUMNS, Row, interval, p_value, percent, reproductions
+
+
+def document(
+    comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise], figures: Sequence[Figure], headline: str
+) -> str:
+    """The whole file."""
+    order = [comparison.arms.index(row.arm) for row in rows]
+    parts = [f"# Comparison of {comparison.found} runs in {len(rows)} arms", headline]
+    parts.append("\n".join(f"- {_cell(note)}" for note in comparison.notes))
+    parts.append("## What differs")
+    if comparison.varied:
+        heads = ["arm", *(column.title for column in comparison.varied)]
+        parts.append(
+            _table(
+                heads,
+                ([comparison.arms[i].label, *(column.shown(i) for column in comparison.varied)] for i in order),
+            )
+        )
+    shared = "\n".join(f"{key}={as_typed(value)}" for key, value in comparison.common.items())
+    parts.append(f"<details><summary>Settings that all arms share</summary>\n\n{_code(shared)}\n\n</details>")
+    parts += ["## Arms", arms_table(rows)]
+    parts += ["## Curves", *_pictures(figures, "curves")]
+    baseline = comparison.arms[comparison.baseline].label
+    parts += [f"## Against the baseline: {baseline}", pairs_table(pairs), METHOD, *_pictures(figures, "pairwise")]
+    parts += ["## Costs and settings", *_pictures(figures, "costs"), *_pictures(figures, "settings")]
+    parts += ["## Errors", *_pictures(figures, "errors")]
+    if comparison.hard_digits:
+        digits = (
+            [
+                str(d.index),
+                str(d.label),
+                str(int(d.probabilities.argmax())),
+                percent(float(d.probabilities.max()), 0),
+                percent(float(d.probabilities[d.label]), 0),
+                f"{d.wrong} of {d.runs}",
+            ]
+            for d in comparison.hard_digits
+        )
+        heads = ["test image", "label", "mostly taken for", "probability", "probability of the label", "runs wrong"]
+        parts += ["Digits that most runs get wrong:", _table(heads, digits)]
+    parts += ["## Not counted", problems_table(comparison)]
+    parts.append("## Reproduce")
+    for item in reproductions(comparison):
+        parts.append(f"**{_cell(item.label)}**\n\n" + _code("\n".join(item.commands)))
+        parts.append(f"git {item.commit}; {item.versions}; {item.hardware}")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+METHOD = (
+    "Differences are arm minus baseline, in images of 10,000. Over seeds: Student's paired t (Welch's where fewer than two "
+    "seeds are shared), covers training again. Over images: McNemar's mid-p test on each pair of networks, merged over "
+    "seeds, covers other test images. P-values are corrected for the number of comparisons by Holm's method."
+)
+
+
+def arms_table(rows: Sequence[Row]) -> str:
+    """The table of arms."""
+    return _table([column.title for column in COLUMNS], ([column.show(row) for column in COLUMNS] for row in rows))
+
+
+def pairs_table(pairs: Sequence[Pairwise]) -> str:
+    """The table of comparisons with the baseline."""
+    heads = [
+        "arm",
+        "verdict",
+        "images of 10,000",
+        "95 % over seeds",
+        "p, seeds (Holm)",
+        "95 % over images",
+        "p, images (Holm)",
+    ]
+    return _table(
+        heads,
+        (
+            [
+                pair.arm.label,
+                pair.verdict,
+                f"{10000.0 * pair.seeds.mean:+.1f}" if pair.seeds else "-",
+                interval(pair.seeds.interval if pair.seeds else None, 10000.0, 1),
+                p_value(pair.seeds_p),
+                interval(pair.images.interval if pair.images else None, 10000.0, 1),
+                p_value(pair.images_p),
+            ]
+            for pair in pairs
+        ),
+    )
+
+
+def problems_table(comparison: Comparison) -> str:
+    """Runs that are not counted, and why."""
+    if not comparison.problems:
+        return f"All {comparison.found} runs that were found are counted."
+    return _table(
+        ["directory", "status", "epochs", "reason"],
+        ([problem.path, problem.status, str(problem.epochs), problem.reason] for problem in comparison.problems),
+    )
+
+
+def _pictures(figures: Sequence[Figure], section: str) -> list[str]:
+    return [f"![{f.title}](figures/{f.name}.svg)\n\n{f.caption}" for f in figures if f.section == section]
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [list(heads), ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def _code(text: str) -> str:
+    return f"```\n{text}\n```"

@@ -1,0 +1,97 @@
+"""Each arm against the baseline: over seeds, over test images, corrected for the number of comparisons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mnist_exp.reports.collect import Arm, Comparison
+from mnist_exp.reports.statistics import (
+    LEVEL,
+    Difference,
+    ImageDifference,
+    holm,
+    image_difference,
+    seed_difference,
+)
+
+
+@dataclass(frozen=True)
+class Pairwise:
+    """One arm against the baseline; differences are arm minus baseline, fractions of the test set.
+
+    Attributes:
+        seeds: over seeds; None where either has no result.
+        images: over test images; None without predictions for the same test set.
+        seeds_p, images_p: corrected by Holm's method, each over the comparisons that this report makes of its kind.
+        verdict: in words.
+    """
+
+    arm: Arm
+    seeds: Difference | None
+    images: ImageDifference | None
+    seeds_p: float | None
+    images_p: float | None
+    verdict: str
+
+
+def against_baseline(comparison: Comparison) -> list[Pairwise]:
+    """All arms but the baseline, in their order."""
+    baseline = comparison.arms[comparison.baseline]
+    others = [arm for index, arm in enumerate(comparison.arms) if index != comparison.baseline]
+    comparable = [arm if arm.runs and baseline.runs and _same_test_set(arm, baseline) else None for arm in others]
+    seeds = [
+        seed_difference(arm.final("test_accuracy"), baseline.final("test_accuracy")) if arm else None
+        for arm in comparable
+    ]
+    images = [_by_image(arm, baseline) if arm else None for arm in comparable]
+    all_seeds_p = _corrected([difference.p if difference else None for difference in seeds])
+    all_images_p = _corrected([difference.p if difference else None for difference in images])
+    return [
+        Pairwise(
+            arm, by_seed, by_image, seeds_p, images_p, _verdict(arm, baseline, by_seed, by_image, seeds_p, images_p)
+        )
+        for arm, by_seed, by_image, seeds_p, images_p in zip(
+            others, seeds, images, all_seeds_p, all_images_p, strict=True
+        )
+    ]
+
+
+def _same_test_set(arm: Arm, baseline: Arm) -> bool:
+    return arm.test_set is None or baseline.test_set is None or arm.test_set == baseline.test_set
+
+
+def _by_image(arm: Arm, baseline: Arm) -> ImageDifference | None:
+    if not arm.correct or not baseline.correct:
+        return None
+    shared = sorted(arm.correct.keys() & baseline.correct.keys())
+    if shared:
+        return image_difference([(arm.correct[seed], baseline.correct[seed]) for seed in shared])
+    return image_difference([(next(iter(arm.correct.values())), next(iter(baseline.correct.values())))])
+
+
+def _corrected(values: list[float | None]) -> list[float | None]:
+    corrected = iter(holm([value for value in values if value is not None]))
+    return [None if value is None else next(corrected) for value in values]
+
+
+def _verdict(
+    arm: Arm,
+    baseline: Arm,
+    seeds: Difference | None,
+    images: ImageDifference | None,
+    seeds_p: float | None,
+    images_p: float | None,
+) -> str:
+    if seeds is None:
+        if not arm.runs or not baseline.runs:
+            return "no completed run to compare"
+        return "other test set: not comparable"
+    direction = "better" if seeds.mean > 0 else "worse"
+    on_images = images_p is not None and images_p < 1 - LEVEL
+    if seeds.p is None:
+        if min(len(arm.runs), len(baseline.runs)) < 2:
+            return "unable to say: one seed" + (f" (these networks differ: {direction} on images)" if on_images else "")
+        return "unable to say: the seeds show no spread to judge by"
+    if seeds_p is not None and seeds_p < 1 - LEVEL:
+        return f"{direction}" if on_images or images is None else f"{direction} over seeds, not shown on images"
+    return f"no difference shown over seeds{f', {direction} on images' if on_images else ''}"

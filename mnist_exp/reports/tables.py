@@ -1,0 +1,302 @@
+"""The tables of a report as rows of plain values: HTML, Markdown and CSV show the same ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from mnist_exp.reports.collect import ABSENT, Arm, Comparison
+from mnist_exp.reports.statistics import Interval, Sample, over_seeds, wilson
+from mnist_exp.runs import Run
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm's figures. Accuracies and intervals are fractions; None is unknown.
+
+    Attributes:
+        accuracy: test accuracy of the result, over seeds.
+        images_interval: of the mean accuracy, over test images.
+        best: highest mean test accuracy of any epoch and that epoch (chosen on test data: optimistic).
+        last_epoch: of the completed runs, the last of the shortest and of the longest.
+        macs: multiply-accumulates for one image, parameters: trainable.
+        train_seconds, images_per_second, memory: means over seeds; memory is the process's peak in bytes.
+        ece: expected calibration error, a fraction.
+    """
+
+    arm: Arm
+    is_baseline: bool
+    accuracy: Sample | None
+    images_interval: Interval | None
+    loss: float | None
+    best: tuple[float, int] | None
+    last_epoch: tuple[int, int] | None
+    parameters: int | None
+    macs: int | None
+    train_seconds: float | None
+    images_per_second: float | None
+    memory: float | None
+    ece: float | None
+
+    @property
+    def mean(self) -> float | None:
+        return self.accuracy.mean if self.accuracy else None
+
+    @property
+    def std(self) -> float | None:
+        return self.accuracy.std if self.accuracy else None
+
+    @property
+    def seeds_interval(self) -> Interval | None:
+        return self.accuracy.interval if self.accuracy else None
+
+    @property
+    def not_completed(self) -> str:
+        return ", ".join(f"{count} {status}" for status, count in Counter(r.status for r in self.arm.others).items())
+
+
+def rows(comparison: Comparison) -> list[Row]:
+    """One for each arm, best mean accuracy first, arms without a result last."""
+    made = [_row(arm, index == comparison.baseline) for index, arm in enumerate(comparison.arms)]
+    return sorted(made, key=lambda row: -row.accuracy.mean if row.accuracy else math.inf)
+
+
+def _row(arm: Arm, is_baseline: bool) -> Row:
+    accuracies = list(arm.final("test_accuracy").values())
+    losses = list(arm.final("test_loss").values())
+    accuracy = _within_bounds(over_seeds(accuracies)) if accuracies else None
+    images = len(next(iter(arm.correct.values()))) if arm.correct else 0
+    ends = [int(run.record["final"]["epoch"]) for run in arm.runs.values()]
+    speeds = [speed for run in arm.runs.values() if (speed := _images_per_second(run)) is not None]
+    record = arm.any_run.record
+    return Row(
+        arm=arm,
+        is_baseline=is_baseline,
+        accuracy=accuracy,
+        images_interval=wilson(accuracy.mean * images, images) if accuracy and images else None,
+        loss=fmean(losses) if losses else None,
+        best=_best_epoch(arm),
+        last_epoch=(min(ends), max(ends)) if ends else None,
+        parameters=record.get("parameters"),
+        macs=record.get("macs"),
+        train_seconds=_mean(arm.recorded("seconds", "train")),
+        images_per_second=_mean(speeds),
+        memory=_mean(arm.recorded("peak_gpu_memory_bytes") or arm.recorded("peak_memory_bytes")),
+        ece=arm.calibration.error if arm.calibration else None,
+    )
+
+
+def _within_bounds(sample: Sample) -> Sample:
+    """The part of a t interval in which an accuracy can lie; two seeds can give one that is wider than that."""
+    if sample.interval is None:
+        return sample
+    return replace(sample, interval=Interval(max(0.0, sample.interval.low), min(1.0, sample.interval.high)))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def _images_per_second(run: Run) -> float | None:
+    seconds = sum(row["train_seconds"] for row in run.metrics)
+    return run.metrics[-1]["images_seen"] / seconds if run.metrics and seconds > 0 else None
+
+
+def _best_epoch(arm: Arm) -> tuple[float, int] | None:
+    by_epoch: dict[int, list[float]] = {}
+    for run in arm.runs.values():
+        for row in run.metrics:
+            by_epoch.setdefault(int(row["epoch"]), []).append(row["test_accuracy"])
+    whole = {epoch: fmean(values) for epoch, values in by_epoch.items() if len(values) == len(arm.runs)}
+    if not whole:
+        return None
+    epoch = max(whole, key=lambda number: (whole[number], -number))
+    return whole[epoch], epoch
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a figure is shown: ``key`` sorts (None last), ``show`` prints."""
+
+    title: str
+    explanation: str
+    key: Callable[[Row], float | str | None]
+    show: Callable[[Row], str]
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def interval(value: Interval | None, scale: float = 100, digits: int = 2) -> str:
+    return "-" if value is None else f"{scale * value.low:.{digits}f} to {scale * value.high:.{digits}f}"
+
+
+def count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def p_value(value: float | None) -> str:
+    return "-" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+COLUMNS = (
+    Column("arm", "Runs that differ in their seed only", lambda r: r.arm.label, lambda r: r.arm.label),
+    Column("n", "Seeds that completed", lambda r: len(r.arm.runs), lambda r: str(len(r.arm.runs))),
+    Column(
+        "accuracy",
+        "Test accuracy of the result, mean over seeds",
+        lambda r: r.mean,
+        lambda r: percent(r.mean),
+    ),
+    Column(
+        "std",
+        "Standard deviation over seeds, in points of a percent",
+        lambda r: r.std,
+        lambda r: "one seed" if r.accuracy and r.std is None else percent(r.std),
+    ),
+    Column(
+        "95 % over seeds",
+        "Student's t interval of the mean: covers training again with other seeds, on these test images",
+        lambda r: r.seeds_interval.low if r.seeds_interval else None,
+        lambda r: interval(r.seeds_interval),
+    ),
+    Column(
+        "95 % over images",
+        "Wilson's interval of the mean: covers other test images of the same kind, with these networks",
+        lambda r: r.images_interval.low if r.images_interval else None,
+        lambda r: interval(r.images_interval),
+    ),
+    Column("loss", "Test loss, mean over seeds, nats", lambda r: r.loss, lambda r: _fixed(r.loss, 4)),
+    Column(
+        "best epoch",
+        "Highest mean test accuracy of any epoch. Chosen on test data, so too good; not the result",
+        lambda r: r.best and r.best[0],
+        lambda r: f"{percent(r.best[0])} at {r.best[1]}" if r.best else "-",
+    ),
+    Column(
+        "last epoch",
+        "Last epoch of the completed runs",
+        lambda r: r.last_epoch and r.last_epoch[1],
+        lambda r: "-" if not r.last_epoch else " to ".join(str(epoch) for epoch in sorted(set(r.last_epoch))),
+    ),
+    Column("parameters", "Trainable parameters", lambda r: r.parameters, lambda r: count(r.parameters)),
+    Column("MACs", "Multiply-accumulates for one image", lambda r: r.macs, lambda r: count(r.macs)),
+    Column(
+        "train s",
+        "Seconds of training, mean over seeds",
+        lambda r: r.train_seconds,
+        lambda r: _fixed(r.train_seconds, 1),
+    ),
+    Column("images/s", "Training images a second", lambda r: r.images_per_second, lambda r: count(r.images_per_second)),
+    Column(
+        "memory",
+        "Peak memory: of the GPU where there is one, else of the process (PyTorch itself and the data included)",
+        lambda r: r.memory,
+        lambda r: "-" if r.memory is None else f"{r.memory / 2**20:,.0f} MiB",
+    ),
+    Column("ECE", "Expected calibration error, 15 bins", lambda r: r.ece, lambda r: percent(r.ece)),
+    Column("not completed", "Runs that are not counted", lambda r: len(r.arm.others), lambda r: r.not_completed),
+)
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def results_csv(comparison: Comparison) -> str:
+    """One line for each run, counted or not: what varies, and its figures as recorded."""
+    columns = comparison.varied
+    figures = ("test_accuracy", "test_loss", "train_accuracy", "train_loss", "val_accuracy", "val_loss")
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(
+        ["directory", "arm", "status", "error", "seed", "epoch", *figures, "parameters", "macs", "train_seconds"]
+        + ["total_seconds", "images_per_second", "peak_memory_bytes", "config_hash", "git_commit", "torch"]
+        + [column.key for column in columns]
+    )
+    for index, arm in enumerate(comparison.arms):
+        counted = list(arm.runs.values())
+        for run in [*counted, *arm.others]:
+            record, seconds = run.record, run.record.get("seconds") or {}
+            # The result of a completed run; of another one how far it got.
+            last = record.get("final") or (run.metrics[-1] if run.metrics else {})
+            writer.writerow(
+                [run.path, arm.label, run.status, record.get("error"), run.config["seed"], last.get("epoch")]
+                + [last.get(name) for name in figures]
+                + [record.get("parameters"), record.get("macs"), seconds.get("train"), seconds.get("total")]
+                + [_images_per_second(run), record.get("peak_memory_bytes"), record["config_hash"]]
+                + [(record.get("git") or {}).get("commit"), (record.get("versions") or {}).get("torch")]
+                + [None if column.values[index] == ABSENT else column.shown(index) for column in columns]
+            )
+    for problem in comparison.problems:
+        if problem.arm is None:
+            writer.writerow([problem.path, None, problem.status, problem.reason])
+    return stream.getvalue()
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How to get one arm's runs again."""
+
+    label: str
+    seeds: tuple[int, ...]
+    commands: tuple[str, ...]  # one for each way in which its runs were started
+    commit: str
+    versions: str
+    hardware: str
+    directories: tuple[str, ...]
+
+
+def reproductions(comparison: Comparison) -> list[Reproduction]:
+    """One for each arm, in the order of ``rows``."""
+    return [_reproduction(row.arm) for row in rows(comparison)]
+
+
+def _reproduction(arm: Arm) -> Reproduction:
+    runs = list(arm.runs.values()) or arm.others
+
+    def all_of(show: Callable[[Run], str]) -> str:
+        return "; ".join(dict.fromkeys(show(run) for run in runs))
+
+    def commit(run: Run) -> str:
+        git = run.record.get("git")
+        return f"{git['commit']}{' with uncommitted changes' if git.get('dirty') else ''}" if git else "unknown commit"
+
+    def versions(run: Run) -> str:
+        known = run.record.get("versions") or {}
+        return ", ".join(f"{name} {version}" for name, version in known.items() if version) or "unknown versions"
+
+    def hardware(run: Run) -> str:
+        known: Mapping[str, Any] = run.record.get("hardware") or {}
+        threads = f"{run.record.get('threads', '?')} threads of {known.get('cores', '?')} cores"
+        return f"{known.get('cpu', 'unknown processor')}, {run.record.get('device', 'unknown device')}, {threads}"
+
+    return Reproduction(
+        label=arm.label,
+        seeds=tuple(arm.runs) or tuple(sorted(int(run.config["seed"]) for run in arm.others)),
+        commands=tuple(dict.fromkeys(run_command(run) for run in runs)),
+        commit=all_of(commit),
+        versions=all_of(versions),
+        hardware=all_of(hardware),
+        directories=tuple(str(run.path) for run in [*arm.runs.values(), *arm.others]),
+    )
+
+
+def run_command(run: Run) -> str:
+    """What to type to get this very run again: its own overrides, even where a sweep started it."""
+    file = run.path / "overrides.yaml"
+    try:
+        overrides = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return shlex.join(["mnist-train", *(str(item) for item in overrides)])
+    except (OSError, yaml.YAMLError, TypeError):
+        return str(run.record.get("command") or "unknown command")

@@ -1,0 +1,27 @@
+"""Hydra's hook in front of a sweep: whichever launcher was chosen, ours stands between it and the sweeper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, flag_override
+
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+SWEEPER = "hydra_plugins.mnist_exp_sweeps.GridSweeper"
+LAUNCHER = "hydra_plugins.mnist_exp_sweeps.FinishingLauncher"
+
+
+class FinishSweep(Callback):
+    """Hands the chosen launcher to ``FinishingLauncher``, and ends the program with what that has to say."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with flag_override(config, ["struct", "readonly"], False):
+            config.hydra.launcher = {"_target_": LAUNCHER, "_recursive_": False, "inner": config.hydra.launcher}
+            if config.hydra.sweeper._target_ == BASIC_SWEEPER:
+                config.hydra.sweeper._target_ = SWEEPER
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from mnist_exp.sweeps.launching import conclude
+
+        conclude()

@@ -1,0 +1,222 @@
+"""The sweep directory: one run directory for each job, and ``sweep.json``, which says what belongs to the sweep.
+
+sweep.json       the command, and for each job its overrides, its identity and how it stands
+multirun.yaml    as Hydra writes it
+NAME/            a run directory, named by what distinguishes the job
+.stop            exists while jobs are asked to checkpoint and end
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mnist_exp.config import config_hash
+from mnist_exp.runs import RunDirectoryError, write_atomically
+from mnist_exp.runs.directory import is_locked, read_record
+
+# How a job stands that nobody needs to run again. A run that diverged would diverge again with the same bits.
+SETTLED = {"completed", "diverged", "pruned"}
+FAILED = {"failed", "diverged", "killed"}
+LONGEST_NAME = 80
+# Overrides that ``config_hash`` leaves out, so that they alone can make two jobs two.
+UNHASHED = ("name", "trainer.threads", "trainer.device", "logger")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        directory: name of its run directory below the sweep directory.
+        id: hash of what it computes; jobs are matched by it.
+        overrides: what distinguishes it from the other jobs of its sweep.
+        arguments: all overrides it was composed from, those that all jobs share included.
+    """
+
+    directory: str
+    id: str
+    overrides: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a job stands, read from its run directory.
+
+    Attributes:
+        status: of the run; killed where the record says running and no process holds the directory.
+        val_accuracy, test_accuracy: of the result, fractions; None where there is none.
+        seconds: spent on it, over all its parts.
+        val_loss: of the result.
+    """
+
+    status: str
+    error: str | None = None
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    seconds: float | None = None
+    val_loss: float | None = None
+
+
+@dataclass
+class SweepDirectory:
+    """A sweep's directory, held by one process at a time. Use as a context manager.
+
+    Attributes:
+        path: absolute, because launchers start jobs elsewhere.
+        jobs: by directory name, in the order in which they were added.
+
+    Raises:
+        RunDirectoryError: another process runs this sweep, or the directory is not a sweep's.
+    """
+
+    path: Path
+    command: str
+    arguments: Sequence[str]
+    jobs: dict[str, Job] = field(default_factory=dict)
+
+    def __enter__(self) -> SweepDirectory:
+        if (self.path / "run.json").exists():
+            raise RunDirectoryError(f"{self.path} holds a run, not a sweep; choose another hydra.sweep.dir")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise RunDirectoryError(f"{self.path} is in use by another process") from error
+        if (self.path / "sweep.json").exists():
+            for row in read_sweep(self.path)["jobs"]:
+                job = Job(row["directory"], row["id"], tuple(row["overrides"]), tuple(row["arguments"]))
+                self.jobs[job.directory] = job
+        self.stop_file.unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop_file.unlink(missing_ok=True)
+        self._lock.release()
+
+    @property
+    def shown(self) -> Path:
+        """The path as the user would type it."""
+        return self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path
+
+    @property
+    def stop_file(self) -> Path:
+        return self.path / ".stop"
+
+    def find(self, identity: str) -> Job | None:
+        """The job that computes this."""
+        return next((job for job in self.jobs.values() if job.id == identity), None)
+
+    def find_composed_from(self, arguments: Iterable[str]) -> Job | None:
+        """The job that the same overrides made when ``conf/`` was what it was then."""
+        wanted = sorted(arguments)
+        return next((job for job in self.jobs.values() if sorted(job.arguments) == wanted), None)
+
+    def add(self, identity: str, overrides: Sequence[str], arguments: Sequence[str], title: str) -> Job:
+        """A job with a directory name of its own.
+
+        Args:
+            title: its name where nothing distinguishes it.
+        """
+        name = directory_name(overrides, identity) if overrides else title
+        if name in self.jobs or (self.path / name).exists():
+            name = f"{name[: LONGEST_NAME - 7]}-{identity[:6]}"
+        job = Job(name, identity, tuple(overrides), tuple(arguments))
+        self.jobs[name] = job
+        return job
+
+    def standing(self, job: Job) -> Standing:
+        return read_standing(self.path / job.directory)
+
+    def write(self, standings: Mapping[str, Standing]) -> None:
+        """Write ``sweep.json``.
+
+        Args:
+            standings: of every job, by directory name.
+        """
+        content = {
+            "command": self.command,
+            "arguments": list(self.arguments),
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "jobs": [{**asdict(job), **asdict(standings[name])} for name, job in self.jobs.items()],
+        }
+        write_atomically(self.path / "sweep.json", json.dumps(content, indent=2).encode() + b"\n")
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """``sweep.json`` of a sweep directory.
+
+    Raises:
+        RunDirectoryError: it is missing or damaged.
+    """
+    try:
+        sweep = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
+        sweep["jobs"], sweep["arguments"]
+    except FileNotFoundError as error:
+        raise RunDirectoryError(f"{path} is not a sweep directory: it has no sweep.json") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunDirectoryError(f"{path / 'sweep.json'} cannot be read: {error}") from error
+    assert isinstance(sweep, dict)
+    return sweep
+
+
+def read_standing(path: Path) -> Standing:
+    """How the run in this directory stands; damaged or missing is failed."""
+    try:
+        record = read_record(path)
+        status = record["status"]
+        if status == "running" and not is_locked(path):
+            record = read_record(path)  # it may have ended between the two looks
+            status = "killed" if record["status"] == "running" else record["status"]
+    except RunDirectoryError as problem:
+        return Standing("failed", str(problem))
+    final = record.get("final") or {}
+    error = record.get("error") or ("its process is gone" if status == "killed" else None)
+    seconds = (record.get("seconds") or {}).get("total")
+    return Standing(
+        status, error, final.get("val_accuracy"), final.get("test_accuracy"), seconds, final.get("val_loss")
+    )
+
+
+def job_id(tree: Mapping[str, Any], overrides: Iterable[str]) -> str:
+    """What identifies a job: the hash of its resolved configuration.
+
+    Args:
+        tree: resolved.
+        overrides: those that distinguish the job. Threads, device and the like change no result, yet who sweeps over
+            them wants a run for each.
+    """
+    apart = sorted(override for override in overrides if override.split("=", 1)[0].startswith(UNHASHED))
+    digest = hashlib.sha256("\n".join(apart).encode()).hexdigest()[:4]
+    return config_hash(tree) + (f"-{digest}" if apart else "")
+
+
+def directory_name(overrides: Iterable[str], identity: str) -> str:
+    """A file name for a job: short keys and values, sorted, safe on every file system.
+
+    The identity's first digits are added where characters had to be replaced or left out, so that [1,2] and [12] or two
+    long values stay two names.
+    """
+    parts = []
+    exact = True
+    for override in sorted(overrides):
+        key, _, value = override.lstrip("+").partition("=")
+        part = f"{key.rsplit('.', 1)[-1]}={value}"
+        short = re.sub(r"\d+\.\d{5,}(e-?\d+)?", lambda number: f"{float(number[0]):.4g}", part)
+        safe = re.sub(r"[^A-Za-z0-9._=+-]+", "-", short).replace("=-", "=").strip("-.")
+        exact = exact and safe == part
+        parts.append(safe)
+    name = ",".join(parts)
+    if exact and len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 7]}-{identity[:6]}"

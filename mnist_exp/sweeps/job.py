@@ -1,0 +1,136 @@
+"""One job of a sweep: what a launcher calls, wherever it calls it.
+
+All it is told is the run directory, which holds everything else. How the run ended is written there too, so that it
+does not matter what becomes of the process that reports back.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mnist_exp.composition import PACKAGE
+from mnist_exp.config import check
+from mnist_exp.mistakes import RunFailed, UsageError
+from mnist_exp.runs import RunDirectory, RunDirectoryError
+from mnist_exp.runs.provenance import provenance
+from mnist_exp.signals import StopRequest
+from mnist_exp.sweeps.directory import FAILED, SETTLED, read_standing
+
+POLL_SECONDS = 0.5
+# Longer than an optimizer step and a checkpoint take; then what does not listen is killed, and resumes from its last epoch.
+PATIENCE_SECONDS = 60.0
+
+
+class ProcessDied(Exception):
+    """A job's process ended without saying why."""
+
+
+def train_here(job: DictConfig) -> None:
+    """Hydra's task in this process: train the run in ``job.directory``; whatever happens stays there.
+
+    Only what kills the process ends the sweep.
+    """
+    path, stop_file = Path(job.directory), Path(job.stop_file)
+    if stop_file.exists():
+        return
+    try:
+        train_directory(path)
+    except (UsageError, RunDirectoryError, RunFailed):
+        pass  # run.json says it
+    except BaseException as error:
+        if read_standing(path).status == "interrupted":
+            code = error.code if isinstance(error, SystemExit) else None
+            stop_file.write_text(str(code - 128 if isinstance(code, int) else int(signal.SIGINT)))
+        # Else it called sys.exit, or failed in a way that nobody foresaw: that is its own affair.
+    _stop_others_after_a_failure(job)
+
+
+def train_apart(job: DictConfig) -> None:
+    """Hydra's task in a process of its own: neither a signal nor want of memory takes another job along."""
+    path, stop_file = Path(job.directory), Path(job.stop_file)
+    if stop_file.exists() or read_standing(path).status in SETTLED:
+        return
+    # A server that has torch loaded forks the process: milliseconds instead of seconds a job, and nothing is shared.
+    # A launcher's worker may have a start method of its own (loky), which a new process would not know.
+    multiprocessing.set_start_method("forkserver", force=True)
+    multiprocessing.set_forkserver_preload(["mnist_exp.experiment", "torch._dynamo"])
+    process: Any = multiprocessing.Process(target=_apart, args=(path, stop_file))
+    with StopRequest() as stop:
+        process.start()
+        asked: float | None = None
+        while process.is_alive():
+            process.join(POLL_SECONDS)
+            if asked is None and stop():
+                stop_file.write_text(str(stop.signal))
+                asked = time.monotonic()
+                os.kill(process.pid, signal.SIGTERM)
+            elif asked is not None and time.monotonic() - asked > PATIENCE_SECONDS:
+                process.kill()
+    if process.exitcode < 0:
+        number = signal.Signals(-process.exitcode)
+        hint = ", as Linux does for want of memory" if number == signal.SIGKILL else "; see output.log there"
+        _record_death(path, f"its process was killed by {number.name}{hint}")
+    elif read_standing(path).status == "waiting" and not stop_file.exists():
+        _record_death(path, f"ended with exit status {process.exitcode} before it began; see output.log there")
+    _stop_others_after_a_failure(job)
+
+
+def train_directory(path: Path) -> float | None:
+    """Train what the run directory describes, from its last checkpoint where it has one."""
+    from mnist_exp.train import train
+
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())  # as the user would type it
+    with RunDirectory.reopen(path) as run:
+        if "versions" not in run.record:
+            run.update(**provenance(PACKAGE))
+        run.update(process={"host": platform.node(), "pid": os.getpid()})
+        return train(run, check(run.tree))
+
+
+def _apart(path: Path, stop_file: Path) -> None:
+    """The life of a job's own process."""
+    with (path / "output.log").open("ab", buffering=0) as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    parent = os.getppid()
+    watch = threading.Thread(
+        target=_end_when, args=(lambda: stop_file.exists() or os.getppid() != parent,), daemon=True
+    )
+    watch.start()
+    try:
+        train_directory(path)
+    except (UsageError, RunDirectoryError, RunFailed) as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+def _end_when(condition: Callable[[], bool]) -> None:
+    """Ask this process to checkpoint and end, once the sweep stops or whoever started it is gone."""
+    while not condition():
+        time.sleep(POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _record_death(path: Path, message: str) -> None:
+    try:
+        with RunDirectory.reopen(path) as run:
+            run.end("failed", ProcessDied(message))
+    except RunDirectoryError:
+        return  # somebody else continues it already, or it ended after all
+
+
+def _stop_others_after_a_failure(job: DictConfig) -> None:
+    if job.fail_fast and read_standing(Path(job.directory)).status in FAILED:
+        Path(job.stop_file).touch()

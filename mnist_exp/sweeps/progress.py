@@ -1,0 +1,138 @@
+"""How a sweep stands: a line for each job that ends, a bar on a terminal, ``sweep.json`` all the while, a table at the end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, Standing, SweepDirectory
+
+POLL_SECONDS = 0.5
+
+
+class Progress:
+    """Watches the run directories of a sweep. Use as a context manager.
+
+    Args:
+        sweep: whose ``sweep.json`` is kept up to date.
+        wanted: the jobs that this command is about.
+    """
+
+    def __init__(self, sweep: SweepDirectory, wanted: Sequence[Job]) -> None:
+        self._sweep = sweep
+        self._wanted = {job.directory for job in wanted}
+        self._standings = {name: sweep.standing(job) for name, job in sweep.jobs.items()}
+        self._left = {name for name in self._wanted if self._standings[name].status not in SETTLED}
+        self._began = time.monotonic()
+        self._ended = 0
+        self._out = Console(soft_wrap=True, highlight=False)
+        self._over = threading.Event()
+        self._changing = threading.Lock()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Progress:
+        self._sweep.write(self._standings)
+        done = len(self._wanted) - len(self._left)
+        already = f", {done} of them done already" if done else ""
+        self._out.print(Text(f"sweep {self._sweep.path.name}: {count(len(self._wanted), 'job')}{already}"))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what has changed, say so, and write it down."""
+        with self._changing:
+            changed = []
+            for name in self._left:
+                standing = self._sweep.standing(self._sweep.jobs[name])
+                if standing.status != self._standings[name].status:
+                    changed.append(name)
+                self._standings[name] = standing
+            if not changed:
+                return
+            self._sweep.write(self._standings)
+            for name in changed:
+                standing = self._standings[name]
+                if standing.status in SETTLED | FAILED:
+                    self._ended += 1
+                    self._out.print(Text(f"sweep: {name} {standing.status}; {self.summary()}"))
+            self._left -= {name for name in changed if self._standings[name].status in SETTLED}
+
+    def summary(self) -> str:
+        """Jobs done, running and failed, time left, best so far."""
+        standings = {name: self._standings[name] for name in self._wanted}
+        counts = Counter(standing.status for standing in standings.values())
+        failed = sum(counts[status] for status in FAILED)
+        waiting = counts["waiting"] + counts["running"] + counts["interrupted"]
+        parts = [f"{counts['completed'] + counts['pruned']} of {len(standings)} done"]
+        parts += [f"{counts['running']} running"] if counts["running"] else []
+        parts += [f"{failed} failed"] if failed else []
+        if waiting and self._ended:
+            parts.append(f"about {duration((time.monotonic() - self._began) / self._ended * waiting)} left")
+        if best := best_so_far(standings):
+            parts.append(best)
+        return ", ".join(parts)
+
+    def _watch(self) -> None:
+        while not self._over.wait(POLL_SECONDS):
+            self.refresh()
+
+
+def best_so_far(standings: Mapping[str, Standing]) -> str | None:
+    """The job with the highest validation accuracy; without validation data nothing may be called the best, and the
+    highest test accuracy is said to be just that."""
+    for figure, title in (("val_accuracy", "best"), ("test_accuracy", "highest test accuracy")):
+        known = {name: getattr(standing, figure) for name, standing in standings.items()}
+        known = {name: value for name, value in known.items() if value is not None}
+        if known:
+            name = max(known, key=lambda key: known[key])
+            return f"{title} {known[name]:.2%} ({name})"
+    return None
+
+
+def print_table(sweep: SweepDirectory, standings: Mapping[str, Standing]) -> None:
+    """All jobs of a sweep: status, accuracy, seconds, and of the failed ones the error and where to read on."""
+    out = Console(highlight=False)
+    table = Table(title=f"Sweep {sweep.path.name}")
+    has_validation = any(standing.val_accuracy is not None for standing in standings.values())
+    headings = ["job", "status", *(["val"] if has_validation else []), "test", "seconds", "error"]
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in {"job", "status", "error"} else "right", overflow="fold")
+    for name, standing in standings.items():
+        accuracies = [standing.val_accuracy] if has_validation else []
+        accuracies.append(standing.test_accuracy)
+        figures = ["-" if value is None else f"{value:.2%}" for value in accuracies]
+        seconds = "-" if standing.seconds is None else f"{standing.seconds:.1f}"
+        error = standing.error if standing.status != "completed" else None
+        table.add_row(Text(name), standing.status, *figures, seconds, Text(error or ""))
+    out.print(table)
+    for name, standing in standings.items():
+        if standing.status in FAILED:
+            out.print(Text(f"{standing.status}: {sweep.shown / name / 'train.log'}"), soft_wrap=True)
+    left = sum(standing.status not in SETTLED for standing in standings.values())
+    if left:
+        out.print(
+            Text(f"{count(left, 'job')} not complete; finish: mnist-train -m sweep.resume={sweep.shown}"),
+            soft_wrap=True,
+        )
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever is readable."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

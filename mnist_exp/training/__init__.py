@@ -1,0 +1,38 @@
+"""The one training loop and its parts. Knows nothing of Hydra, Weights & Biases or a console: it is given built
+objects and tells listeners what happens."""
+
+from mnist_exp.training.checkpoint import load_checkpoint, save_checkpoint
+from mnist_exp.training.ema import ExponentialMovingAverage
+from mnist_exp.training.evaluation import evaluate, score
+from mnist_exp.training.events import EpochMetrics, Listener, StepDone, TrainingEnded, TrainingStarted
+from mnist_exp.training.loop import Diverged, Interrupted, Recipe, Training, fit, predict
+from mnist_exp.training.objective import Mixup, Objective
+from mnist_exp.training.optimizers import MuonWithAdamW, parameter_groups
+from mnist_exp.training.schedules import constant, cosine, one_cycle, step
+
+__all__ = [
+    "Diverged",
+    "EpochMetrics",
+    "ExponentialMovingAverage",
+    "Interrupted",
+    "Listener",
+    "Mixup",
+    "MuonWithAdamW",
+    "Objective",
+    "Recipe",
+    "StepDone",
+    "Training",
+    "TrainingEnded",
+    "TrainingStarted",
+    "constant",
+    "cosine",
+    "evaluate",
+    "fit",
+    "load_checkpoint",
+    "one_cycle",
+    "parameter_groups",
+    "predict",
+    "save_checkpoint",
+    "score",
+    "step",
+]

@@ -1,0 +1,50 @@
+"""The exponential moving average of weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class ExponentialMovingAverage:
+    """A second copy of the model whose weights trail those being trained (Polyak and Juditsky 1992).
+
+    After step t the average moves by ``1 - min(decay, (1 + t) / (10 + t))`` of the way to the weights, so that early
+    averages forget the random start; the warm-up is the one of TensorFlow's ExponentialMovingAverage. Floating-point
+    buffers, the statistics of batch normalisation, are averaged too; counters are copied.
+
+    Attributes:
+        model: the averaged model, in evaluation mode, without gradients.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        source, target = model.state_dict(keep_vars=True), self.model.state_dict(keep_vars=True)
+        floating = [name for name, value in source.items() if value.is_floating_point()]
+        self._averaged = [target[name].detach() for name in floating]
+        self._current = [source[name].detach() for name in floating]
+        self._copies = [(target[name], source[name]) for name in source if name not in floating]
+
+    def current_decay(self) -> float:
+        """The decay that the next update uses."""
+        return min(self.decay, (1 + self.steps) / (10 + self.steps))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move towards the model's weights; call after each optimizer step."""
+        torch._foreach_lerp_(self._averaged, self._current, 1 - self.current_decay())
+        for target, source in self._copies:
+            target.copy_(source)
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+        self.model.load_state_dict(state["model"])

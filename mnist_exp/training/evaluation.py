@@ -1,0 +1,35 @@
+"""Logits of a whole split, and what follows from them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from mnist_exp.training.objective import Objective
+
+
+def autocast(device: torch.device, *, bfloat16: bool) -> AbstractContextManager[object]:
+    """The context in which a model runs: mixed precision, or nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, images: Tensor, batch_size: int, *, bfloat16: bool = False) -> Tensor:
+    """Logits (N, C), float32, of images (N, 1, S, S). The model comes back in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with autocast(images.device, bfloat16=bfloat16):
+            return torch.cat([model(batch).float() for batch in torch.split(images, batch_size)])
+    finally:
+        model.train(was_training)
+
+
+@torch.inference_mode()
+def score(logits: Tensor, labels: Tensor, objective: Objective) -> tuple[float, float]:
+    """Mean loss per image, in nats, and accuracy, a fraction."""
+    loss = objective.without_smoothing()(logits.double() if logits.device.type != "mps" else logits, labels)
+    correct = (logits.argmax(dim=1) == labels).sum()
+    return float(loss), int(correct) / len(labels)

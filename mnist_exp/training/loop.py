@@ -1,0 +1,299 @@
+"""The training loop.
+
+Every number that changes while a run trains lives in ``Training``; what stays the same is the ``Recipe``. A checkpoint
+is ``Training.state_dict()``, and a run that loads it continues with the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mnist_exp.data import Digits
+from mnist_exp.training.ema import ExponentialMovingAverage
+from mnist_exp.training.evaluation import autocast, evaluate, score
+from mnist_exp.training.events import EpochMetrics, Listener, StepDone, TrainingStarted
+from mnist_exp.training.objective import Mixup, Objective
+
+
+class Diverged(Exception):
+    """A loss or a weight is not finite any more."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and did after the step it was in."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What does not change during a run."""
+
+    epochs: int
+    batch_size: int
+    eval_batch_size: int
+    seed: int
+    objective: Objective
+    augment: Callable[[Tensor], Tensor] | None = None
+    mixup: Mixup | None = None
+    gradient_clipping: float | None = None
+    patience: int | None = None  # epochs without a lower validation loss before training ends
+    bfloat16: bool = False
+    compile: bool = False
+
+
+@dataclass
+class Training:
+    """Everything that changes during a run, and so everything that a checkpoint holds.
+
+    Attributes:
+        epoch: epochs completed.
+        step: steps taken in the epoch under way; 0 between epochs.
+        loss_sum, correct: over the images of the epoch under way, on the device, so that no step waits for it.
+        seconds: spent on the steps of the epoch under way.
+        learning_rate: of the last step.
+        best_epoch, best_accuracy, best_loss: of the epoch with the highest validation accuracy, the lower loss where
+            two are equal; epoch 0 when there is none yet.
+        lowest_loss, lowest_loss_epoch: of validation data, for early stopping.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    ema: ExponentialMovingAverage | None
+    device: torch.device
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    learning_rate: float = 0.0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    lowest_loss: float = float("inf")
+    lowest_loss_epoch: int = 0
+    loss_sum: Tensor = field(init=False)
+    correct: Tensor = field(init=False)
+
+    COUNTERS: ClassVar[tuple[str, ...]] = (
+        *("epoch", "step", "seconds", "learning_rate", "best_epoch", "best_accuracy", "best_loss"),
+        *("lowest_loss", "lowest_loss_epoch", "loss_sum", "correct"),
+    )
+
+    def __post_init__(self) -> None:
+        self.loss_sum = torch.zeros((), device=self.device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The weights that count: their moving average where there is one."""
+        return self.model if self.ema is None else self.ema.model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain data from which ``load_state_dict`` continues bit for bit."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "random": _random_state(self.device),
+            **{name: getattr(self, name) for name in self.COUNTERS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        for name in self.COUNTERS:
+            setattr(self, name, state[name])
+        _restore_random_state(state["random"], self.device)
+
+
+def fit(
+    training: Training,
+    digits: Digits,
+    recipe: Recipe,
+    *,
+    listeners: Sequence[Listener] = (),
+    save: Callable[[Training, EpochMetrics | None, bool], None] = lambda training, metrics, is_best: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train from where ``training`` is until the recipe's last epoch, or until patience ends.
+
+    Args:
+        training: moved on in place; its model, optimizer and average must be on the device of ``digits``.
+        digits: test data are evaluated after every epoch and choose nothing.
+        listeners: told of every step and epoch.
+        save: called after each epoch, before listeners hear of it, with its metrics and whether it is the best on
+            validation data so far; called without metrics before ``Interrupted``.
+        stop: asked after each step.
+
+    Raises:
+        Diverged: a loss or weight is not finite; nothing is saved from that epoch.
+        Interrupted: ``stop`` said so; the state was saved.
+    """
+    images_per_epoch = len(digits.train)
+    steps_per_epoch = -(-images_per_epoch // recipe.batch_size)
+    forward = torch.compile(training.model) if recipe.compile else training.model
+    title = str(getattr(training.model, "title", type(training.model).__name__))
+    started = TrainingStarted(title, recipe.epochs, training.epoch + 1, steps_per_epoch, images_per_epoch)
+    for listener in listeners:
+        listener.on_start(started)
+    while training.epoch < recipe.epochs and not _out_of_patience(training, recipe):
+        _train_epoch(training, forward, digits, recipe, listeners, save, stop)
+        metrics = _evaluate_epoch(training, digits, recipe)
+        is_best = _compare(training, metrics)
+        training.epoch += 1
+        training.step, training.seconds = 0, 0.0
+        training.loss_sum.zero_()
+        training.correct.zero_()
+        save(training, metrics, is_best)
+        for listener in listeners:
+            listener.on_epoch(metrics)
+
+
+def _train_epoch(
+    training: Training,
+    forward: Callable[[Tensor], Tensor],
+    digits: Digits,
+    recipe: Recipe,
+    listeners: Sequence[Listener],
+    save: Callable[[Training, EpochMetrics | None, bool], None],
+    stop: Callable[[], bool],
+) -> None:
+    images, labels = digits.train.images, digits.train.labels
+    optimizer, scheduler, ema = training.optimizer, training.scheduler, training.ema
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    objective = recipe.objective
+    order = _order(recipe.seed, training.epoch, len(labels)).to(training.device)
+    batches = torch.split(order, recipe.batch_size)
+    epoch = training.epoch + 1
+    training.model.train()
+    began = time.perf_counter() - training.seconds
+    for index in batches[training.step :]:
+        batch, targets = images[index], labels[index]
+        if recipe.augment is not None:
+            batch = recipe.augment(batch)
+        if recipe.mixup is not None:
+            batch, targets, second_targets, weight = recipe.mixup(batch, targets)
+        with autocast(training.device, bfloat16=recipe.bfloat16):
+            logits = forward(batch)
+            loss = objective(logits.float(), targets)
+            if recipe.mixup is not None:
+                loss = weight * loss + (1 - weight) * objective(logits.float(), second_targets)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if recipe.gradient_clipping is not None:
+            nn.utils.clip_grad_norm_(parameters, recipe.gradient_clipping)
+        training.learning_rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        scheduler.step()
+        if ema is not None:
+            ema.update()
+        with torch.no_grad():
+            training.loss_sum += loss * len(index)
+            training.correct += (logits.argmax(dim=1) == targets).sum()
+        training.step += 1
+        done = StepDone(epoch, training.step, min(training.step * recipe.batch_size, len(labels)))
+        for listener in listeners:
+            listener.on_step(done)
+        if stop():
+            training.seconds = time.perf_counter() - began
+            _require_finite(training)
+            save(training, None, False)
+            raise Interrupted(f"after step {training.step} of epoch {epoch}")
+    _synchronize(training.device)
+    training.seconds = time.perf_counter() - began
+
+
+def predict(training: Training, images: Tensor, recipe: Recipe) -> Tensor:
+    """Logits (N, C), float32, of the weights that count for images (N, 1, S, S)."""
+    return evaluate(training.evaluated_model, images, recipe.eval_batch_size, bfloat16=recipe.bfloat16)
+
+
+def _evaluate_epoch(training: Training, digits: Digits, recipe: Recipe) -> EpochMetrics:
+    began = time.perf_counter()
+    _require_finite(training)
+    figures: dict[str, float] = {}
+    for name, split in (("test", digits.test), ("val", digits.val)):
+        if split is not None:
+            logits = predict(training, split.images, recipe)
+            figures[f"{name}_loss"], figures[f"{name}_accuracy"] = score(logits, split.labels, recipe.objective)
+    for name, value in figures.items():
+        if not np.isfinite(value):
+            raise Diverged(f"{name} is {value} after epoch {training.epoch + 1}")
+    images = len(digits.train)
+    return EpochMetrics(
+        epoch=training.epoch + 1,
+        images_seen=images * (training.epoch + 1),
+        train_loss=float(training.loss_sum) / images,
+        train_accuracy=int(training.correct) / images,
+        learning_rate=training.learning_rate,
+        train_seconds=training.seconds,
+        eval_seconds=time.perf_counter() - began,
+        images_per_second=images / training.seconds,
+        **figures,
+    )
+
+
+def _compare(training: Training, metrics: EpochMetrics) -> bool:
+    """Whether this epoch is the best on validation data; remembers it if so."""
+    loss, accuracy = metrics.val_loss, metrics.val_accuracy
+    if loss is None or accuracy is None:
+        return False
+    if loss < training.lowest_loss:
+        training.lowest_loss, training.lowest_loss_epoch = loss, metrics.epoch
+    if (-accuracy, loss) >= (-training.best_accuracy, training.best_loss):
+        return False
+    training.best_epoch, training.best_accuracy, training.best_loss = metrics.epoch, accuracy, loss
+    return True
+
+
+def _out_of_patience(training: Training, recipe: Recipe) -> bool:
+    return recipe.patience is not None and training.epoch - training.lowest_loss_epoch >= recipe.patience
+
+
+def _order(seed: int, epoch: int, count: int) -> Tensor:
+    """The order of images in an epoch: a function of seed and epoch alone, so that two arms with the same seed see the
+    same batches whatever else they draw."""
+    (state,) = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(int(state) >> 1))
+
+
+def _require_finite(training: Training) -> None:
+    tensors = [training.loss_sum, *(parameter.detach() for parameter in training.model.parameters())]
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise Diverged(f"the training loss or a weight is not finite in epoch {training.epoch + 1}; lower optimizer.lr")
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def _restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state["mps"].cpu())
+
+
+def _synchronize(device: torch.device) -> None:
+    """Wait for what was queued, so that the clock stops when the work does."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,53 @@
+"""Learning-rate schedules: PyTorch's own, told in epochs and stepped once a batch."""
+
+from __future__ import annotations
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
+
+
+def constant(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int) -> LRScheduler:
+    """The optimizer's learning rate throughout."""
+    return ConstantLR(optimizer, factor=1.0, total_iters=0)
+
+
+def step(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, every: int, gamma: float) -> LRScheduler:
+    """Multiply the learning rate by ``gamma`` after every ``every`` epochs."""
+    return StepLR(optimizer, step_size=every * steps_per_epoch, gamma=gamma)
+
+
+def cosine(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, final: float) -> LRScheduler:
+    """Half a cosine from the optimizer's learning rate to ``final`` (Loshchilov and Hutter 2017, equation 5)."""
+    return CosineAnnealingLR(optimizer, T_max=epochs * steps_per_epoch, eta_min=final)
+
+
+def one_cycle(
+    optimizer: Optimizer,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup: float,
+    start_factor: float,
+    final_factor: float,
+    anneal: str,
+) -> LRScheduler:
+    """Up to the optimizer's learning rate, then down to almost nothing (Smith and Topin 2018).
+
+    Momentum stays what the optimizer says: Muon and Adam have no momentum that could cycle in the paper's sense.
+
+    Args:
+        warmup: fraction of all steps spent going up.
+        start_factor: first learning rate as a fraction of the highest.
+        final_factor: last learning rate as a fraction of the first.
+        anneal: ``cos`` or ``linear``.
+    """
+    return OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=epochs * steps_per_epoch,
+        pct_start=warmup,
+        div_factor=1 / start_factor,
+        final_div_factor=1 / final_factor,
+        anneal_strategy=anneal,  # type: ignore[arg-type]  # torch checks it and says what is allowed
+        cycle_momentum=False,
+    )

@@ -1,0 +1,181 @@
+"""How much the framework around the training loop costs, and how fast the command line answers.
+
+    python scripts/benchmark.py            # both, about three minutes on two cores
+    python scripts/benchmark.py loop --threads 1
+    python scripts/benchmark.py startup
+
+Times on one machine are only comparable side by side, so every figure is a ratio of medians of runs that took turns.
+
+loop     `mnist_exp.training.fit` with its bookkeeping (order of images, metrics, events, checkpoint of every epoch) against
+         a bare PyTorch loop on the same resident tensors with the same arithmetic; evaluation is left out of both. Beside
+         them a DataLoader with torchvision transforms, what most code does. LeNet-5, SGD 0.01/0.9, batch 64.
+startup  `mnist-train --help` and a mistyped key against a program that imports Hydra and composes the same configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+EPOCHS = 1
+BATCH = 64
+
+
+def loop(repetitions: int, threads: int, images: int, with_loader: bool) -> None:
+    import torch
+    import torch.nn.functional as F
+    from torch.utils.data import DataLoader, Dataset
+
+    from mnist_exp.data import Digits, Split
+    from mnist_exp.models import LeNet5
+    from mnist_exp.training import EpochMetrics, Listener, Objective, Recipe, Training, constant, fit, save_checkpoint
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (images, 1, 28, 28), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (images,))
+    normalised = (pixels / 255 - 0.1307) / 0.3081
+    one = Split(normalised[:1], labels[:1])
+    digits = Digits(train=Split(normalised, labels), val=None, test=one, background=-0.4242)
+
+    def network() -> tuple[LeNet5, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = LeNet5()
+        return model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+
+    def ours() -> float:
+        model, optimizer = network()
+        scheduler = constant(optimizer, epochs=EPOCHS, steps_per_epoch=-(-images // BATCH))
+        training = Training(model, optimizer, scheduler, None, torch.device("cpu"))
+        recipe = Recipe(EPOCHS, BATCH, 1000, 0, Objective())
+        with tempfile.TemporaryDirectory() as folder:
+
+            def save(training: Training, metrics: EpochMetrics | None, is_best: bool) -> None:
+                save_checkpoint(Path(folder) / "last.pt", training.state_dict())
+
+            began = time.perf_counter()
+            fit(training, digits, recipe, listeners=[Listener(), Listener()], save=save)
+            return time.perf_counter() - began
+
+    def bare() -> float:
+        model, optimizer = network()
+        began = time.perf_counter()
+        loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        for index in torch.randperm(images).split(BATCH):
+            batch, targets = normalised[index], labels[index]
+            logits = model(batch)
+            loss = F.cross_entropy(logits, targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                loss_sum += loss * len(index)
+                correct += (logits.argmax(dim=1) == targets).sum()
+        float(loss_sum), int(correct)
+        return time.perf_counter() - began
+
+    class Pictures(Dataset):  # type: ignore[type-arg]
+        def __init__(self) -> None:
+            from torchvision import transforms
+
+            steps = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
+            self.transform = transforms.Compose(steps)
+
+        def __len__(self) -> int:
+            return images
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            from PIL import Image
+
+            return self.transform(Image.fromarray(pixels[index, 0].numpy())), int(labels[index])
+
+    def loader() -> float:
+        model, optimizer = network()
+        began = time.perf_counter()
+        total = 0.0
+        for batch, targets in DataLoader(Pictures(), batch_size=BATCH, shuffle=True):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(batch), targets)
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        return time.perf_counter() - began
+
+    candidates: dict[str, Callable[[], float]] = {"bare loop": bare, "mnist_exp": ours}
+    if with_loader:
+        candidates["DataLoader"] = loader
+    for candidate in candidates.values():
+        candidate()
+    take_turns(candidates, repetitions, reference="bare loop", unit=f"s for {images:,} images, {threads} threads")
+
+
+def startup(repetitions: int) -> None:
+    from mnist_exp.composition import CONF
+
+    compose = (
+        "import hydra\n"
+        "from mnist_exp.composition import CONF\n"
+        "with hydra.initialize_config_dir(version_base='1.3', config_dir=str(CONF)):\n"
+        "    hydra.compose('train', overrides=['name=benchmark'])\n"
+    )
+    # Composing alone needs the resolver that conf/ uses, not the schema: take it from the standard library.
+    compose = compose.replace(
+        "from mnist_exp.composition import CONF\n",
+        f"CONF = {str(CONF)!r}\nfrom omegaconf import OmegaConf\nOmegaConf.register_new_resolver('run_token', lambda: '0')\n",
+    )
+
+    def command(*arguments: str) -> Callable[[], float]:
+        def run() -> float:
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
+            return time.perf_counter() - began
+
+        return run
+
+    candidates = {
+        "import hydra + compose": command("-c", compose),
+        "mnist-train --help": command("-m", "mnist_exp.train", "--help"),
+        "mistyped key": command("-m", "mnist_exp.train", "trainer.epoch=3"),
+    }
+    for candidate in candidates.values():
+        candidate()
+    take_turns(candidates, repetitions, reference="import hydra + compose", unit="s")
+
+
+def take_turns(candidates: dict[str, Callable[[], float]], repetitions: int, *, reference: str, unit: str) -> None:
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repetitions):
+        for name, candidate in candidates.items():
+            times[name].append(candidate())
+    print(f"{unit}, {repetitions} repetitions in turns")
+    for name, values in times.items():
+        ratios = [value / base for value, base in zip(values, times[reference], strict=True)]
+        print(
+            f"  {name:24s} median {statistics.median(values):7.3f}  min {min(values):7.3f}  max {max(values):7.3f}"
+            f"  ratio of medians {statistics.median(values) / statistics.median(times[reference]):5.2f}"
+            f"  median of ratios {statistics.median(ratios):5.2f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["all", "loop", "startup"], default="all")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--images", type=int, default=60_000)
+    parser.add_argument("--no-loader", action="store_true", help="leave the DataLoader out")
+    options = parser.parse_args()
+    if options.what in {"all", "startup"}:
+        startup(options.repetitions)
+    if options.what in {"all", "loop"}:
+        loop(options.repetitions, options.threads, options.images, not options.no_loader)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What a sweep costs: three ways of sharing cores, and the time around each job in one process.
+
+python scripts/benchmark_sweep.py arrangements     # one process, pinned processes, unpinned processes
+python scripts/benchmark_sweep.py cost             # compose, run directory, W&B offline, sweep.json: seconds a job
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+COMMON = ["data=mnist5k", "trainer.device=cpu", "quiet=true", "hydra.sweep.dir=sweep"]
+
+
+def sweep(*overrides: str) -> tuple[float, list[dict[str, float]]]:
+    """Wall seconds of a sweep in a directory of its own, and the seconds that each run recorded."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "mnist_exp.train", "-m", *COMMON, *overrides]
+        began = time.perf_counter()
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        wall = time.perf_counter() - began
+        return wall, [json.loads(file.read_text())["seconds"] for file in Path(folder).glob("sweep/*/run.json")]
+
+
+def arrangements(jobs: int, epochs: int) -> None:
+    """Wall time of the same jobs on the cores of this machine, shared in three ways."""
+    cores = len(os.sched_getaffinity(0))
+    work = ["logger=none", f"trainer.epochs={epochs}", f"seed=range({jobs})"]
+    processes = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={cores}"]
+    ways = {
+        f"one process of {cores} threads": [f"trainer.threads={cores}"],
+        f"{cores} pinned processes of 1 thread": processes,
+        f"{cores} unpinned processes of {cores} threads": [*processes, f"trainer.threads={cores}"],
+    }
+    first = 0.0
+    for way, overrides in ways.items():
+        wall, _ = sweep(*work, *overrides)
+        first = first or wall
+        print(f"{way}: {wall:.1f} s, {first / wall:.2f} times as fast as one process", flush=True)
+
+
+def cost(jobs: int) -> None:
+    """Seconds a job beyond training and evaluation, in one process; the first job, which imports, does not count."""
+    work = ["logger.mode=offline", "trainer.epochs=1", "data.limit=64", "trainer.threads=1"]
+    one, first = sweep(*work, "seed=0")
+    many, runs = sweep(*work, f"seed=range({jobs + 1})")
+    trained = sum(run["train"] + run["eval"] for run in runs) - sum(run["train"] + run["eval"] for run in first)
+    print(f"{(many - one - trained) / jobs:.3f} s a job beside training and evaluation ({jobs} jobs)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["arrangements", "cost"])
+    parser.add_argument("--jobs", type=int, default=None, help="number of jobs")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs a job")
+    options = parser.parse_args()
+    if options.what == "cost":
+        cost(options.jobs or 20)
+    else:
+        arrangements(options.jobs or 4, options.epochs)
+
+
+if __name__ == "__main__":
+    main()

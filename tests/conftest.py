@@ -1,0 +1,89 @@
+"""What all tests share: no test touches the user's caches, accounts or run directories."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from mnist_exp.composition import CONF, resolve
+
+# Before torch is imported: tests are small, and two pools of threads on the same cores are many times slower than one.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+SMALL = ["data=mnist5k", "data.limit=320", "trainer.epochs=2", "trainer.threads=1", "trainer.device=cpu", "logger=none"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The bundled digits are parsed once for all tests, in-process and not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MNIST_EXP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No account, no leftovers of another test, and a working directory that may be littered."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", os.devnull)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    yield
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def small() -> list[str]:
+    """Overrides of a run that takes less than a second."""
+    return list(SMALL)
+
+
+@pytest.fixture
+def mnist_train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """``mnist-train`` in this process; returns the exit status."""
+    from mnist_exp import train
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main changes it; monkeypatch puts it back
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["mnist-train", *arguments])
+        try:
+            train.main()
+        except SystemExit as leaving:
+            return int(leaving.code or 0)
+        return 0
+
+    return run
+
+
+@pytest.fixture
+def mnist_train_process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``mnist-train`` in a process of its own."""
+
+    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "mnist_exp.train", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False, **options
+        )
+
+    return run
+
+
+@pytest.fixture
+def composed() -> Callable[..., dict[str, Any]]:
+    """The resolved configuration that a command line amounts to."""
+
+    def run(*overrides: str) -> dict[str, Any]:
+        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            return resolve(compose("train", overrides=["name=test", *overrides]))
+
+    return run

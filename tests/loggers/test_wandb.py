@@ -1,0 +1,630 @@
+"""Weights & Biases: offline files read back, and online runs against a stand-in for its server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pty
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import wandb
+from wandb_files import RunFile, read_file, read_run
+from wandb_server import WandbServer
+
+from mnist_exp.loggers.wandb import WandbLogger
+from mnist_exp.runs.directory import read_metrics, read_record
+from mnist_exp.signals import StopRequest
+from mnist_exp.training.events import EpochMetrics, TrainingEnded, TrainingStarted
+
+START = TrainingStarted(title="LeNet-5", epochs=3, first_epoch=1, steps_per_epoch=10, images_per_epoch=640)
+SUMMARY = {"test_accuracy": 0.75, "seconds": 1.5}
+SECONDS = 3.0  # the budget of these tests; one of them runs with the default
+
+
+@pytest.fixture(autouse=True)
+def _no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No key, no settings, no W&B session from elsewhere; and none left behind."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+    monkeypatch.setattr(WandbLogger, "_no_answer", None)
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def use(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def closed_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def metrics(epoch: int, **values: float) -> EpochMetrics:
+    return EpochMetrics(
+        epoch=epoch,
+        images_seen=640 * epoch,
+        train_loss=1 / epoch,
+        train_accuracy=0.5,
+        test_loss=2 / epoch,
+        test_accuracy=0.25 * epoch,
+        learning_rate=0.01,
+        train_seconds=1.0,
+        eval_seconds=0.5,
+        images_per_second=640.0,
+        **values,
+    )
+
+
+def logger(directory: Path, **settings: Any) -> WandbLogger:
+    arguments = {"name": "lenet5-3", "config": {"optimizer": {"lr": 0.01}, "seed": 3}, "parameters": 61_706}
+    return WandbLogger(directory=directory, **{**arguments, "timeout_seconds": SECONDS, **settings})
+
+
+def train(log: WandbLogger, epochs: range = range(1, 4), status: str = "completed") -> None:
+    log.on_start(START)
+    for epoch in epochs:
+        log.on_epoch(metrics(epoch))
+    log.on_end(TrainingEnded(status, None, SUMMARY))
+
+
+def rows(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in history]
+
+
+def row(epoch: int) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "images_seen": 640 * epoch,
+        "train/loss": 1 / epoch,
+        "train/accuracy": 0.5,
+        "test/loss": 2 / epoch,
+        "test/accuracy": 0.25 * epoch,
+        "learning_rate": 0.01,
+        "images_per_second": 640.0,
+    }
+
+
+def only_warning(caplog: pytest.LogCaptureFixture) -> str:
+    (message,) = warnings_of(caplog)
+    return message
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What a user sees: W&B's own messages go to its log file only."""
+    seen = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    return [record.getMessage() for record in seen if not record.name.startswith("wandb")]
+
+
+def assert_whole(run: RunFile) -> None:
+    assert rows(run.history) == [row(1), row(2), row(3)]
+    assert run.config == {"optimizer": {"lr": 0.01}, "seed": 3}
+    assert run.exit_code == 0
+
+
+class TestOffline:
+    def test_rows_config_and_summary_are_in_the_file(self, tmp_path: Path) -> None:
+        log = logger(tmp_path, sweep="widths", tags=["baseline"], project="digits")
+        train(log)
+        run = read_run(tmp_path)
+        assert_whole(run)
+        assert (run.project, run.name, run.group, run.tags) == ("digits", "lenet5-3", "widths", ["baseline"])
+        assert run.summary.items() >= {**SUMMARY, "status": "completed", "parameters": 61_706}.items()
+        assert log.identity == {
+            "id": run.id,
+            "mode": "offline",
+            "project": "digits",
+            "entity": None,
+            "group": "widths",
+            "url": None,
+        }
+
+    def test_curves_are_drawn_against_the_epoch(self, tmp_path: Path) -> None:
+        train(logger(tmp_path))
+        assert read_run(tmp_path).x_axes == {"epoch": "", "*": "epoch"}
+
+    def test_validation_curves_are_there_where_there_is_validation(self, tmp_path: Path) -> None:
+        log = logger(tmp_path)
+        log.on_start(START)
+        log.on_epoch(metrics(1, val_loss=0.5, val_accuracy=0.75))
+        log.on_end(TrainingEnded("completed", None, SUMMARY))
+        assert rows(read_run(tmp_path).history) == [row(1) | {"val/loss": 0.5, "val/accuracy": 0.75}]
+
+    @pytest.mark.parametrize("status", ["failed", "diverged", "interrupted"])
+    def test_a_run_that_did_not_complete_has_exit_code_1(self, tmp_path: Path, status: str) -> None:
+        train(logger(tmp_path), status=status)
+        run = read_run(tmp_path)
+        assert run.exit_code == 1
+        assert run.summary["status"] == status
+
+    def test_two_runs_of_one_process_stay_two(self, tmp_path: Path) -> None:
+        for name in "ab":
+            train(logger(tmp_path / name, name=name))
+        a, b = (read_run(tmp_path / name) for name in "ab")
+        assert_whole(a)
+        assert_whole(b)
+        assert (a.name, b.name) == ("a", "b")
+        assert a.id != b.id
+
+    def test_two_runs_at_once_stay_two(self, tmp_path: Path) -> None:
+        logs = [logger(tmp_path / name, name=name) for name in "ab"]
+        for log in logs:
+            log.on_start(START)
+        for epoch in (1, 2, 3):
+            for log in logs:
+                log.on_epoch(metrics(epoch))
+        for log in logs:
+            log.on_end(TrainingEnded("completed", None, SUMMARY))
+        for name in "ab":
+            assert_whole(read_run(tmp_path / name))
+
+    def test_a_resumed_run_writes_a_second_file_under_its_id(self, tmp_path: Path) -> None:
+        first = logger(tmp_path)
+        train(first, range(1, 3), status="interrupted")
+        second = logger(tmp_path, run_id=first.identity["id"])
+        train(second, range(3, 4))
+        wandb.teardown()
+        parts = sorted(
+            map(read_file, tmp_path.glob("wandb/offline-run-*/run-*.wandb")), key=lambda run: len(run.history)
+        )
+        assert {run.id for run in parts} == {first.identity["id"]} == {second.identity["id"]}
+        assert [rows(run.history) for run in parts] == [[row(3)], [row(1), row(2)]]
+
+    def test_files_of_the_run_are_stored_where_asked(self, tmp_path: Path) -> None:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "last.pt").write_bytes(b"weights")
+        (tmp_path / "metrics.jsonl").write_text("{}\n")
+        train(logger(tmp_path, upload_files=True))
+        files = read_run(tmp_path).artifact_files
+        assert {"checkpoints/last.pt", "metrics.jsonl"} <= set(files)
+        assert not any(file.startswith("wandb/") for file in files)
+
+    def test_the_end_may_come_before_the_start(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        logger(tmp_path).on_end(TrainingEnded("failed", "no data", {}))
+        assert warnings_of(caplog) == []
+
+    def test_the_process_is_left_as_it_was(self, tmp_path: Path) -> None:
+        before = dict(os.environ), sys.exit, sys.excepthook, signal.getsignal(signal.SIGINT)
+        train(logger(tmp_path))
+        assert (dict(os.environ), sys.exit, sys.excepthook, signal.getsignal(signal.SIGINT)) == before
+        assert wandb.run is None
+
+    def test_whoever_owns_the_run_is_told_its_identity(self, tmp_path: Path) -> None:
+        told: list[dict[str, str | None]] = []
+        log = logger(tmp_path, on_identity=told.append)
+        train(log)
+        assert told == [log.identity]
+
+
+class TestMode:
+    @pytest.mark.parametrize(
+        ("environment", "mode"),
+        [
+            ({"WANDB_MODE": "offline"}, "offline"),
+            ({"WANDB_MODE": "dryrun"}, "offline"),
+            ({"WANDB_MODE": "disabled"}, "disabled"),
+            ({"WANDB_DISABLED": "true"}, "disabled"),
+            ({"WANDB_DISABLED": "false"}, "online"),
+            ({}, "online"),
+        ],
+    )
+    def test_auto_does_what_the_environment_says(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], mode: str
+    ) -> None:
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            for name, value in environment.items():
+                monkeypatch.setenv(name, value)
+            log = logger(tmp_path)
+            train(log)
+        assert log.identity["mode"] == mode
+        assert bool(server.runs) == (mode == "online")
+        assert (tmp_path / "wandb").exists() == (mode != "disabled")
+
+    @pytest.mark.parametrize("mode", ["offline", "disabled"])
+    def test_a_mode_that_is_given_wins_over_the_key(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+    ) -> None:
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            log = logger(tmp_path, mode=mode)
+            train(log)
+        assert log.identity["mode"] == mode
+        assert server.runs == {}
+
+    def test_a_key_in_netrc_is_a_key(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with WandbServer() as server:
+            monkeypatch.setenv("WANDB_BASE_URL", server.url)
+            netrc = tmp_path / "home" / "netrc"
+            netrc.parent.mkdir()
+            netrc.write_text(f"machine {urlsplit(server.url).netloc} login user password {'k' * 40}\n")
+            netrc.chmod(0o600)
+            log = logger(tmp_path)
+            train(log)
+        assert log.identity["mode"] == "online"
+
+    def test_no_key_is_offline_and_says_how_to_upload(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        log = logger(tmp_path)
+        train(log)
+        assert only_warning(caplog) == (
+            "Weights & Biases: no API key is configured (wandb login); this run is recorded offline, "
+            f"to upload it later: wandb sync {tmp_path}/wandb/offline-run-*-{log.identity['id']}*"
+        )
+
+    def test_a_malformed_key_is_offline(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setenv("WANDB_API_KEY", "short")
+        log = logger(tmp_path)
+        train(log)
+        assert_whole(read_run(tmp_path))
+        assert only_warning(caplog).startswith("Weights & Biases: the API key cannot be used (WANDB_API_KEY invalid: ")
+
+    def test_a_mode_wandb_does_not_know_costs_one_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setenv("WANDB_MODE", "sometimes")
+        log = logger(tmp_path)
+        train(log)
+        assert log.identity["mode"] == "failed"
+        assert only_warning(caplog).startswith(
+            "Weights & Biases: could not start (1 validation error for Settings mode "
+        )
+
+    def test_settings_are_checked(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            ValueError, match=r"^logger\.mode=ofline is not known; choose one of auto, online, offline, "
+        ):
+            logger(tmp_path, mode="ofline")
+        with pytest.raises(ValueError, match=r"^logger\.timeout_seconds=0 must be above 0$"):
+            logger(tmp_path, timeout_seconds=0)
+
+    def test_nobody_is_asked_on_a_terminal(self, tmp_path: Path) -> None:
+        program = f"""
+import logging, sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from test_wandb import logger, train
+logging.basicConfig(format="%(message)s")
+log = logger(Path({str(tmp_path)!r}), mode=sys.argv[1])
+train(log)
+print("mode", log.identity["mode"])
+"""
+        for mode in ("auto", "online"):
+            status, output = on_a_terminal(
+                [sys.executable, "-c", program, mode], {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+            )
+            lines = output.splitlines()
+            assert status == 0, output
+            assert len(lines) == 2, output
+            assert lines[0].startswith("Weights & Biases: no API key is configured (wandb login); ")
+            assert lines[1] == "mode offline"
+
+
+class TestOnline:
+    def test_rows_config_group_and_exit_code_arrive(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            log = logger(tmp_path, sweep="widths", tags=["baseline"])
+            log.on_start(START)
+            for epoch in (1, 2, 3):
+                log.on_epoch(metrics(epoch))
+            log.on_end(TrainingEnded("diverged", "loss is nan", SUMMARY))
+        (run,) = server.runs.values()
+        assert rows(run.history) == [row(1), row(2), row(3)]
+        assert run.config == {"optimizer": {"lr": 0.01}, "seed": 3}
+        assert (run.project, run.name, run.group, run.tags) == ("mnist-exp", "lenet5-3", "widths", ["baseline"])
+        assert run.exit_code == 1
+        assert run.summary.items() >= {**SUMMARY, "status": "diverged", "parameters": 61_706}.items()
+        assert {"config.yaml", "wandb-summary.json", "requirements.txt"} <= set(run.files)
+        assert log.identity == {
+            "id": run.id,
+            "mode": "online",
+            "project": "mnist-exp",
+            "entity": "somebody",
+            "group": "widths",
+            "url": f"{server.url}/somebody/mnist-exp/runs/{run.id}",
+        }
+        assert warnings_of(caplog) == []
+
+    def test_two_runs_of_one_process_stay_two(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            monkeypatch.setenv("WANDB_RUN_ID", "shared")  # would merge them
+            for name in "ab":
+                train(logger(tmp_path / name, name=name))
+        assert [(run.name, run.exit_code, len(run.history)) for run in server.runs.values()] == [
+            ("a", 0, 3),
+            ("b", 0, 3),
+        ]
+
+    def test_a_resumed_run_goes_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            first = logger(tmp_path)
+            train(first, range(1, 3), status="interrupted")
+            # Epoch 2 is trained again: the checkpoint was that of epoch 1.
+            train(logger(tmp_path, run_id=first.identity["id"]), range(2, 4))
+        (run,) = server.runs.values()
+        assert rows(run.history) == [row(1), row(2), row(3)]
+        assert run.resumed == 1
+        assert run.exit_code == 0
+        assert run.summary["status"] == "completed"
+
+    def test_an_offline_run_in_two_parts_is_uploaded_as_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        directory = tmp_path / "a run"
+        first = logger(directory)
+        train(first, range(1, 3), status="interrupted")
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            wandb.teardown()
+            caplog.clear()
+            time.sleep(1.0)  # W&B does not order parts that began within one second
+            train(logger(directory, run_id=first.identity["id"]), range(3, 4))  # a key has come meanwhile
+            told = only_warning(caplog)
+            assert told.startswith("Weights & Biases: it began offline; ")
+            wandb.teardown()
+            sync(told)
+        (run,) = server.runs.values()
+        assert rows(run.history) == [row(1), row(2), row(3)]
+        assert run.exit_code == 0
+
+
+class TestTrouble:
+    """Whatever the server does, training goes on, on time, and every row is on disk."""
+
+    def assert_offline(self, directory: Path, log: WandbLogger, began: float, budget: float = 2 * SECONDS) -> None:
+        assert time.monotonic() - began < budget
+        assert log.identity["mode"] == "offline"
+        assert_whole(read_run(directory))  # exactly one file: the failed attempt is cleared away
+
+    def test_no_network(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        url = closed_port()
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        began = time.monotonic()
+        log = logger(tmp_path)
+        train(log)
+        self.assert_offline(tmp_path, log, began, SECONDS)
+        assert only_warning(caplog) == (
+            f"Weights & Biases: {url} does not answer; this run is recorded offline, "
+            f"to upload it later: wandb sync {tmp_path}/wandb/offline-run-*-{log.identity['id']}*"
+        )
+
+    def test_the_next_run_does_not_wait_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WANDB_BASE_URL", closed_port())
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        train(logger(tmp_path / "a"))
+        began = time.monotonic()
+        log = logger(tmp_path / "b")
+        train(log)
+        self.assert_offline(tmp_path / "b", log, began, 1.0)
+
+    def test_refused_key(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with WandbServer(refuse_key=True) as server:
+            use(server, monkeypatch)
+            began = time.monotonic()
+            log = logger(tmp_path)
+            train(log)
+            self.assert_offline(tmp_path, log, began, SECONDS)
+        assert only_warning(caplog).startswith(
+            f"Weights & Biases: {server.url} did not accept the run (invalid API key); this run is recorded offline, "
+        )
+
+    def test_no_answer(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+        with WandbServer(silent=True) as server:
+            use(server, monkeypatch)
+            began = time.monotonic()
+            log = logger(tmp_path)
+            train(log)
+            self.assert_offline(tmp_path, log, began, SECONDS)
+        assert only_warning(caplog).startswith(f"Weights & Biases: {server.url} does not answer; ")
+
+    def test_no_answer_to_a_run_that_is_resumed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with WandbServer(silent=True) as server:
+            use(server, monkeypatch)
+            began = time.monotonic()
+            log = logger(tmp_path, run_id="abcdef")
+            train(log)
+            self.assert_offline(tmp_path, log, began)
+        assert read_run(tmp_path).id == log.identity["id"] == "abcdef"
+
+    @pytest.mark.parametrize("upload_files", [False, True])
+    @pytest.mark.parametrize("fate", ["gone", "silent"])
+    def test_server_lost_in_mid_run(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        fate: str,
+        upload_files: bool,
+    ) -> None:
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            log = logger(tmp_path, upload_files=upload_files)
+            log.on_start(START)
+            log.on_epoch(metrics(1))
+            if fate == "gone":
+                server.stop()
+            else:
+                server.silent = True
+            log.on_epoch(metrics(2))
+            log.on_epoch(metrics(3))
+            began = time.monotonic()
+            log.on_end(TrainingEnded("completed", None, SUMMARY))
+            assert time.monotonic() - began < SECONDS
+            began = time.monotonic()
+            wandb.teardown()  # what the end of the process does
+            assert time.monotonic() - began < SECONDS
+        assert_whole(read_run(tmp_path))
+        (part,) = tmp_path.glob("wandb/run-*")
+        told = only_warning(caplog)
+        assert told.startswith("Weights & Biases: ")
+        assert told.endswith(
+            f"; training is not affected, to upload what is missing: wandb sync --include-online {part}"
+        )
+
+    def test_what_a_lost_server_missed_is_uploaded_as_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            log = logger(tmp_path)
+            log.on_start(START)
+            server.silent = True
+            for epoch in (1, 2, 3):
+                log.on_epoch(metrics(epoch))
+            log.on_end(TrainingEnded("completed", None, SUMMARY))
+            wandb.teardown()
+            server.silent = False
+            sync(only_warning(caplog))
+        (run,) = server.runs.values()
+        assert rows(run.history) == [row(1), row(2), row(3)]
+        assert run.exit_code == 0
+
+    def test_the_default_budget_is_15_seconds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with WandbServer(silent=True) as server:
+            use(server, monkeypatch)
+            began = time.monotonic()
+            log = WandbLogger(directory=tmp_path, name="n", config={}, parameters=1)
+            log.on_start(START)
+            assert time.monotonic() - began < 15
+            log.on_end(TrainingEnded("completed", None, {}))
+        assert log.identity["mode"] == "offline"
+
+    def test_a_directory_that_cannot_be_written_fails_no_run(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "wandb").write_text("a file where W&B wants a folder")
+        log = logger(tmp_path)
+        train(log)
+        assert log.identity["mode"] == "failed"
+        assert "training goes on without it" in only_warning(caplog)
+
+    def test_the_process_ends_in_time_when_nobody_answers(self, tmp_path: Path) -> None:
+        with WandbServer(silent=True) as server:
+            program = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from test_wandb import logger, train
+train(logger(Path({str(tmp_path)!r})))
+"""
+            environment = {**os.environ, **server.environment, "PYTHONPATH": str(Path(__file__).parent)}
+            # Without the care taken it hangs for minutes; 15 s at the start and 15 s at the end are the most allowed.
+            subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=30)
+        assert_whole(read_run(tmp_path))
+
+
+def sync(told: str) -> None:
+    """Type what the warning says to type."""
+    command = told.rpartition(": ")[2].replace("wandb", shlex.quote(str(Path(sys.executable).with_name("wandb"))), 1)
+    subprocess.run(command, shell=True, check=True, capture_output=True)
+
+
+def on_a_terminal(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Exit status and output of a program on a pseudo-terminal where nobody types; killed after 30 seconds."""
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    watchdog = threading.Timer(30, process.kill)
+    watchdog.start()
+    output = b""
+    while select.select([controller], [], [], 30)[0]:
+        try:
+            read = os.read(controller, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not read:
+            break
+        output += read
+    status = process.wait()
+    watchdog.cancel()
+    os.close(controller)
+    return status, output.decode()
+
+
+class TestTrainCommand:
+    """The same through ``mnist-train``: what a user sees on the server."""
+
+    def test_a_multirun_arrives_as_one_run_for_each_job(
+        self, mnist_train: Callable[..., int], small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            assert mnist_train("-m", *small, "logger=wandb", "seed=0,1", "hydra.sweep.dir=widths") == 0
+            wandb.teardown()
+            jobs = [read_record(tmp_path / "widths" / name) for name in ("seed=0", "seed=1")]
+            assert set(server.runs) == {job["wandb"]["id"] for job in jobs}
+            for job, name in zip(jobs, ("seed=0", "seed=1"), strict=True):
+                arrived = server.runs[job["wandb"]["id"]]
+                assert arrived.group == "widths"
+                assert arrived.config["seed"] == job["seed"]
+                assert arrived.config["optimizer"]["lr"] == 0.01
+                rows = read_metrics(tmp_path / "widths" / name)
+                assert [row["test/accuracy"] for row in arrived.history] == [row["test_accuracy"] for row in rows]
+                assert [row["images_seen"] for row in arrived.history] == [320, 640]
+                assert arrived.summary["parameters"] == 61_706
+                assert arrived.exit_code == 0
+
+    def test_a_resumed_run_is_the_same_run(
+        self, mnist_train: Callable[..., int], small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = 0
+
+        def stop_in_the_second_epoch(request: StopRequest) -> bool:
+            nonlocal calls
+            calls += 1
+            request.signal = signal.SIGTERM if calls == 7 else None
+            return request.signal is not None
+
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            with monkeypatch.context() as patch:
+                patch.setattr(StopRequest, "__call__", stop_in_the_second_epoch)
+                assert mnist_train(*small, "logger=wandb", "hydra.run.dir=run") == 143
+            (run_id,) = server.runs
+            assert server.runs[run_id].exit_code == 1
+            assert mnist_train("resume=run") == 0
+            wandb.teardown()
+            assert list(server.runs) == [run_id] == [read_record(tmp_path / "run")["wandb"]["id"]]
+            assert [row["epoch"] for row in server.runs[run_id].history] == [1, 2]
+            assert server.runs[run_id].exit_code == 0
+
+    def test_a_silent_server_changes_nothing(
+        self, mnist_train: Callable[..., int], small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert mnist_train(*small, "hydra.run.dir=without") == 0
+        with WandbServer(silent=True) as server:
+            use(server, monkeypatch)
+            assert mnist_train(*small, "logger=wandb", "logger.timeout_seconds=2", "hydra.run.dir=with") == 0
+        without, with_ = (
+            [{key: value for key, value in row.items() if "second" not in key} for row in read_metrics(tmp_path / name)]
+            for name in ("without", "with")
+        )
+        assert without == with_
+        assert read_record(tmp_path / "with")["wandb"]["mode"] == "offline"

@@ -1,0 +1,154 @@
+"""The report and the drawing page in a real browser: they work, say nothing on the console, and stay on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from synthetic_runs import write_run
+
+from mnist_exp import report
+from mnist_exp.demo import Demo, load_networks
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Visit:
+    """A page, what it said on the console and what it asked for."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.said: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", lambda message: self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def stays_on(self, start: str) -> bool:
+        return all(url.startswith((start, "data:")) for url in self.requests)
+
+
+@pytest.fixture(params=[("light", 1280), ("dark", 1280), ("light", 360), ("dark", 360)], ids=lambda p: f"{p[0]}-{p[1]}")
+def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    scheme, width = request.param
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    yield Visit(context.new_page())
+    context.close()
+
+
+@pytest.fixture
+def page_file(tmp_path: Path, composed: Callable[..., dict[str, Any]]) -> Path:
+    for name, accuracy in (("low", 0.91), ("high", 0.97), ("middle", 0.94)):
+        tree = composed(f"name={name}", "data=mnist5k", f"optimizer.lr={1 - accuracy}")
+        for seed in range(2):
+            write_run(tmp_path / "runs" / f"{name}-{seed}", tree, seed=seed, accuracy=accuracy + seed / 1000)
+    report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")])
+    return tmp_path / "out" / "report.html"
+
+
+def test_report(page_file: Path, visit: Visit) -> None:
+    page = visit.page
+    page.goto(page_file.as_uri())
+    page.wait_for_selector("html[data-drawn=yes]")
+    assert page.locator(".plot svg").count() == page.locator(".plot").count() >= 10
+
+    lines = page.locator("#plot-curves_test_loss .mark-line path")
+    assert lines.count() == 3
+    switch = page.locator(".switch", has_text="middle")
+    switch.click()
+    page.wait_for_function("document.querySelectorAll('#plot-curves_test_loss .mark-line path').length == 2")
+    assert switch.get_attribute("aria-pressed") == "false"
+    switch.click()
+    page.wait_for_function("document.querySelectorAll('#plot-curves_test_loss .mark-line path').length == 3")
+
+    def first_cells() -> list[str]:
+        return [
+            text.split(" ")[0].split("\n")[0]
+            for text in page.locator("#table-arms tbody td:first-child").all_inner_texts()
+        ]
+
+    assert first_cells() == ["high", "middle", "low"]
+    loss = page.locator("#table-arms th button", has_text="accuracy")
+    loss.click()
+    assert first_cells() == ["high", "middle", "low"]
+    loss.click()
+    assert first_cells() == ["low", "middle", "high"]
+
+    before = page.locator("#plot-confusion").inner_text()
+    page.select_option("#confused", "low")
+    page.wait_for_function(f"document.querySelector('#plot-confusion').innerText != {before!r}")
+
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page itself never scrolls sideways"
+    ink, paper = (
+        page.evaluate(f"getComputedStyle(document.querySelector('{place}')).{what}")
+        for place, what in (("#plot-curves_test_loss .role-axis-label text", "fill"), ("body", "backgroundColor"))
+    )
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    assert (sum(map(int, ink[4:-1].split(", "))) > 384) == dark, "labels contrast with the paper"
+    assert (sum(map(int, paper[4:-1].split(", "))) < 384) == dark
+    assert visit.said == []
+    assert visit.stays_on(page_file.as_uri())
+
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 720, "height": 1000})  # about A4
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#again pre").first.is_visible(), "commands are printed"
+    assert switch.is_visible(), "curves have a legend"
+    page.wait_for_function("document.documentElement.scrollWidth <= 720")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_drawing(visit: Visit, mnist_train: Callable[..., int]) -> None:
+    settings = [
+        "data=mnist5k",
+        "trainer.epochs=4",
+        "trainer.threads=1",
+        "trainer.device=cpu",
+        "logger=none",
+        "quiet=true",
+    ]
+    for model in ("lenet5", "mlp"):
+        assert mnist_train(*settings, f"model={model}", f"hydra.run.dir=runs/{model}", "optimizer.lr=0.03") == 0
+    demo = Demo(load_networks(["runs"]), port=0)
+    thread = threading.Thread(target=demo.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        page = visit.page
+        page.goto(demo.url)
+        box = page.locator("#pad").bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.15 * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.85 * box["height"], steps=10)
+        page.mouse.up()
+        page.wait_for_selector(".network")
+        assert page.locator(".network h2").all_inner_texts() == ["lenet5: 1", "mlp: 1"]
+        assert page.locator("#seen").evaluate("image => image.naturalWidth") == 28
+        page.click("#clear")
+        assert page.locator(".network").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert visit.said == []
+        assert visit.stays_on(demo.url)
+    finally:
+        demo.shutdown()
+        demo.server_close()
+        thread.join()

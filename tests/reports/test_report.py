@@ -1,0 +1,392 @@
+"""Reports from synthetic run directories: what they say, and that they leave nothing out silently."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import altair
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_runs import write_run
+
+from mnist_exp import report
+from mnist_exp.data.embedded import mnist5k
+from mnist_exp.reports.build import Report, build, write
+from mnist_exp.reports.collect import Varied, compare, labels, paths_of, what_varies
+from mnist_exp.reports.figures import CURVES, for_file, for_page
+
+Compose = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def runs(tmp_path: Path, composed: Compose) -> Path:
+    """Three arms with four seeds, one with one seed, and what goes wrong in practice."""
+    folder = tmp_path / "runs"
+    base, wide = composed("name=base", "data=mnist5k"), composed("name=wide", "data=mnist5k", "model.channels=[10,32]")
+    mlp = composed("name=mlp", "data=mnist5k", "model=mlp")
+    single = composed("name=single", "data=mnist5k", "optimizer.lr=0.1")
+    for seed in range(4):
+        write_run(folder / f"base-{seed}", base, seed=seed, accuracy=0.960 + 0.002 * seed)
+        write_run(folder / f"wide-{seed}", wide, seed=seed, accuracy=0.985 + 0.001 * seed, parameters=115_510)
+        write_run(folder / f"mlp-{seed}", mlp, seed=seed, accuracy=[0.961, 0.962, 0.963, 0.967][seed], macs=61_000)
+    write_run(folder / "single-0", single, accuracy=0.97)
+    write_run(folder / "diverged", single, seed=1, status="diverged", error="Diverged: test_loss is nan", epochs=2)
+    write_run(folder / "gone", single, seed=2, status="running", epochs=1)
+    return folder
+
+
+def make(*patterns: Path | str, baseline: str | None = "base") -> Report:
+    return build(compare(paths_of([str(pattern) for pattern in patterns]), baseline))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What the command says before it leaves with status 2."""
+    with pytest.raises(SystemExit) as leaving:
+        report.main([str(argument) for argument in arguments])
+    assert leaving.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+class TestArms:
+    def test_figures_of_an_arm(self, runs: Path) -> None:
+        row = next(row for row in make(runs).rows if row.arm.label == "base")
+        assert row.accuracy is not None
+        assert row.accuracy.n == 4
+        assert row.accuracy.mean == pytest.approx(0.963)
+        assert row.accuracy.std == pytest.approx(np.std([0.960, 0.962, 0.964, 0.966], ddof=1))
+        assert row.loss == pytest.approx(0.5 + 0.5 / 3)
+        assert row.best == (pytest.approx(0.963), 3)
+        assert (row.last_epoch, row.parameters, row.macs, row.train_seconds) == ((3, 3), 61_706, 416_520, 6.0)
+        assert row.images_per_second == pytest.approx(2000)
+        assert row.memory == 300 * 2**20
+
+    def test_best_arm_first_and_the_unfinished_are_named(self, runs: Path) -> None:
+        made = make(runs)
+        assert [row.arm.label for row in made.rows] == ["wide", "single", "mlp", "base"]
+        assert {(problem.status, problem.reason.partition(":")[0]) for problem in made.comparison.problems} == {
+            ("diverged", "Diverged"),
+            ("killed", "its process is gone without a word; to continue it"),
+        }
+        assert made.rows[1].not_completed == "1 diverged, 1 killed"
+
+    def test_only_what_varies_is_listed_once(self, runs: Path) -> None:
+        varied = make(runs).comparison.varied
+        assert [(column.key, column.aliases) for column in varied] == [
+            ("optimizer.lr", ()),
+            ("model._target_", ()),
+            ("model.channels", ()),
+            ("model.hidden", ()),
+        ]
+
+    def test_interpolated_settings_are_aliases(self, composed: Compose) -> None:
+        settings = [{"regularization.dropout": p, "model.dropout": p, "seedless": 1} for p in (0.0, 0.5)]
+        varied, common = what_varies(settings)
+        assert [(column.key, column.aliases) for column in varied] == [("regularization.dropout", ("model.dropout",))]
+        assert common == {"seedless": 1}
+
+    def test_arms_of_one_name_are_told_apart(self) -> None:
+        columns = [Varied("optimizer.lr", (), (0.1, 0.2, 0.1)), Varied("model.hidden", (), ([8], [8], [16]))]
+        assert labels(["a", "a", "b"], columns) == ["a lr=0.1", "a lr=0.2", "b"]
+        assert len(set(labels(["a"] * 3, [Varied("k", (), ("x" * 90,) * 2 + ("y",))]))) == 3
+
+    def test_headline(self, runs: Path) -> None:
+        assert make(runs).headline == (
+            "Highest mean test accuracy: 98.65 % by wide (4 seeds, 95 % interval over seeds 98.44 to 98.86 %). "
+            "Against the baseline: better (+235 images of 10,000)."
+        )
+
+
+class TestPairs:
+    def test_verdicts(self, runs: Path) -> None:
+        verdicts = {pair.arm.label: pair.verdict for pair in make(runs).pairs}
+        assert verdicts == {
+            "wide": "better",
+            "single": "unable to say: one seed (these networks differ: better on images)",
+            "mlp": "no difference shown over seeds",
+        }
+
+    def test_by_image_only_where_the_test_set_is_the_same(self, runs: Path, composed: Compose) -> None:
+        other = write_run(runs / "other", composed("name=other", "data=kmnist"), accuracy=0.9, images=500)
+        made = make(runs)
+        pair = next(pair for pair in made.pairs if pair.arm.label == "other")
+        assert (pair.seeds, pair.images, pair.verdict) == (None, None, "other test set: not comparable")
+        assert any(note.startswith("The arms were tested on 2 different test sets") for note in made.comparison.notes)
+        assert other.exists()
+
+    def test_no_p_value_without_an_effect(self, runs: Path) -> None:
+        for pair in make(runs).pairs:
+            assert pair.seeds is not None
+            assert pair.seeds_p is None or pair.seeds.interval is not None
+            assert pair.images_p is None or pair.images is not None
+
+    def test_correction_makes_nothing_smaller(self, runs: Path) -> None:
+        for pair in make(runs).pairs:
+            if pair.seeds and pair.seeds.p is not None:
+                assert pair.seeds_p is not None
+                assert pair.seeds_p >= pair.seeds.p
+
+
+class TestNotes:
+    def test_same_settings_and_seed_count_once(self, runs: Path) -> None:
+        shutil.copytree(runs / "base-0", runs / "zzz-again")
+        made = make(runs)
+        assert next(row.accuracy.n for row in made.rows if row.arm.label == "base" and row.accuracy) == 4
+        assert f"{runs}/zzz-again repeats {runs}/base-0: same settings, same seed; only the latter is counted" in (
+            made.comparison.notes
+        )
+
+    def test_half_a_line_of_metrics(self, runs: Path) -> None:
+        with (runs / "base-1" / "metrics.jsonl").open("a") as file:
+            file.write('{"epoch": 4, "train_')
+        assert f"{runs}/base-1/metrics.jsonl ends in half a line, which is left out" in make(runs).comparison.notes
+
+    def test_a_damaged_line_takes_the_run_out_and_says_so(self, runs: Path) -> None:
+        file = runs / "base-1" / "metrics.jsonl"
+        file.write_text("rubbish\n" + file.read_text())
+        (problem,) = [p for p in make(runs).comparison.problems if p.status == "unreadable"]
+        assert problem.reason == f"{file}, line 1: not a metrics line"
+
+    def test_mixed_versions_commits_and_machines(self, runs: Path, composed: Compose) -> None:
+        write_run(
+            runs / "new",
+            composed("name=new", "data=mnist5k", "optimizer.lr=0.02"),
+            versions={"torch": "9.0"},
+            git=None,
+            hardware={"cpu": "Another", "cores": 64},
+        )
+        notes = "\n".join(make(runs).comparison.notes)
+        assert "Runs with different versions of torch: 2.15.0 (13), 9.0 (1)" in notes
+        assert "Runs of different commits: 0123456789 (13), unknown (1)" in notes
+        assert "measured in different places: A processor, cpu, 1 threads (13), Another, cpu, 1 threads (1)" in notes
+
+    def test_predictions_missing_or_damaged(self, runs: Path) -> None:
+        (runs / "base-0" / "predictions.npz").unlink()
+        (runs / "base-1" / "predictions.npz").write_bytes(b"PK\3\4 cut off")
+        made = make(runs)
+        notes = "\n".join(made.comparison.notes)
+        assert f"{runs}/base-0/predictions.npz is missing: the run counts for accuracy" in notes
+        assert f"{runs}/base-1/predictions.npz cannot be read (" in notes
+        assert next(pair.images.pairs for pair in made.pairs if pair.arm.label == "wide" and pair.images) == 2
+
+    def test_runs_that_are_still_running(self, tmp_path: Path, composed: Compose) -> None:
+        write_run(tmp_path / "a", composed("data=mnist5k"), status="interrupted", error="Interrupted: after step 3")
+        made = make(tmp_path / "a", baseline=None)
+        assert made.headline.startswith("No run has completed yet")
+        assert {figure.section for figure in made.figures} == {"curves"}
+        assert write(made, tmp_path / "out")
+
+
+class TestMistakes:
+    def test_empty_folder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert refused(capsys, tmp_path) == f"mnist-report: no run in {tmp_path}; a run directory has a run.json\n"
+
+    def test_no_such_place(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert refused(capsys, "nowhere") == (
+            "mnist-report: nowhere does not exist; name run directories, folders of them, or a pattern\n"
+        )
+
+    def test_a_run_of_another_project(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "run.json").write_text('{"id": 7}')
+        assert refused(capsys, tmp_path) == (
+            f"mnist-report: {tmp_path} holds a run of another project: run.json has no status and config_hash\n"
+        )
+
+    def test_a_run_of_another_project_among_ours(self, runs: Path) -> None:
+        (runs / "foreign").mkdir()
+        (runs / "foreign" / "run.json").write_text('{"status": "completed", "config_hash": "x"}')
+        (runs / "foreign" / "config.yaml").write_text("lr: 1")
+        (problem,) = [p for p in make(runs).comparison.problems if p.status == "unreadable"]
+        assert problem.reason == f"{runs}/foreign/config.yaml is not the configuration of a run of this project"
+
+    def test_unknown_baseline(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert refused(capsys, runs, "--baseline", "bose") == (
+            "mnist-report: --baseline 'bose' is not one arm; choose from 'base', 'single', 'mlp', 'wide'; "
+            "did you mean base?\n"
+        )
+
+    def test_output_that_cannot_be_written(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        Path("taken").write_text("a file")
+        assert refused(capsys, runs, "--output", "taken") == (
+            "mnist-report: --output taken cannot be written: Not a directory\n"
+        )
+
+
+def test_patterns_sweeps_and_runs_are_found_once_and_in_order(runs: Path) -> None:
+    for number in (10, 2):
+        shutil.copytree(runs / "base-0", runs / "sweep" / str(number))
+    found = paths_of([str(runs / "sweep"), str(runs / "sweep" / "*"), str(runs / "base-*")])
+    assert [path.name for path in found] == ["2", "10", "base-0", "base-1", "base-2", "base-3"]
+
+
+class TestFiles:
+    def test_the_command_writes_them(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        report.main([str(runs), "--baseline", "base"])
+        output = Path("outputs/report")
+        assert {path.name for path in output.iterdir()} == {"report.html", "report.md", "results.csv", "figures"}
+        figures = list((output / "figures").iterdir())
+        assert {path.suffix for path in figures} == {".svg", ".png"}
+        names = {path.stem for path in figures}
+        assert {f"curves_{split}_{what}" for split in ("train", "test") for what in ("loss", "accuracy")} <= names
+        assert {"accuracy", "differences", "pareto_parameters", "confusion", "per_class", "reliability"} <= names
+        for path in figures:
+            if path.suffix == ".png":
+                with Image.open(path) as image:
+                    assert image.width > 800
+                    assert len(image.convert("L").getcolors() or []) > 10, "not blank"
+        printed = capsys.readouterr().out
+        assert "2 of 15 runs are not counted:" in printed
+        assert "written: outputs/report/report.html, outputs/report/report.md" in printed
+
+    def test_csv_has_a_line_for_each_run(self, runs: Path, tmp_path: Path) -> None:
+        write(make(runs), tmp_path / "out")
+        lines = list(csv.DictReader(io.StringIO((tmp_path / "out" / "results.csv").read_text())))
+        assert len(lines) == 15
+        line = next(line for line in lines if line["directory"].endswith("wide-2"))
+        assert (line["arm"], line["status"], line["seed"], line["model.channels"]) == (
+            "wide",
+            "completed",
+            "2",
+            "[10,32]",
+        )
+        assert float(line["test_accuracy"]) == pytest.approx(0.987)
+        assert next(line["error"] for line in lines if line["status"] == "diverged") == "Diverged: test_loss is nan"
+
+    def test_markdown_tables_are_whole_and_its_pictures_exist(self, runs: Path, tmp_path: Path) -> None:
+        write(make(runs), tmp_path / "out")
+        text = (tmp_path / "out" / "report.md").read_text()
+        for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+        pictures = re.findall(r"\]\((figures/[^)]+)\)", text)
+        assert len(pictures) >= 10
+        assert all((tmp_path / "out" / picture).is_file() for picture in pictures)
+        assert "mnist-train seed=2 name=base" in text
+
+    def test_html_holds_everything_and_fetches_nothing(self, runs: Path, tmp_path: Path) -> None:
+        write(make(runs), tmp_path / "out")
+        text = (tmp_path / "out" / "report.html").read_text()
+        page = Links()
+        page.feed(text)
+        assert page.addresses
+        assert all(address.startswith(("data:", "#")) for address in page.addresses)
+        assert "default-src 'none'" in text
+        assert page.images == 30
+        for said in (
+            "single-0",
+            "diverged",
+            "Diverged: test_loss is nan",
+            "unable to say: one seed",
+            "0123456789abcdef",
+        ):
+            assert said in text
+
+    def test_what_runs_say_cannot_become_code(self, tmp_path: Path, composed: Compose) -> None:
+        tree = composed("data=mnist5k")
+        tree["data"] = {**tree["data"], "_target_": "</script><script>alert(1)</script>"}
+        write_run(tmp_path / "r" / "a", tree, name="<img src=x onerror=alert(2)>")
+        write_run(tmp_path / "r" / "b", composed("data=mnist5k"), name="</script><b>|x")
+        write(make(tmp_path / "r", baseline=None), tmp_path / "out")
+        text = (tmp_path / "out" / "report.html").read_text()
+        assert "<script>alert" not in text
+        assert "<img src=x" not in text
+        assert "</script><b>" not in text
+        assert text.count("</script>") == 2
+
+    def test_figures_of_an_earlier_report_are_gone(self, runs: Path, tmp_path: Path) -> None:
+        write(make(runs), tmp_path / "out")
+        assert (tmp_path / "out" / "figures" / "differences.svg").exists()
+        write(make(runs / "base-0", baseline=None), tmp_path / "out")
+        assert not (tmp_path / "out" / "figures" / "differences.svg").exists()
+
+
+class Links(HTMLParser):
+    """What a page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.images = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.images += tag == "img"
+        self.addresses += [value or "" for name, value in attrs if name in {"src", "href"}]
+
+
+class TestSweeps:
+    @pytest.fixture
+    def sweep(self, tmp_path: Path, composed: Compose) -> Path:
+        for lr in (0.001, 0.003, 0.01, 0.03, 0.1):
+            for p in (0.0, 0.25, 0.5):
+                tree = composed("name=s", "data=mnist5k", f"optimizer.lr={lr}", f"regularization.dropout={p}")
+                for seed in range(2):
+                    accuracy = round(0.95 - 0.03 * abs(np.log10(lr / 0.01)) + 0.002 * seed, 3)
+                    write_run(tmp_path / "sweep" / f"{lr}-{p}-{seed}", tree, seed=seed, accuracy=accuracy)
+        return tmp_path / "sweep"
+
+    def test_swept_numbers_are_drawn(self, sweep: Path) -> None:
+        made = make(sweep, baseline=None)
+        names = [figure.name for figure in made.figures if figure.section == "settings"]
+        assert names == [
+            *("setting_regularization_dropout", "setting_optimizer_lr", "parallel_coordinates", "importance"),
+        ]
+        shares = {v["setting"]: v["share"] for v in made.figures[-4].spec["data"]["values"]}
+        assert shares["optimizer.lr"] > 0.9
+        assert shares["regularization.dropout"] == 0.0
+
+    def test_too_many_arms_to_tell_apart(self, sweep: Path, tmp_path: Path) -> None:
+        made = make(sweep, baseline=None)
+        assert len(made.rows) == 15
+        drawn = {value["arm"] for value in made.figures[0].spec["data"]["values"]}
+        assert len(drawn) == CURVES
+        assert made.comparison.arms[made.comparison.baseline].label in drawn
+        write(made, tmp_path / "out")
+        assert (
+            "3 others, worse or without an epoch, are in the tables only"
+            in (tmp_path / "out" / "report.html").read_text()
+        )
+
+
+@pytest.mark.parametrize("image_size", [28, 32])
+def test_a_trained_run_keeps_what_a_report_needs(
+    image_size: int, mnist_train: Callable[..., int], small: list[str]
+) -> None:
+    padding = 2 if image_size == 28 else 0
+    settings = [f"data.image_size={image_size}", f"model.padding={padding}", "hydra.run.dir=run"]
+    assert mnist_train(*small, *settings) == 0
+    assert json.loads(Path("run/run.json").read_text())["macs"] == 416_520
+    with np.load("run/predictions.npz") as archive:
+        logits, labels, worst, images = (archive[name] for name in ("logits", "labels", "worst", "worst_images"))
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True).astype(np.float64))
+    own = (shares / shares.sum(axis=1, keepdims=True))[np.arange(1000), labels]
+    assert worst.tolist() == own.argsort(kind="stable")[:100].tolist()
+    stored = mnist5k(mean=0.0, std=1.0, image_size=image_size).test.images[worst, 0].mul(255).round().byte().numpy()
+    assert np.array_equal(images, stored)
+    made = make("run", baseline=None)
+    assert len(made.comparison.hard_digits) == 30
+    assert made.comparison.hard_digits[0].pixels.shape == (image_size, image_size)
+
+
+def test_runs_without_images_say_so(tmp_path: Path, composed: Compose) -> None:
+    run = write_run(tmp_path / "run", composed("data=mnist5k"))
+    with np.load(run / "predictions.npz") as archive:
+        arrays = {name: archive[name] for name in ("logits", "labels")}
+    np.savez(run / "predictions.npz", **arrays)
+    write(make(run, baseline=None), tmp_path / "out")
+    assert "No run kept the images" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_figures_follow_the_schema_of_vega_lite(runs: Path) -> None:
+    for figure in make(runs).figures:
+        for spec in (for_page(figure), for_file(figure)):
+            json.dumps(spec, allow_nan=False)
+            altair.Chart.from_dict(spec)

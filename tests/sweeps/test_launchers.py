@@ -1,0 +1,154 @@
+"""The same promises on launchers that use other processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnist_exp.runs import read_run
+from mnist_exp.sweeps.directory import read_sweep
+
+LAUNCHERS = {
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit_local": ["hydra/launcher=submitit_local"],
+}
+each_launcher = pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS)
+
+# Makes the jobs with seeds 0, 1 and 2 end in three bad ways, in whatever process they run.
+BREAK_JOBS = """
+import importlib.machinery, os, signal, sys
+
+class Breaking(importlib.machinery.SourceFileLoader):
+    def exec_module(self, module):
+        super().exec_module(module)
+        fit = module.fit
+        def broken(training, digits, recipe, **options):
+            ends = {0: lambda: 1 / 0, 1: lambda: sys.exit(3), 2: lambda: os.kill(os.getpid(), signal.SIGKILL)}
+            ends.get(recipe.seed, lambda: None)()
+            fit(training, digits, recipe, **options)
+        module.fit = broken
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name != "mnist_exp.experiment":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        spec.loader = Breaking(spec.loader.name, spec.loader.path)
+        return spec
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
+def start(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mnist_exp.train", "-m", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def rows(path: Path) -> dict[str, dict[str, Any]]:
+    return {job["directory"]: job for job in read_sweep(path / "sweep")["jobs"]}
+
+
+@each_launcher
+def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str], tmp_path: Path) -> None:
+    (tmp_path / "break").mkdir()
+    (tmp_path / "break" / "sitecustomize.py").write_text(BREAK_JOBS)
+    command = [*small, *launcher, "data.limit=64", "trainer.epochs=1", "seed=range(5)", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command, PYTHONPATH=str(tmp_path / "break"))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    jobs = rows(tmp_path)
+    assert {name: job["status"] for name, job in jobs.items()} == {
+        **dict.fromkeys(["seed=0", "seed=1", "seed=2"], "failed"),
+        **dict.fromkeys(["seed=3", "seed=4"], "completed"),
+    }
+    assert jobs["seed=0"]["error"] == "ZeroDivisionError: division by zero"
+    assert jobs["seed=1"]["error"] == "SystemExit: 3"
+    assert jobs["seed=2"]["error"] == (
+        "ProcessDied: its process was killed by SIGKILL, as Linux does for want of memory"
+    )
+    assert "failed: sweep/seed=2/train.log" in out
+    before = (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes()
+    process = start(tmp_path, *command)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
+    assert (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("launcher", "whole_group"),
+    [(LAUNCHERS["joblib"], True), (LAUNCHERS["submitit_local"], False)],
+    ids=["joblib, terminal", "submitit_local, parent"],
+)
+def test_interrupted_once_and_finished(
+    whole_group: bool, launcher: list[str], small: list[str], tmp_path: Path, mnist_train: Callable[..., int]
+) -> None:
+    """Ctrl-C on a terminal reaches every process; ``kill -INT`` only the first one."""
+    command = [*small, *launcher, "trainer.epochs=20", "seed=range(3)", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command)
+    wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) >= 2, process)
+    if whole_group:
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    standings = {name: job["status"] for name, job in rows(tmp_path).items()}
+    assert "interrupted" in standings.values()
+    assert set(standings.values()) <= {"interrupted", "waiting", "completed"}
+    assert out.splitlines()[-1].endswith(" not complete; finish: mnist-train -m sweep.resume=sweep")
+    again = subprocess.run(
+        [sys.executable, "-m", "mnist_exp.train", "-m", "sweep.resume=sweep"],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr
+    assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
+    name = next(name for name, status in standings.items() if status == "interrupted")
+    assert mnist_train(*small, "trainer.epochs=20", name, "hydra.run.dir=whole") == 0
+    with np.load("whole/predictions.npz") as whole, np.load(f"sweep/{name}/predictions.npz") as job:
+        np.testing.assert_array_equal(whole["logits"], job["logits"])
+
+
+@each_launcher
+def test_jobs_share_the_cores(launcher: list[str], small: list[str], tmp_path: Path) -> None:
+    small.remove("trainer.threads=1")
+    process = start(tmp_path, *small, *launcher, "trainer.epochs=1", "seed=0,1", "hydra.sweep.dir=sweep")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    share = max(1, len(os.sched_getaffinity(0)) // 2) if "joblib" in launcher[0] else 1
+    for name in ("seed=0", "seed=1"):
+        record = json.loads((tmp_path / "sweep" / name / "run.json").read_text())
+        assert record["threads"] == share
+        assert record["process"]["pid"] != process.pid
+        assert "LeNet-5 | Epoch [1/1]" in (tmp_path / "sweep" / name / "output.log").read_text()
+        assert read_run(tmp_path / "sweep" / name).status == "completed"
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

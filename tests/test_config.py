@@ -1,0 +1,189 @@
+"""A user's mistake gets one line that says what, where and what is allowed, exit status 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnist_exp.config import authorize, check, config_hash
+from mnist_exp.mistakes import UsageError, nearest
+
+MISTAKES = [
+    (["modle=lenet5"], "modle is not a key; did you mean model?"),
+    (["trainer.epoch=5"], "trainer.epoch is not a key; did you mean trainer.epochs?"),
+    (["regularization.augmentation.rotate=5"], "regularization.augmentation.rotate is not a key; "
+     "did you mean regularization.augmentation.rotation?"),
+    (["zzzz=5"], "zzzz is not a key; mnist-train --cfg job lists them"),
+    (["model=lenet6"], "model=lenet6 is not a choice; choose from lenet5, lenet5_1998, mlp; did you mean lenet5?"),
+    (["regularization=droput"], "regularization=droput is not a choice; choose from augment, batch_norm, dropout, "
+     "dropout_batch_norm, ema, full, label_smoothing, mixup, none, weight_decay; did you mean dropout?"),
+    (["trainer.epochs=0"], "trainer.epochs=0 should be greater than or equal to 1"),
+    (["trainer.epochs=ten"], "trainer.epochs=ten should be a valid integer"),
+    (["trainer.epochs=1.5"], "trainer.epochs=1.5 should be a valid integer"),
+    (["trainer.epochs=true"], "trainer.epochs=true should be a valid integer"),
+    (["trainer.epochs=null"], "trainer.epochs=null should be a valid integer"),
+    (["seed=-1"], "seed=-1 should be greater than or equal to 0"),
+    (["optimizer.lr=0"], "optimizer.lr=0 should be greater than 0"),
+    (["optimizer.lr=fast"], "optimizer.lr=fast should be a valid number"),
+    (["data.image_size=30"], "data.image_size=30 should be 28 or 32"),
+    (["data.limit=0"], "data.limit=0 should be greater than or equal to 1"),
+    (["trainer.device=gpu"], "trainer.device=gpu should be auto, cpu, cuda, cuda:N or mps"),
+    (["trainer.precision=float16"], "trainer.precision=float16 should be float32 or bfloat16"),
+    (["name=a/b"], "name=a/b should be letters, digits and . _ + = , - only, 100 at most"),
+    (["regularization.dropout=1.0"], "regularization.dropout=1.0 should be less than 1"),
+    (["model.activation=rleu"], "model.activation=rleu should be relu, tanh, sigmoid, gelu or silu"),
+    (["+model.colour=red"], "model.colour is not a key"),
+    (["+trainer.epoch=3"], "trainer.epoch is not a key; did you mean epochs?"),
+    (["data=idx"], "data.root is not set and has no default; type data.root=VALUE"),
+    (["regularization.early_stopping=3"],
+     "regularization.early_stopping=3 needs validation data; hold some out: data.val_size=5000"),
+    (["trainer.selection=best"], "trainer.selection=best needs validation data; hold some out: data.val_size=5000"),
+    (["regularization.dropout=[0,0.5]"], "regularization.dropout=[0.0,0.5] has 2 values; this model has 3 linear "
+     "layers, give one value for each, or a single one"),
+    (["model=mlp", "model.hidden=[64]", "regularization.dropout=[0,0.5,0.5]"], "regularization.dropout=[0.0,0.5,0.5] "
+     "has 3 values; this model has 2 linear layers, give one value for each, or a single one"),
+    (["regularization.batch_norm=[true]"], "regularization.batch_norm=[true] has 1 values; this model has 4 hidden "
+     "layers, give one value for each, or a single one"),
+    (["model=lenet5_1998", "regularization=dropout"],
+     "regularization.dropout=0.5: mnist_exp.models.LeNet5_1998 has no dropout; leave it off"),
+    (["model.padding=0", "model.kernel_size=11"], "data.image_size=28 with model.padding=0 and model.kernel_size=11 "
+     "leaves no map after the second pooling; enlarge the first two or shrink the kernel"),
+    (["model=mlp", "model.hidden=[64]", "model.depth=2"],
+     "model.depth=2 contradicts model.hidden=[64]; give one of them"),
+    (["model._target_=os.system"], "model._target_=os.system is not allowed; it may name mnist_exp.*, torch.nn.*, "
+     "torch.optim.*, torchvision.transforms.* only"),
+    (["trainer.epochs=[1"], "trainer.epochs=[1 is not a valid override; quote it for the shell: 'KEY=VALUE'"),
+    (["trainer.epochs"], "trainer.epochs is not a valid override; quote it for the shell: 'KEY=VALUE'"),
+    (["seed=1,2"], "seed=1,2 names several values; train each with mnist-train -m, or write a list as seed=[1,2]"),
+    (["resume=missing"], "missing is not a directory"),
+    (["resume=missing", "seed=3"], "seed=3 cannot go with resume: a run continues as it began; leave it out"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
+def test_mistake_is_one_line(
+    arguments: list[str],
+    message: str,
+    mnist_train: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    assert mnist_train(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"mnist-train: {message}\n"
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == [], "nothing was created"
+
+
+def test_every_mistake_gets_its_line(mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert mnist_train("trainer.epochs=0", "seed=-1") == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "mnist-train: trainer.epochs=0 should be greater than or equal to 1",
+        "mnist-train: seed=-1 should be greater than or equal to 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.device=cuda:7"], r"trainer\.device=cuda:7 is not there; this machine has .*cpu"),
+        (["data.val_size=4000"], r"4,000|4000"),
+    ],
+)
+def test_mistake_that_needs_the_machine(
+    overrides: list[str],
+    message: str,
+    mnist_train: Callable[..., int],
+    small: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert mnist_train(*small, *overrides) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mnist-train: ")
+    assert re.search(message, line)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+optimizer.colour=1", "optimizer: SGD.__init__() got an unexpected keyword argument 'colour'"),
+        ("+scheduler.colour=1", "scheduler: constant() got an unexpected keyword argument 'colour'"),
+        ("optimizer.momentum=0.0 optimizer.nesterov=true",
+         "optimizer: Nesterov momentum requires a momentum and zero dampening"),
+    ],
+)  # fmt: skip
+def test_argument_that_the_target_refuses(
+    override: str, message: str, mnist_train: Callable[..., int], small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mnist_train(*small, *override.split()) == 2
+    assert capsys.readouterr().err == f"mnist-train: {message}\n"
+
+
+def test_config_of_a_stranger_cannot_run_code(composed: Callable[..., dict[str, Any]]) -> None:
+    tree = composed()
+    for group, target in [
+        ("model", "torch.nn.modules.module.warnings.warn"),
+        ("optimizer", "torch.optim.optimizer.functools.reduce"),
+        ("scheduler", "mnist_exp.training.save_checkpoint"),
+        ("logger", "mnist_exp.train.main"),
+        ("model", "torch.nn.NoSuchThing"),
+    ]:
+        hostile = {**tree, group: {"_target_": target, "_partial_": True, "lr": 0.1}}
+        check(hostile) if group != "model" else None
+        with pytest.raises(UsageError, match=rf"{group}\._target_={target} (is not allowed there|does not exist)"):
+            authorize(hostile)
+
+
+def test_targets_below_a_section_are_checked(composed: Callable[..., dict[str, Any]]) -> None:
+    tree = composed()
+    hostile = {
+        **tree,
+        "model": {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "os.system", "command": "ls"}]},
+    }
+    with pytest.raises(UsageError, match=r"model\._args_\.0\._target_=os\.system is not allowed"):
+        check(hostile)
+
+
+def test_any_torch_module_can_be_the_model(mnist_train: Callable[..., int], small: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "linear.yaml").write_text(
+        "_target_: torch.nn.Sequential\n_args_:\n- {_target_: torch.nn.Flatten}\n"
+        "- {_target_: torch.nn.Linear, in_features: 784, out_features: 10}\n"
+    )
+    assert mnist_train("--config-dir", str(tmp_path / "mine"), "model=linear", *small) == 0
+
+
+def test_hash_ignores_what_does_not_change_the_result(composed: Callable[..., dict[str, Any]]) -> None:
+    base = config_hash(composed())
+    for same in (["name=other"], ["logger=none"], ["trainer.threads=1"], ["trainer.device=cpu"], ["quiet=true"]):
+        assert config_hash(composed(*same)) == base, same
+    for different in (["seed=1"], ["trainer.epochs=11"], ["data=mnist5k"], ["regularization=ema"], ["model=mlp"]):
+        assert config_hash(composed(*different)) != base, different
+
+
+def test_seed_zero_is_a_seed_and_the_default(composed: Callable[..., dict[str, Any]]) -> None:
+    assert composed()["seed"] == 0
+    assert config_hash(composed("seed=0")) == config_hash(composed())
+
+
+def test_regularization_reaches_model_and_optimizer(composed: Callable[..., dict[str, Any]]) -> None:
+    for model in ("lenet5", "mlp"):
+        tree = composed(f"model={model}", "regularization=full", "optimizer=adamw")
+        assert tree["model"]["dropout"] == tree["regularization"]["dropout"] == 0.2
+        assert tree["model"]["batch_norm"] is True
+        assert tree["optimizer"]["weight_decay"] == tree["regularization"]["weight_decay"] == 5e-4
+
+
+def test_none_is_exactly_nothing(composed: Callable[..., dict[str, Any]]) -> None:
+    knobs = composed()["regularization"]
+    assert not any(value for key, value in knobs.items() if key != "augmentation")
+    assert not any(value for key, value in knobs["augmentation"].items() if key not in {"elastic_sigma", "strength"})
+
+
+def test_nearest_is_silent_about_far_words() -> None:
+    assert nearest("epoch", ["epochs", "device"]) == "; did you mean epochs?"
+    assert nearest("zebra", ["epochs", "device"]) == ""

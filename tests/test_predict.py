@@ -1,0 +1,154 @@
+"""Trained networks look at pictures: the mnist-predict command and the server behind mnist-demo."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_runs import write_run
+
+from mnist_exp import demo, predict
+from mnist_exp.data.embedded import mnist5k
+
+TRAINING = [
+    "data=mnist5k",
+    "trainer.epochs=4",
+    "trainer.threads=1",
+    "trainer.device=cpu",
+    "logger=none",
+    "optimizer.lr=0.03",
+]
+
+
+@pytest.fixture
+def network(mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Path:
+    assert mnist_train(*TRAINING, "data.image_size=32", "model.padding=0", "hydra.run.dir=run") == 0
+    capsys.readouterr()
+    return Path("run")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A hundred real digits, dark on light, large, named by their label."""
+    test = mnist5k(mean=0.0, std=1.0).test
+    (tmp_path / "pictures").mkdir()
+    for number, (image, label) in enumerate(zip(test.images[:100, 0], test.labels, strict=False)):
+        pixels = 255 - np.kron(image.mul(255).round().byte().numpy(), np.ones((4, 4), dtype=np.uint8))
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number:03}_{label}.png")
+    return tmp_path / "pictures"
+
+
+def test_a_folder_of_pictures(network: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pictures / "notes.txt").write_text("no picture")
+    predict.main([str(network), str(pictures), "--json"])
+    results = json.loads(capsys.readouterr().out)
+    assert len(results) == 100
+    assert np.mean([result["image"].endswith(f"_{result['digit']}.png") for result in results]) > 0.85
+    first = results[0]
+    assert sum(first["probabilities"]) == pytest.approx(1)
+    assert [entry["probability"] for entry in first["top"]] == sorted(first["probabilities"], reverse=True)[:3]
+
+
+def test_one_line_a_picture(network: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = pictures / "001_1.png"
+    predict.main([str(network), str(file)])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{file}: 1 ")
+    assert line.count("%") == 3
+
+
+class TestMistakes:
+    def refused(self, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as leaving:
+            predict.main([str(argument) for argument in arguments])
+        assert leaving.value.code == 2
+        captured = capsys.readouterr()
+        return captured.out, captured.err
+
+    def test_no_run(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        out, err = self.refused(capsys, tmp_path, "x.png")
+        assert (out, err) == ("", f"mnist-predict: {tmp_path} is not a run directory: it has no run.json\n")
+
+    def test_folder_without_pictures(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        _, err = self.refused(capsys, "run", tmp_path)
+        assert err == f"mnist-predict: {tmp_path} holds no picture; expected files that end in .png, .jpg, .jpeg\n"
+
+    def test_the_others_are_classified(self, network: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        Path("bad.png").write_bytes(b"rubbish")
+        out, err = self.refused(capsys, network, pictures / "001_1.png", "bad.png", "gone.png")
+        assert len(out.splitlines()) == 1
+        assert err == (
+            "mnist-predict: bad.png: not a whole PNG or JPEG image\nmnist-predict: gone.png: does not exist\n"
+        )
+
+
+class TestDemo:
+    @pytest.fixture
+    def server(self, network: Path) -> Iterator[demo.Demo]:
+        with demo.Demo(demo.load_networks([str(network)]), port=0) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+            thread.start()
+            yield server
+            server.shutdown()
+            thread.join()
+
+    def ask(self, server: demo.Demo, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        answer = response.status, response.read()
+        connection.close()
+        return answer
+
+    def test_answers(self, server: demo.Demo) -> None:
+        one = np.full((280, 280), 255, dtype=np.uint8)
+        one[40:240, 130:150] = 0
+        buffer = io.BytesIO()
+        Image.fromarray(one).save(buffer, "PNG")
+        status, body = self.ask(server, "POST", "/classify", buffer.getvalue())
+        assert status == 200
+        answer = json.loads(body)
+        assert answer["seen"].startswith("data:image/png;base64,")
+        (found,) = answer["networks"]
+        assert np.argmax(found["probabilities"]) == 1
+        assert (found["name"], found["directory"]) == ("lenet5", "run")
+
+    def test_refuses(self, server: demo.Demo) -> None:
+        assert server.server_address[0] == "127.0.0.1"
+        assert self.ask(server, "GET", "/")[0] == 200
+        assert self.ask(server, "GET", "/../pyproject.toml")[0] == 404
+        assert self.ask(server, "POST", "/classify", b"rubbish") == (
+            422, b'{"error": "not a whole PNG or JPEG image"}',
+        )  # fmt: skip
+        assert self.ask(server, "POST", "/classify")[0] == 413
+        assert self.ask(server, "POST", "/elsewhere", b"x")[0] == 404
+        assert self.ask(server, "GET", "/", Host="evil.example:80")[0] == 403
+        assert self.ask(server, "POST", "/classify", b"x", Host="evil.example")[0] == 403
+
+    def test_what_cannot_be_loaded_is_told(
+        self, network: Path, composed: Callable[..., dict[str, object]], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_run(Path("untrained"), composed("data=mnist5k"))
+        assert len(demo.load_networks(["run", "untrained"])) == 1
+        assert capsys.readouterr().err == (
+            "left out: untrained has no checkpoints/last.pt yet; its status is completed\n"
+        )
+
+    def test_nothing_to_show(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as leaving:
+            demo.main([str(tmp_path)])
+        assert leaving.value.code == 2
+        assert capsys.readouterr().err == f"mnist-demo: no run in {tmp_path}; a run directory has a run.json\n"
+
+    def test_taken_port(self, server: demo.Demo, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as leaving:
+            demo.main(["run", "--port", str(server.server_port)])
+        assert leaving.value.code == 2
+        assert capsys.readouterr().err.startswith(f"mnist-demo: --port {server.server_port} cannot be used (")

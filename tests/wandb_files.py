@@ -1,0 +1,82 @@
+"""Reads the file a W&B run leaves on disk, ``run-ID.wandb``: a seven-byte header, then records as in a LevelDB log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import wandb
+from wandb.proto.wandb_internal_pb2 import Record
+
+_BLOCK = 32_768  # bytes; a record's parts never cross one
+_HEADER = 7  # bytes, of the file and of every part: checksum (4), length (2), type (1)
+_FULL, _LAST = 1, 4
+
+
+@dataclass
+class RunFile:
+    """What one file says of its run."""
+
+    id: str = ""
+    project: str = ""
+    name: str = ""
+    group: str = ""
+    tags: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    x_axes: dict[str, str] = field(default_factory=dict)  # the metric against which a metric is drawn
+    artifact_files: list[str] = field(default_factory=list)
+    exit_code: int | None = None
+
+
+def read_run(directory: Path) -> RunFile:
+    """The one W&B file below a run directory. Ends this process's W&B session, which writes in the background."""
+    wandb.teardown()
+    (path,) = directory.glob("wandb/*run-*/run-*.wandb")
+    return read_file(path)
+
+
+def read_file(path: Path) -> RunFile:
+    """A file that was finished, or cut off: what is whole is read."""
+    run = RunFile()
+    for record in _records(path.read_bytes()):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run.id, run.project = record.run.run_id, record.run.project
+            run.name, run.group = record.run.display_name, record.run.run_group
+            run.tags = list(record.run.tags)
+            run.config.update({item.key: json.loads(item.value_json) for item in record.run.config.update})
+        elif kind == "history":
+            run.history.append(_values(record.history.item))
+        elif kind == "summary":
+            run.summary.update(_values(record.summary.update))
+        elif kind == "metric":
+            run.x_axes[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+        elif kind == "artifact":
+            run.artifact_files = [entry.path for entry in record.artifact.manifest.contents]
+        elif kind == "exit":
+            run.exit_code = record.exit.exit_code
+    run.config.pop("_wandb", None)
+    return run
+
+
+def _values(items: Any) -> dict[str, Any]:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def _records(data: bytes) -> Iterator[Record]:
+    position, body = _HEADER, b""
+    while position + _HEADER <= len(data):
+        if _BLOCK - position % _BLOCK < _HEADER:
+            position += _BLOCK - position % _BLOCK
+            continue
+        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        body += data[position + _HEADER : position + _HEADER + length]
+        position += _HEADER + length
+        if kind in (_FULL, _LAST):
+            yield Record.FromString(body)
+            body = b""

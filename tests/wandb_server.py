@@ -1,0 +1,243 @@
+"""A stand-in for the Weights & Biases server on the loopback interface: as much of it as an online run talks to.
+
+It answers
+- POST /graphql: Viewer (whose key it is), UpsertBucket (a run is created or changed), RunResumeStatus (what is known of a run that continues) and
+  CreateRunFiles (addresses to upload to), for reports ProjectInternalId, GetProjects and upsertView; any other operation gets empty data, which the client takes for a server that
+  is older than itself;
+- PUT /upload/RUN/NAME: a file;
+- POST /files/ENTITY/PROJECT/RUN/file_stream: history rows at their offset, the summary, and the exit code at the end;
+- anything else: an empty object.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+
+@dataclass
+class Run:
+    """What the server knows of one run."""
+
+    id: str
+    project: str
+    name: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)  # without W&B's own entry
+    lines: dict[int, str] = field(default_factory=dict)  # of the history by offset, as JSON
+    summary: dict[str, Any] = field(default_factory=dict)
+    exit_code: int | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
+    resumed: int = 0  # how often somebody continued it
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Rows in order, as logged; W&B's own entries (``_step`` ...) included."""
+        return [json.loads(self.lines[offset]) for offset in sorted(self.lines)]
+
+
+class WandbServer:
+    """Serves while the ``with`` block lasts, or until ``stop()``.
+
+    Args:
+        refuse_key: every API key is wrong (401).
+        silent: connections are accepted, requests are never answered.
+    """
+
+    def __init__(self, *, refuse_key: bool = False, silent: bool = False) -> None:
+        self.refuse_key = refuse_key
+        self.silent = silent
+        self.runs: dict[str, Run] = {}
+        self.reports: list[dict[str, Any]] = []  # as saved: displayName, spec (JSON) ...
+        self.operations: list[str] = []  # names of the GraphQL operations, in order
+        self.stopped = threading.Event()
+        self._http = _HttpServer(("127.0.0.1", 0), _Handler)
+        self._http.stand_in = self
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self.environment = {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "k" * 40}
+
+    def __enter__(self) -> WandbServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Be gone: the port is closed when this returns. May be called twice."""
+        if not self.stopped.is_set():
+            self.stopped.set()
+            self._http.shutdown()
+            self._http.server_close()
+            self._thread.join()
+
+    def graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """The ``data`` of the answer."""
+        self.operations.append(operation)
+        if operation == "UpsertBucket":
+            return {"upsertBucket": self._upsert(variables)}
+        if operation == "RunResumeStatus":
+            return {"model": self._resume_status(variables)}
+        if operation == "CreateRunFiles":
+            run = variables["run"]
+            files = [{"name": name, "uploadUrl": f"{self.url}/upload/{run}/{name}"} for name in variables["files"]]
+            return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": files}}
+        if operation in {"Viewer", "GetViewer", "GetDefaultEntity"}:
+            edges = {"edges": []}
+            user = {"id": "user", "username": _ENTITY["name"], "entity": _ENTITY["name"], "flags": "{}", "teams": edges}
+            return {
+                "viewer": {
+                    **user,
+                    "name": "Somebody",
+                    "email": None,
+                    "admin": False,
+                    "deletedAt": None,
+                    "apiKeys": edges,
+                }
+            }
+        if operation == "ProjectInternalId":
+            known = variables["projectName"] in self.projects()
+            return {"project": {"id": "project", "internalId": "cHJvamVjdA=="} if known else None}
+        if operation == "GetProjects":
+            common = {
+                "entityName": _ENTITY["name"],
+                "createdAt": "2026-11-21T00:00:00Z",
+                "isBenchmark": False,
+                "user": None,
+            }
+            edges = [
+                {"node": {"__typename": "Project", "id": name, "name": name, **common}} for name in self.projects()
+            ]
+            return {
+                "models": {
+                    "edges": edges,
+                    "pageInfo": {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False},
+                }
+            }
+        if operation == "upsertView":
+            self.reports.append(variables)
+            project = {"id": "project", "name": variables["projectName"], "entityName": variables["entityName"]}
+            shown = {key: variables[key] for key in ("name", "displayName", "description", "type", "spec")}
+            return {"upsertView": {"view": {"id": "Vmlldzox", "project": project, **shown}, "inserted": True}}
+        return {}
+
+    def projects(self) -> list[str]:
+        """Names of the projects that runs were logged to."""
+        return sorted({run.project for run in self.runs.values()})
+
+    def _upsert(self, variables: dict[str, Any]) -> dict[str, Any]:
+        inserted = variables["name"] not in self.runs
+        run = self.runs.setdefault(variables["name"], Run(variables["name"], variables["project"]))
+        run.name = variables["displayName"] or run.name
+        run.group = variables["groupName"] or run.group
+        run.tags = variables["tags"] or run.tags
+        config = json.loads(variables["config"] or "{}")
+        run.config.update({key: entry["value"] for key, entry in config.items() if key != "_wandb"})
+        return {"bucket": self._bucket(run), "inserted": inserted}
+
+    def _resume_status(self, variables: dict[str, Any]) -> dict[str, Any] | None:
+        run = self.runs.get(variables["name"])
+        if run is None:
+            return None
+        run.resumed += 1
+        return {"id": "project", "name": run.project, "entity": _ENTITY, "bucket": self._bucket(run)}
+
+    def _bucket(self, run: Run) -> dict[str, Any]:
+        tail = [run.lines[max(run.lines)]] if run.lines else []
+        return {
+            "id": run.id,
+            "name": run.id,
+            "displayName": run.name,
+            "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
+            "project": {"id": "project", "name": run.project, "entity": _ENTITY},
+            "summaryMetrics": json.dumps(run.summary),
+            "historyLineCount": len(run.lines),
+            "historyTail": json.dumps(tail),
+            "eventsLineCount": 0,
+            "eventsTail": "[]",
+            "logLineCount": 0,
+            "tags": run.tags,
+            "wandbConfig": '{"t": 1}',
+        }
+
+    def stream(self, run_id: str, message: dict[str, Any]) -> None:
+        """Take one message of the file stream."""
+        run = self.runs[run_id]
+        files = message.get("files") or {}
+        history = files.get("wandb-history.jsonl", {"offset": 0, "content": []})
+        run.lines.update(enumerate(history["content"], start=history["offset"]))
+        for line in files.get("wandb-summary.json", {"content": []})["content"]:
+            run.summary = json.loads(line)
+        if message.get("complete"):
+            run.exit_code = message["exitcode"]
+
+
+_ENTITY = {"id": "entity", "name": "somebody"}
+
+
+class _HttpServer(ThreadingHTTPServer):
+    daemon_threads = True
+    stand_in: WandbServer
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no error of the server's."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _HttpServer
+
+    def _answer(self) -> None:
+        stand_in = self.server.stand_in
+        body = self._body()
+        if stand_in.silent:
+            stand_in.stopped.wait()
+        if stand_in.stopped.is_set():
+            return
+        if stand_in.refuse_key:
+            self._send(401, {"errors": [{"message": "invalid API key"}]})
+        elif self.path == "/graphql":
+            request = json.loads(body)
+            # Some of the clients name the operation in the query only.
+            named = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
+            operation = request.get("operationName") or (named[1] if named else "")
+            self._send(200, {"data": stand_in.graphql(operation, request.get("variables") or {})})
+        elif match := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):
+            stand_in.stream(match[1], json.loads(body))
+            self._send(200, {})
+        else:
+            if match := re.fullmatch(r"/upload/([^/]+)/(.+)", self.path):
+                stand_in.runs[match[1]].files[match[2]] = body
+            self._send(200, {})
+
+    do_GET = do_POST = do_PUT = _answer
+
+    def _body(self) -> bytes:
+        body = b""
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+
+    def _send(self, status: int, answer: dict[str, Any]) -> None:
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None: ...
