@@ -44,13 +44,13 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool) -> None
     one = Split(normalised[:1], labels[:1])
     digits = Digits(train=Split(normalised, labels), val=None, test=one, background=-0.4242)
 
-    def network() -> tuple[LeNet5, torch.optim.Optimizer]:
+    def network(memory_format: torch.memory_format) -> tuple[LeNet5, torch.optim.Optimizer]:
         torch.manual_seed(0)
-        model = LeNet5()
+        model = LeNet5().to(memory_format=memory_format)
         return model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
 
     def ours() -> float:
-        model, optimizer = network()
+        model, optimizer = network(torch.channels_last)
         scheduler = constant(optimizer, epochs=EPOCHS, steps_per_epoch=-(-images // BATCH))
         training = Training(model, optimizer, scheduler, None, torch.device("cpu"))
         recipe = Recipe(EPOCHS, BATCH, 1000, 0, Objective())
@@ -64,7 +64,7 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool) -> None
             return time.perf_counter() - began
 
     def bare() -> float:
-        model, optimizer = network()
+        model, optimizer = network(torch.channels_last)
         began = time.perf_counter()
         loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
         for index in torch.randperm(images).split(BATCH):
@@ -96,7 +96,7 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool) -> None
             return self.transform(Image.fromarray(pixels[index, 0].numpy())), int(labels[index])
 
     def loader() -> float:
-        model, optimizer = network()
+        model, optimizer = network(torch.contiguous_format)
         began = time.perf_counter()
         total = 0.0
         for batch, targets in DataLoader(Pictures(), batch_size=BATCH, shuffle=True):
