@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -74,6 +75,31 @@ def mnist_train_process(tmp_path: Path) -> Callable[..., subprocess.CompletedPro
         return subprocess.run(
             command, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False, **options
         )
+
+    return run
+
+
+@pytest.fixture
+def mnist_train_terminal(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """``mnist-train`` in a process of its own, on a terminal; returns the exit status and all that it wrote there."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        parent, child = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "140", "LINES": "40"}
+        command = [sys.executable, "-m", "mnist_exp.train", *arguments]
+        process = subprocess.Popen(command, stdout=child, stderr=child, env=environment, cwd=tmp_path)
+        os.close(child)
+        screen = b""
+        while True:
+            try:
+                part = os.read(parent, 65536)
+            except OSError:  # Linux: the other end is closed
+                break
+            if not part:
+                break
+            screen += part
+        os.close(parent)
+        return process.wait(timeout=60), screen.decode()
 
     return run
 

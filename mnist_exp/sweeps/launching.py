@@ -113,7 +113,7 @@ def launch(
             wanted = list(dict.fromkeys(jobs))
             if config.sweep.resume:
                 wanted = list(dict.fromkeys([*wanted, *sweep.jobs.values()]))
-            with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted):
+            with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted, bar=inner._target_ != BASIC):
                 _run(sweep, wanted, _launcher(inner, config, sweep), stop, parallel)
             stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
             if _fingerprint(context) != files:

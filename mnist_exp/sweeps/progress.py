@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
@@ -22,16 +24,19 @@ class Progress:
     Args:
         sweep: whose ``sweep.json`` is kept up to date.
         wanted: the jobs that this command is about.
+        bar: show one on a terminal. Jobs that train in this process show theirs, and a terminal has room for one.
     """
 
-    def __init__(self, sweep: SweepDirectory, wanted: Sequence[Job]) -> None:
+    def __init__(self, sweep: SweepDirectory, wanted: Sequence[Job], *, bar: bool) -> None:
         self._sweep = sweep
         self._wanted = {job.directory for job in wanted}
         self._standings = {name: sweep.standing(job) for name, job in sweep.jobs.items()}
         self._left = {name for name in self._wanted if self._standings[name].status not in SETTLED}
-        self._began = time.monotonic()
+        self._began = self._last_end = time.monotonic()
         self._ended = 0
         self._out = Console(soft_wrap=True, highlight=False)
+        columns = (TextColumn("sweep"), BarColumn(20), TextColumn("{task.description}", markup=False))
+        self._bar = Bar(*columns, console=self._out, transient=True, disable=not (bar and self._out.is_terminal))
         self._over = threading.Event()
         self._changing = threading.Lock()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -41,6 +46,8 @@ class Progress:
         done = len(self._wanted) - len(self._left)
         already = f", {done} of them done already" if done else ""
         self._out.print(Text(f"sweep {self._sweep.path.name}: {count(len(self._wanted), 'job')}{already}"))
+        self._task = self._bar.add_task(self.summary(), total=len(self._wanted), completed=done)
+        self._bar.start()
         self._thread.start()
         return self
 
@@ -48,25 +55,27 @@ class Progress:
         self._over.set()
         self._thread.join()
         self.refresh()
+        self._bar.stop()
 
     def refresh(self) -> None:
         """Read what has changed, say so, and write it down."""
         with self._changing:
-            changed = []
-            for name in self._left:
-                standing = self._sweep.standing(self._sweep.jobs[name])
-                if standing.status != self._standings[name].status:
-                    changed.append(name)
-                self._standings[name] = standing
-            if not changed:
-                return
-            self._sweep.write(self._standings)
-            for name in changed:
-                standing = self._standings[name]
-                if standing.status in SETTLED | FAILED:
-                    self._ended += 1
-                    self._out.print(Text(f"sweep: {name} {standing.status}; {self.summary()}"))
+            before = dict(self._standings)
+            self._standings |= {name: self._sweep.standing(self._sweep.jobs[name]) for name in self._left}
+            changed = [name for name in self._left if self._standings[name].status != before[name].status]
+            if changed:
+                self._sweep.write(self._standings)
+            ended = [name for name in changed if self._standings[name].status in SETTLED | FAILED]
+            if ended:
+                self._ended += len(ended)
+                self._last_end = time.monotonic()
+            for name in ended:
+                self._out.print(Text(f"sweep: {name} {self._standings[name].status}; {self.summary()}"))
             self._left -= {name for name in changed if self._standings[name].status in SETTLED}
+            self._bar.update(self._task, completed=self._over_and_done(), description=self.summary())
+
+    def _over_and_done(self) -> int:
+        return sum(self._standings[name].status in SETTLED | FAILED for name in self._wanted)
 
     def summary(self) -> str:
         """Jobs done, running and failed, time left, best so far."""
@@ -78,7 +87,8 @@ class Progress:
         parts += [f"{counts['running']} running"] if counts["running"] else []
         parts += [f"{failed} failed"] if failed else []
         if waiting and self._ended:
-            parts.append(f"about {duration((time.monotonic() - self._began) / self._ended * waiting)} left")
+            left = (self._last_end - self._began) / self._ended * waiting - (time.monotonic() - self._last_end)
+            parts.append(f"about {duration(max(left, 0))} left")
         if best := best_so_far(standings):
             parts.append(best)
         return ", ".join(parts)

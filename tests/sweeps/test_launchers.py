@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,3 +153,14 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> N
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_the_whole_sweep_on_a_terminal(small: list[str], mnist_train_terminal: Callable[..., tuple[int, str]]) -> None:
+    """A bar that is drawn while jobs run in other processes; what stays on the screen is a line a job, and the table."""
+    sweep = ["-m", *small, *LAUNCHERS["joblib"], "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    status, text = mnist_train_terminal(*sweep)
+    assert status == 0
+    assert re.search("sweep .*━.* 0 of 3 done, . running", text)
+    assert re.search("━.* [12] of 3 done, . running, about .* left, highest test accuracy", text)
+    assert len(re.findall("sweep: seed=. completed; ", text)) == 3
+    assert "Sweep sweep" in text
