@@ -5,7 +5,9 @@ The heavy half of ``train``: importing this module imports torch.
 
 from __future__ import annotations
 
+import ctypes
 import io
+import platform
 import signal
 import sys
 import time
@@ -193,12 +195,26 @@ def prepare_torch(config: Config, device: torch.device, threads: int | None) -> 
     """
     threads = threads or config.trainer.threads or cores()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     if device.type == "cuda":
         # Same seed, same bits: refuses kernels whose result depends on timing.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = False
     return threads
+
+
+def keep_freed_memory() -> None:
+    """Let a freed tensor's memory wait for the next one, where the C library is glibc.
+
+    It would give large blocks back to the kernel and get them again, page by page, in every step: a tenth to a quarter of
+    a step's time on a CPU.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 32 * 2**20)  # the largest that every version takes
+        libc.mallopt(trim_threshold, 2**30)
 
 
 def device_name(device: torch.device) -> str:

@@ -1,8 +1,9 @@
-"""How much the framework around the training loop costs, and how fast the command line answers.
+"""What the framework around the training loop costs, how fast the command line answers, and how fast a network can learn.
 
-    python scripts/benchmark.py            # both, about three minutes on two cores
+    python scripts/benchmark.py            # loop and startup, about three minutes on two cores
     python scripts/benchmark.py loop --threads 1
     python scripts/benchmark.py startup
+    python scripts/benchmark.py speedrun
 
 Times on one machine are only comparable side by side, so every figure is a ratio of medians of runs that took turns.
 
@@ -10,6 +11,8 @@ loop     `mnist_exp.training.fit` with its bookkeeping (order of images, metrics
          a bare PyTorch loop on the same resident tensors with the same arithmetic; evaluation is left out of both. Beside
          them a DataLoader with torchvision transforms, what most code does. LeNet-5, SGD 0.01/0.9, batch 64.
 startup  `mnist-train --help` and a mistyped key against a program that imports Hydra and composes the same configuration.
+speedrun experiment=record/speedrun, all of it, against the first epoch of the default recipe; full MNIST, the seconds of
+         import, data, training and evaluation each on their own.
 """
 
 from __future__ import annotations
@@ -148,6 +151,29 @@ def startup(repetitions: int) -> None:
     take_turns(candidates, repetitions, reference="import hydra + compose", unit="s")
 
 
+def speedrun(repetitions: int, threads: int) -> None:
+    from mnist_exp.runs import read_run
+
+    recipes = {"first epoch of the default": ["trainer.epochs=1"], "record/speedrun": ["experiment=record/speedrun"]}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in recipes}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(repetitions):
+            for name, overrides in recipes.items():
+                path = Path(folder) / f"{len(runs[name])}-{name.replace('/', '-')}"
+                common = [f"seed={seed}", f"trainer.threads={threads}", "logger=none", "quiet=true"]
+                command = [sys.executable, "-m", "mnist_exp.train", *overrides, *common, f"hydra.run.dir={path}"]
+                subprocess.run(command, check=True, capture_output=True)
+                record = read_run(path).record
+                runs[name].append({**record["seconds"], "accuracy": record["final"]["test_accuracy"]})
+    print(f"seconds, {threads} threads, {repetitions} repetitions in turns, medians")
+    reference = statistics.median(run["train"] for run in runs["first epoch of the default"])
+    for name, measured in runs.items():
+        middle = {key: statistics.median(run[key] for run in measured) for key in measured[0]}
+        phases = "  ".join(f"{key} {middle[key]:6.2f}" for key in ("import", "data", "train", "eval"))
+        accuracy = f"accuracy {100 * statistics.fmean(run['accuracy'] for run in measured):.2f} %"
+        print(f"  {name:28s} {phases}  train against the first line {middle['train'] / reference:5.2f}  {accuracy}")
+
+
 def take_turns(candidates: dict[str, Callable[[], float]], repetitions: int, *, reference: str, unit: str) -> None:
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repetitions):
@@ -165,7 +191,7 @@ def take_turns(candidates: dict[str, Callable[[], float]], repetitions: int, *, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["all", "loop", "startup"], default="all")
+    parser.add_argument("what", nargs="?", choices=["all", "loop", "startup", "speedrun"], default="all")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--images", type=int, default=60_000)
@@ -175,6 +201,8 @@ def main() -> None:
         startup(options.repetitions)
     if options.what in {"all", "loop"}:
         loop(options.repetitions, options.threads, options.images, not options.no_loader)
+    if options.what == "speedrun":
+        speedrun(options.repetitions, options.threads)
 
 
 if __name__ == "__main__":

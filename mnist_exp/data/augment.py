@@ -49,15 +49,18 @@ class Augment:
         kernel = torch.exp(-(offsets**2) / (2 * elastic_sigma**2))
         self._kernel = kernel / kernel.sum()
         self._smoothing: dict[tuple[int, torch.device], Tensor] = {}
+        self._centres: dict[tuple[int, torch.device], Tensor] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Distort images (N, 1, S, S), floating point; returns a new tensor of the same shape and dtype."""
-        grid = F.affine_grid(self.affine(len(images), images.device), list(images.shape), align_corners=False)
+        count, side = len(images), images.shape[-1]
+        sources = self.affine(count, images.device) @ self._pixels(side, images.device)
+        sources = sources.view(count, 2, side, side)
         if self.elastic_alpha:
-            grid = grid + self.elastic(len(images), images.shape[-1], images.device)
+            sources = sources + self.elastic(count, side, images.device)
         # Outside counts as zero in grid_sample, so the background is moved there and back.
-        moved = F.grid_sample(images - self.background, grid.to(images.dtype), align_corners=False)
-        return moved + self.background
+        grid = sources.permute(0, 2, 3, 1).to(images.dtype)
+        return F.grid_sample(images - self.background, grid, align_corners=False) + self.background
 
     def affine(self, count: int, device: torch.device) -> Tensor:
         """Random maps (N, 2, 3) from output to input coordinates, in units where the image spans [-1, 1]."""
@@ -70,11 +73,18 @@ class Augment:
         return torch.stack([x_row, y_row], dim=1)
 
     def elastic(self, count: int, side: int, device: torch.device) -> Tensor:
-        """Smooth random displacements (N, S, S, 2), in units where the image spans [-1, 1]."""
-        noise = torch.rand(count, 2, side, side, device=device) * 2 - 1
+        """Smooth random displacements (N, 2, S, S), x before y, in units where the image spans [-1, 1]."""
+        noise = torch.empty(count, 2, side, side, device=device).uniform_(-1, 1)
         smoothing = self._smoothing_matrix(side, device)
-        smooth = smoothing @ noise @ smoothing.T
-        return smooth.permute(0, 2, 3, 1) * (self.elastic_alpha * 2 / side)
+        return smoothing @ noise @ (smoothing.T * (self.elastic_alpha * 2 / side))
+
+    def _pixels(self, side: int, device: torch.device) -> Tensor:
+        """Homogeneous coordinates (3, S * S) of the pixels' centres, row by row, x before y."""
+        if (side, device) not in self._centres:
+            line = (2 * torch.arange(side) + 1) / side - 1
+            y, x = torch.meshgrid(line, line, indexing="ij")
+            self._centres[side, device] = torch.stack([x, y, torch.ones_like(x)]).view(3, -1).to(device)
+        return self._centres[side, device]
 
     def _smoothing_matrix(self, side: int, device: torch.device) -> Tensor:
         """The Gaussian as a banded matrix (S, S): on 28 pixels two small products beat a convolution."""

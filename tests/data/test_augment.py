@@ -98,7 +98,11 @@ def test_elastic_displacement_has_the_amplitude_and_smoothness_of_its_definition
     Gaussian's autocorrelation, exp(-d^2 / (4 sigma^2)), says."""
     torch.manual_seed(0)
     alpha, sigma, side = 20.0, 4.0, 28
-    field = augment(elastic_alpha=alpha, elastic_sigma=sigma).elastic(300, side, torch.device("cpu")) * side / 2
+    field = (
+        augment(elastic_alpha=alpha, elastic_sigma=sigma).elastic(300, side, torch.device("cpu")).movedim(1, -1)
+        * side
+        / 2
+    )
     offsets = torch.arange(-12, 13, dtype=torch.float32)
     kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
     kernel /= kernel.sum()
