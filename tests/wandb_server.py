@@ -2,8 +2,9 @@
 
 It answers
 - POST /graphql: Viewer (whose key it is), UpsertBucket (a run is created or changed), RunResumeStatus (what is known of a run that continues) and
-  CreateRunFiles (addresses to upload to), for reports ProjectInternalId, GetProjects and upsertView; any other operation gets empty data, which the client takes for a server that
-  is older than itself;
+  CreateRunFiles (addresses to upload to), for reports ProjectInternalId, GetProjects and upsertView, for sweeps
+  UpsertSweep, SweepWithRuns, CreateAgent and Heartbeat (an agent asks what to do); any other operation gets empty data,
+  which the client takes for a server that is older than itself;
 - PUT /upload/RUN/NAME: a file;
 - POST /files/ENTITY/PROJECT/RUN/file_stream: history rows at their offset, the summary, and the exit code at the end;
 - anything else: an empty object.
@@ -20,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
+import yaml
+
 
 @dataclass
 class Run:
@@ -29,6 +32,7 @@ class Run:
     project: str
     name: str | None = None
     group: str | None = None
+    sweep: str | None = None
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)  # without W&B's own entry
     lines: dict[int, str] = field(default_factory=dict)  # of the history by offset, as JSON
@@ -43,17 +47,49 @@ class Run:
         return [json.loads(self.lines[offset]) for offset in sorted(self.lines)]
 
 
+@dataclass
+class Sweep:
+    """A sweep that agents work on, until it has as many runs as its ``run_cap``."""
+
+    name: str
+    project: str
+    config: dict[str, Any]
+    run_ids: list[str] = field(default_factory=list)  # of the runs that agents were told to start
+
+    def next_run(self) -> dict[str, Any]:
+        """The command that starts one more run.
+
+        The n-th run takes the n-th of the values of every parameter; of a range it takes a point that lies n steps of a
+        tenth inside.
+        """
+        number = len(self.run_ids)
+        self.run_ids.append(f"{self.name}-{number}")
+        arguments = {}
+        for key, choice in self.config["parameters"].items():
+            if "values" in choice:
+                value = choice["values"][number % len(choice["values"])]
+            elif "value" in choice:
+                value = choice["value"]
+            else:
+                value = choice["min"] + (choice["max"] - choice["min"]) * (number + 1) / 10
+            arguments[key] = {"value": value}
+        return {"type": "run", "run_id": self.run_ids[-1], "program": self.config.get("program"), "args": arguments}
+
+
 class WandbServer:
     """Serves while the ``with`` block lasts, or until ``stop()``.
 
     Args:
         refuse_key: every API key is wrong (401).
         silent: connections are accepted, requests are never answered.
+        refuse_rows: history is refused for good (404).
     """
 
-    def __init__(self, *, refuse_key: bool = False, silent: bool = False) -> None:
+    def __init__(self, *, refuse_key: bool = False, silent: bool = False, refuse_rows: bool = False) -> None:
         self.refuse_key = refuse_key
         self.silent = silent
+        self.refuse_rows = refuse_rows
+        self.sweeps: dict[str, Sweep] = {}
         self.runs: dict[str, Run] = {}
         self.reports: list[dict[str, Any]] = []  # as saved: displayName, spec (JSON) ...
         self.operations: list[str] = []  # names of the GraphQL operations, in order
@@ -92,6 +128,16 @@ class WandbServer:
             run = variables["run"]
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{run}/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": files}}
+        if operation == "UpsertSweep":
+            return {"upsertSweep": self._upsert_sweep(variables)}
+        if operation == "SweepWithRuns":
+            sweep = self.sweeps.get(variables["sweep"])
+            shown = sweep and {"id": sweep.name, "name": sweep.name, "state": "RUNNING", "runs": {"edges": []}}
+            return {"project": {"sweep": shown and {**shown, "config": yaml.safe_dump(sweep.config)}}}
+        if operation == "CreateAgent":
+            return {"createAgent": {"agent": {"id": variables["sweep"]}}}
+        if operation == "Heartbeat":
+            return {"agentHeartbeat": {"agent": {"id": variables["id"]}, "commands": json.dumps(self._beat(variables))}}
         if operation in {"Viewer", "GetViewer", "GetDefaultEntity"}:
             edges = {"edges": []}
             user = {"id": "user", "username": _ENTITY["name"], "entity": _ENTITY["name"], "flags": "{}", "teams": edges}
@@ -135,11 +181,27 @@ class WandbServer:
         """Names of the projects that runs were logged to."""
         return sorted({run.project for run in self.runs.values()})
 
+    def _upsert_sweep(self, variables: dict[str, Any]) -> dict[str, Any]:
+        name = f"sweep{len(self.sweeps)}"
+        self.sweeps[name] = Sweep(name, variables["projectName"], yaml.safe_load(variables["config"]))
+        project = {"id": "project", "name": variables["projectName"], "entity": _ENTITY}
+        return {"sweep": {"name": name, "project": project}, "configValidationWarnings": []}
+
+    def _beat(self, variables: dict[str, Any]) -> list[dict[str, Any]]:
+        """What an agent shall do now: one run at a time, and then leave."""
+        sweep = self.sweeps[variables["id"]]
+        if json.loads(variables["runState"]):
+            return []
+        if len(sweep.run_ids) == sweep.config.get("run_cap"):
+            return [{"type": "exit"}]
+        return [sweep.next_run()]
+
     def _upsert(self, variables: dict[str, Any]) -> dict[str, Any]:
         inserted = variables["name"] not in self.runs
         run = self.runs.setdefault(variables["name"], Run(variables["name"], variables["project"]))
         run.name = variables["displayName"] or run.name
         run.group = variables["groupName"] or run.group
+        run.sweep = variables["sweep"] or run.sweep
         run.tags = variables["tags"] or run.tags
         config = json.loads(variables["config"] or "{}")
         run.config.update({key: entry["value"] for key, entry in config.items() if key != "_wandb"})
@@ -212,8 +274,9 @@ class _Handler(BaseHTTPRequestHandler):
             operation = request.get("operationName") or (named[1] if named else "")
             self._send(200, {"data": stand_in.graphql(operation, request.get("variables") or {})})
         elif match := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):
-            stand_in.stream(match[1], json.loads(body))
-            self._send(200, {})
+            if not stand_in.refuse_rows:
+                stand_in.stream(match[1], json.loads(body))
+            self._send(404 if stand_in.refuse_rows else 200, {})
         else:
             if match := re.fullmatch(r"/upload/([^/]+)/(.+)", self.path):
                 stand_in.runs[match[1]].files[match[2]] = body

@@ -1,7 +1,10 @@
 """The run on Weights & Biases: online where an API key is configured, else in a file for ``wandb sync``.
 
-W&B is a guest. It never asks a question, keeps a run waiting for at most ``timeout_seconds`` at its start and as long
-at its end, and never fails one: the first thing that goes wrong is told in one line, and training goes on.
+W&B is a guest. It never asks a question, keeps a run waiting for at most ``timeout_seconds``, start and end together,
+and never fails one: the first thing that goes wrong is told in one line, and training goes on.
+
+What the server has is marked as W&B marks it, by an empty file ``run-ID.wandb.synced`` beside ``run-ID.wandb``; the rest
+is for ``wandb sync``, or for ``scripts/sync_wandb.py``, which does it for whole sweeps.
 
 Curves are drawn against ``epoch``; ``images_seen`` is logged beside them and can be chosen as the x axis of any panel.
 The W&B step is the epoch, too, so an epoch that is trained again after a resume replaces nothing and doubles nothing.
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     import wandb
 
 LOG = logging.getLogger(__name__)
+# Shares of the longest wait. What neither has is left to start once more, offline, on a busy machine.
+START, END = 0.4, 0.55
+ASK_AGAIN_SECONDS = 300.0
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
@@ -53,13 +59,14 @@ class WandbLogger(Listener):
         name: of the run, as W&B lists it.
         config: the resolved configuration.
         parameters: number of trainable parameters, for the summary.
-        run_id: W&B's id of the run that is continued; None for a new run.
+        run_id: W&B's id of the run that is continued; None for a new run. A run that ``wandb agent`` started is the one
+            that the agent's sweep waits for, unless it is a job of a sweep of ours.
         sweep: name of the sweep, the W&B group where ``group`` is None.
         on_identity: is called once with ``identity``, when the run has started or could not.
         project, entity, group, tags: as ``wandb.init`` takes them; entity None is the account's default.
         mode: ``auto`` is what WANDB_DISABLED, WANDB_MODE or ``wandb offline`` say, else online if a key is configured.
         upload_files: store the run directory's files as an artifact at the end.
-        timeout_seconds: the longest wait for the server, once at the start and once at the end.
+        timeout_seconds: the longest wait for the server, start and end together.
 
     Raises:
         ValueError: ``mode`` or ``timeout_seconds`` is none of the allowed.
@@ -67,6 +74,7 @@ class WandbLogger(Listener):
 
     # Why the next run need not try: a sweep of a hundred runs must not wait a hundred times for a server that is gone.
     _no_answer: ClassVar[str | None] = None
+    _ask_again: ClassVar[float] = 0.0  # when one should try, on the monotonic clock
 
     def __init__(
         self,
@@ -103,7 +111,9 @@ class WandbLogger(Listener):
         self._tags = tuple(tags)
         self._upload_files = upload_files
         self._timeout = float(timeout_seconds)
-        self._id = run_id or _new_id()
+        agent = os.environ.get("WANDB_RUN_ID") if sweep is None and "WANDB_SWEEP_ID" in os.environ else None
+        self._id = run_id or agent or _new_id()
+        self._of_agent = self._id == agent
         self._run: wandb.Run | None = None
         self._warned = False
         self._epoch = 0
@@ -148,20 +158,23 @@ class WandbLogger(Listener):
             run.summary.update({**event.summary, "status": event.status, "parameters": self._parameters})
         if self._upload_files:
             with self._guarded():
-                _within(0.3 * self._timeout, lambda: self._log_files(run))
+                _within(0.4 * END * self._timeout, lambda: self._log_files(run))
         with self._guarded():
             run.finish(exit_code=0 if event.status == "completed" else 1)
+            if not run.offline:
+                _mark_uploaded(Path(run.dir).parent)
         self._run = None
 
     def _start(self, deadline: float) -> None:
         mode, why_offline = self._choose_mode()
         if mode == "online":
-            why_offline = self._no_answer or self._start_online(deadline)
+            still_gone = self._no_answer if time.monotonic() < self._ask_again else None
+            why_offline = still_gone or self._start_online(deadline)
         if mode == "disabled":
             return
         run = self._run = self._run or self._init("offline", self._timeout)
         found = {"mode": "offline"} if run.offline else {"mode": "online", "entity": run.entity, "url": run.url}
-        self.identity |= {"id": self._id, **found}
+        self.identity |= {"id": run.id, "project": run.project, **found}
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
         if why_offline:
@@ -197,7 +210,7 @@ class WandbLogger(Listener):
         folder = self._directory / "wandb"
         before = set(folder.glob("run-*"))
         began = time.monotonic()
-        limit = max(0.5, 0.6 * (deadline - began))  # the rest is to start once more, offline, on a busy machine
+        limit = max(0.5, START * (deadline - began))
         try:
             self._run = self._init("online", limit)
             return None
@@ -205,12 +218,13 @@ class WandbLogger(Listener):
             server = wandb.setup().settings.base_url
             if time.monotonic() - began > 0.9 * limit:
                 why = WandbLogger._no_answer = f"{server} does not answer"
+                WandbLogger._ask_again = time.monotonic() + ASK_AGAIN_SECONDS
             else:
                 why = f"{server} did not accept the run ({_one_line(error)})"
         for attempt in set(folder.glob("run-*")) - before:
             shutil.rmtree(attempt, ignore_errors=True)
         # W&B's service goes on holding the id of an attempt that failed: take another one, or another service.
-        if self._resumed:
+        if self._resumed or self._of_agent:
             wandb.teardown()
         else:
             self._id = _new_id()
@@ -219,12 +233,15 @@ class WandbLogger(Listener):
     def _init(self, mode: Literal["online", "offline"], timeout: float) -> wandb.Run:
         import wandb
 
+        if not self._of_agent:  # else W&B would put its run in the place of this one
+            settings = wandb.setup().settings
+            settings.sweep_id = settings.sweep_param_path = None
         return wandb.init(
-            project=self._project,
-            entity=self._entity,
+            project=None if self._of_agent else self._project,  # the agent's sweep says which
+            entity=None if self._of_agent else self._entity,
             group=self._group,
             name=self._name,
-            id=self._id,
+            id=None if self._of_agent else self._id,
             resume="allow" if self._resumed and mode == "online" else None,
             tags=self._tags,
             config=self._config,
@@ -235,7 +252,7 @@ class WandbLogger(Listener):
                 console="off",
                 silent=True,
                 init_timeout=timeout,
-                finish_timeout=(0.6 if self._upload_files else 0.9) * self._timeout,
+                finish_timeout=(0.6 if self._upload_files else 1.0) * END * self._timeout,
                 finish_timeout_raises=True,
             ),
         )
@@ -330,6 +347,18 @@ def _within(seconds: float, action: Callable[[], object]) -> None:
         raise TimeoutError(f"the run's files were not accepted within {seconds:g} s")
     if errors:
         raise errors[0]
+
+
+def _mark_uploaded(part: Path) -> None:
+    """Mark the files of an online run as uploaded, so that nobody uploads them again.
+
+    Raises:
+        ConnectionError: the server refused rows for good. W&B tells nobody but its log.
+    """
+    if "filestream: fatal error" in (part / "logs" / "debug-internal.log").read_text(encoding="utf-8"):
+        raise ConnectionError("the server refused rows of this run")
+    for file in part.glob("run-*.wandb"):
+        file.with_suffix(".wandb.synced").touch()
 
 
 def _new_id() -> str:

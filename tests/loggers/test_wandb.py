@@ -30,7 +30,7 @@ from mnist_exp.training.events import EpochMetrics, TrainingEnded, TrainingStart
 
 START = TrainingStarted(title="LeNet-5", epochs=3, first_epoch=1, steps_per_epoch=10, images_per_epoch=640)
 SUMMARY = {"test_accuracy": 0.75, "seconds": 1.5}
-SECONDS = 3.0  # the budget of these tests; one of them runs with the default
+SECONDS = 5.0  # the budget of these tests; one of them runs with the default
 
 
 @pytest.fixture(autouse=True)
@@ -118,10 +118,16 @@ def assert_whole(run: RunFile) -> None:
     assert run.exit_code == 0
 
 
+def uploaded(directory: Path) -> bool:
+    """Whether every W&B file below a run directory is marked as W&B marks what the server has."""
+    return all(file.with_suffix(".wandb.synced").exists() for file in directory.glob("wandb/*run-*/run-*.wandb"))
+
+
 class TestOffline:
     def test_rows_config_and_summary_are_in_the_file(self, tmp_path: Path) -> None:
         log = logger(tmp_path, sweep="widths", tags=["baseline"], project="digits")
         train(log)
+        assert not uploaded(tmp_path)
         run = read_run(tmp_path)
         assert_whole(run)
         assert (run.project, run.name, run.group, run.tags) == ("digits", "lenet5-3", "widths", ["baseline"])
@@ -335,6 +341,7 @@ class TestOnline:
         assert run.exit_code == 1
         assert run.summary.items() >= {**SUMMARY, "status": "diverged", "parameters": 61_706}.items()
         assert {"config.yaml", "wandb-summary.json", "requirements.txt"} <= set(run.files)
+        assert uploaded(tmp_path)
         assert log.identity == {
             "id": run.id,
             "mode": "online",
@@ -413,14 +420,27 @@ class TestTrouble:
             f"to upload it later: wandb sync {tmp_path}/wandb/offline-run-*-{log.identity['id']}*"
         )
 
-    def test_the_next_run_does_not_wait_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("WANDB_BASE_URL", closed_port())
+    def test_the_next_run_does_not_wait_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        url = closed_port()
+        monkeypatch.setenv("WANDB_BASE_URL", url)
         monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
         train(logger(tmp_path / "a"))
         began = time.monotonic()
         log = logger(tmp_path / "b")
         train(log)
         self.assert_offline(tmp_path / "b", log, began, 1.0)
+        assert warnings_of(caplog)[-1].startswith(f"Weights & Biases: {url} does not answer; ")
+
+    def test_a_server_that_is_back_is_found_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            monkeypatch.setattr(WandbLogger, "_no_answer", "it was gone")
+            monkeypatch.setattr(WandbLogger, "_ask_again", time.monotonic())
+            log = logger(tmp_path)
+            train(log)
+        assert log.identity["mode"] == "online"
 
     def test_refused_key(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -466,7 +486,9 @@ class TestTrouble:
         with WandbServer() as server:
             use(server, monkeypatch)
             log = logger(tmp_path, upload_files=upload_files)
+            began = time.monotonic()
             log.on_start(START)
+            spent = time.monotonic() - began
             log.on_epoch(metrics(1))
             if fate == "gone":
                 server.stop()
@@ -476,12 +498,13 @@ class TestTrouble:
             log.on_epoch(metrics(3))
             began = time.monotonic()
             log.on_end(TrainingEnded("completed", None, SUMMARY))
-            assert time.monotonic() - began < SECONDS
+            assert spent + time.monotonic() - began < SECONDS
             began = time.monotonic()
             wandb.teardown()  # what the end of the process does
             assert time.monotonic() - began < SECONDS
         assert_whole(read_run(tmp_path))
         (part,) = tmp_path.glob("wandb/run-*")
+        assert not uploaded(tmp_path)
         told = only_warning(caplog)
         assert told.startswith("Weights & Biases: ")
         assert told.endswith(
@@ -505,6 +528,16 @@ class TestTrouble:
         (run,) = server.runs.values()
         assert rows(run.history) == [row(1), row(2), row(3)]
         assert run.exit_code == 0
+
+    def test_rows_that_are_refused_for_good_are_not_called_uploaded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with WandbServer(refuse_rows=True) as server:
+            use(server, monkeypatch)
+            train(logger(tmp_path))
+        assert not uploaded(tmp_path)
+        assert only_warning(caplog).startswith("Weights & Biases: the server refused rows of this run; ")
+        assert_whole(read_run(tmp_path))
 
     def test_the_default_budget_is_15_seconds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with WandbServer(silent=True) as server:
@@ -538,6 +571,52 @@ train(logger(Path({str(tmp_path)!r})))
             # Without the care taken it hangs for minutes; 15 s at the start and 15 s at the end are the most allowed.
             subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=30)
         assert_whole(read_run(tmp_path))
+
+
+class TestAgent:
+    """In the environment that ``wandb agent`` makes for what it starts."""
+
+    @pytest.fixture(autouse=True)
+    def _started_by_an_agent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {"SWEEP_ID": "s1", "RUN_ID": "r1", "PROJECT": "theirs", "ENTITY": "somebody"}.items():
+            monkeypatch.setenv(f"WANDB_{name}", value)
+
+    def test_the_run_is_the_one_that_its_sweep_waits_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            log = logger(tmp_path, project="ours")
+            train(log)
+        (run,) = server.runs.values()
+        assert (run.id, run.sweep, run.project, run.exit_code) == ("r1", "s1", "theirs", 0)
+        assert (log.identity["id"], log.identity["project"]) == ("r1", "theirs")
+        assert warnings_of(caplog) == []
+
+    def test_an_outage_does_not_take_it_out_of_its_sweep(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with WandbServer(silent=True) as server:
+            use(server, monkeypatch)
+            train(logger(tmp_path))
+            wandb.teardown()
+            server.silent = False
+            sync(only_warning(caplog))
+        (run,) = server.runs.values()
+        assert (run.id, run.sweep, run.project) == ("r1", "s1", "theirs")
+        assert rows(run.history) == [row(1), row(2), row(3)]
+
+    def test_the_jobs_of_a_sweep_of_ours_are_runs_of_their_own(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            for name in "ab":
+                train(logger(tmp_path / name, name=name, sweep="widths", project="ours"))
+        assert [(run.name, run.sweep, run.group, run.project) for run in server.runs.values()] == [
+            ("a", None, "widths", "ours"),
+            ("b", None, "widths", "ours"),
+        ]
 
 
 def sync(told: str) -> None:
