@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from wandb_server import WandbServer
 
 from mnist_exp.composition import CONF, resolve
 
@@ -102,6 +103,22 @@ def mnist_train_terminal(tmp_path: Path) -> Callable[..., tuple[int, str]]:
         return process.wait(timeout=60), screen.decode()
 
     return run
+
+
+@pytest.fixture
+def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A stand-in for the W&B server, and an account there, for this process and those it starts."""
+    import wandb
+
+    from mnist_exp.loggers.wandb import WandbLogger
+
+    monkeypatch.setattr(WandbLogger, "_no_answer", None)
+    wandb.teardown()
+    with WandbServer() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
+        wandb.teardown()
 
 
 @pytest.fixture

@@ -89,6 +89,7 @@ class WandbServer:
         self.refuse_key = refuse_key
         self.silent = silent
         self.refuse_rows = refuse_rows
+        self.runs_until_silent: int | None = None  # the outage begins when as many runs have begun
         self.sweeps: dict[str, Sweep] = {}
         self.runs: dict[str, Run] = {}
         self.reports: list[dict[str, Any]] = []  # as saved: displayName, spec (JSON) ...
@@ -199,6 +200,8 @@ class WandbServer:
     def _upsert(self, variables: dict[str, Any]) -> dict[str, Any]:
         inserted = variables["name"] not in self.runs
         run = self.runs.setdefault(variables["name"], Run(variables["name"], variables["project"]))
+        if inserted and len(self.runs) == self.runs_until_silent:
+            self.silent = True  # from the next request on
         run.name = variables["displayName"] or run.name
         run.group = variables["groupName"] or run.group
         run.sweep = variables["sweep"] or run.sweep

@@ -1,0 +1,130 @@
+"""A sweep on Weights & Biases: one run for each job on every launcher, and an outage in the middle costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from wandb_files import RunFile, read_run
+from wandb_server import WandbServer
+
+from mnist_exp.loggers.wandb import WandbLogger
+from mnist_exp.runs.directory import read_metrics, read_record
+from mnist_exp.sweeps.directory import read_sweep
+
+LAUNCHERS = {
+    "basic": [],
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit_local": ["hydra/launcher=submitit_local"],
+}
+TrainProcess = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(small: list[str]) -> list[str]:
+    return ["-m", *small, "logger=wandb", "hydra.sweep.dir=widths"]
+
+
+def accuracies(job: Path) -> list[float]:
+    """The truth about a job."""
+    rows = read_metrics(job)
+    assert len(rows) == 2
+    return [row["test_accuracy"] for row in rows]
+
+
+def logged(history: list[dict[str, Any]]) -> list[float]:
+    return [row["test/accuracy"] for row in history if "test/accuracy" in row]
+
+
+def assert_whole(job: Path) -> RunFile:
+    """Everything that the run directory says of a job is in the one W&B file that lies there."""
+    assert read_record(job)["status"] == "completed"
+    assert (job / "predictions.npz").exists()
+    run = read_run(job)
+    assert logged(run.history) == accuracies(job)
+    assert (run.id, run.group) == (read_record(job)["wandb"]["id"], "widths")
+    assert run.config["seed"] == read_record(job)["seed"]
+    assert run.exit_code == 0
+    return run
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS)
+def test_each_job_is_a_run_of_its_own(
+    launcher: list[str], command: list[str], mnist_train_process: TrainProcess, tmp_path: Path
+) -> None:
+    done = mnist_train_process(*command, *launcher, "logger.mode=offline", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    runs = [assert_whole(tmp_path / "widths" / f"seed={seed}") for seed in (0, 1)]
+    assert [run.name for run in runs] == ["lenet5-0", "lenet5-1"]
+    assert runs[0].id != runs[1].id
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])  # basic: tests/loggers/test_wandb.py
+def test_each_job_arrives_as_a_run_of_its_own(
+    launcher: str, command: list[str], mnist_train_process: TrainProcess, wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    done = mnist_train_process(*command, *LAUNCHERS[launcher], "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    for seed in (0, 1):
+        job = tmp_path / "widths" / f"seed={seed}"
+        run = wandb_server.runs.pop(read_record(job)["wandb"]["id"])
+        assert (run.group, run.name, run.config["seed"], run.exit_code) == ("widths", f"lenet5-{seed}", seed, 0)
+        assert logged(run.history) == accuracies(job)
+    assert wandb_server.runs == {}
+
+
+@pytest.mark.parametrize("fate", ["gone", "silent"])
+def test_an_outage_loses_nothing_and_delays_little(
+    fate: str,
+    command: list[str],
+    mnist_train: Callable[..., int],
+    wandb_server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The server is lost inside the second of four jobs: one arrives, one stops halfway, one finds nobody, one knows."""
+    delays: dict[str, float] = {}
+
+    def timed(method: str) -> None:
+        original = getattr(WandbLogger, method)
+
+        def measured(self: WandbLogger, event: object) -> None:
+            began = time.monotonic()
+            original(self, event)
+            name = Path(self._directory).name
+            delays[name] = delays.get(name, 0.0) + time.monotonic() - began
+            if fate == "gone" and wandb_server.silent:
+                wandb_server.stop()
+
+        monkeypatch.setattr(WandbLogger, method, measured)
+
+    for method in ("on_start", "on_epoch", "on_end"):
+        timed(method)
+    wandb_server.runs_until_silent = 2
+    assert mnist_train(*command, "seed=range(4)", "logger.timeout_seconds=5") == 0
+    wandb.teardown()
+    assert max(delays.values()) < 5
+    assert delays["seed=3"] < 1
+    jobs = [tmp_path / "widths" / f"seed={seed}" for seed in range(4)]
+    assert [read_record(job)["wandb"]["mode"] for job in jobs] == ["online", "online", "offline", "offline"]
+    files = [assert_whole(job) for job in jobs]
+    assert len({file.id for file in files}) == 4
+    assert {row["status"] for row in read_sweep(tmp_path / "widths")["jobs"]} == {"completed"}
+
+
+def test_an_outage_in_processes(
+    command: list[str], mnist_train_process: TrainProcess, wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    """Each process finds out for itself, and ends although W&B's service still waits for an answer."""
+    wandb_server.runs_until_silent = 2
+    done = mnist_train_process(*command, *LAUNCHERS["joblib"], "seed=range(4)", "logger.timeout_seconds=5")
+    assert done.returncode == 0, done.stderr
+    jobs = [tmp_path / "widths" / f"seed={seed}" for seed in range(4)]
+    for job in jobs:
+        assert_whole(job)
+    assert sorted(read_record(job)["wandb"]["mode"] for job in jobs) == ["offline", "offline", "online", "online"]
