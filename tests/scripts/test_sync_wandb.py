@@ -1,0 +1,183 @@
+"""What stayed offline arrives later, once, whatever became of the run."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import wandb
+from filelock import FileLock
+from wandb_server import WandbServer
+
+from mnist_exp.runs.directory import read_metrics, read_record
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "sync_wandb.py"
+
+
+def sync(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture
+def offline(mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer) -> Callable[..., Path]:
+    """Train a run whose W&B files stay here."""
+
+    def run(name: str) -> Path:
+        assert mnist_train(*small, "logger=wandb", "logger.mode=offline", f"hydra.run.dir=outputs/{name}") == 0
+        wandb.teardown()
+        return Path("outputs") / name
+
+    return run
+
+
+def wandb_file(run: Path) -> Path:
+    (file,) = run.glob("wandb/*run-*/run-*.wandb")
+    return file
+
+
+def test_after_an_outage_the_whole_sweep_is_there(
+    mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer
+) -> None:
+    wandb_server.runs_until_silent = 2
+    assert (
+        mnist_train("-m", *small, "logger=wandb", "seed=range(4)", "sweep.name=widths", "logger.timeout_seconds=3") == 0
+    )
+    wandb.teardown()
+    jobs = [Path("outputs/sweeps/widths") / f"seed={seed}" for seed in range(4)]
+    wandb_server.silent = False
+    done = sync()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"{job}: uploaded" for job in jobs[1:]]  # the first had arrived
+    for seed, job in enumerate(jobs):
+        run = wandb_server.runs[read_record(job)["wandb"]["id"]]
+        rows = [row for row in run.history if "epoch" in row]
+        assert [row["test/accuracy"] for row in rows] == [row["test_accuracy"] for row in read_metrics(job)]
+        assert (run.group, run.name, run.project, run.config["seed"]) == ("widths", f"lenet5-{seed}", "mnist-exp", seed)
+        assert (run.exit_code, run.summary["status"]) == (0, "completed")
+    asked = len(wandb_server.operations)
+    rows_before = {run.id: dict(run.lines) for run in wandb_server.runs.values()}
+    again = sync("outputs/sweeps/widths", str(jobs[1].resolve()))
+    assert (again.returncode, again.stdout) == (0, "nothing to upload\n")
+    assert len(wandb_server.operations) == asked
+    assert {run.id: run.lines for run in wandb_server.runs.values()} == rows_before
+
+
+def test_one_that_fails_does_not_stop_the_rest(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+    runs = [offline(name) for name in ("a", "b", "c")]
+    wandb_file(runs[0]).write_bytes(b"no W&B file" * 100)
+    with FileLock(runs[1] / ".lock"):
+        done = sync("outputs", str(runs[2].resolve()))  # c is named twice
+    assert done.returncode == 1
+    failed, running, uploaded = done.stdout.splitlines()
+    assert failed.startswith("outputs/a: failed: Failed to read ")
+    assert running == "outputs/b: still running, left for later"
+    assert uploaded == "outputs/c: uploaded"
+    assert list(wandb_server.runs) == [read_record(runs[2])["wandb"]["id"]]
+
+
+def test_what_a_killed_process_wrote_is_uploaded_once(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+    file = wandb_file(offline("cut"))
+    file.write_bytes(file.read_bytes()[:-50])  # W&B writes the last row when the run ends
+    empty = offline("empty")
+    wandb_file(empty).write_bytes(file.read_bytes()[:7])
+    done = sync("outputs")
+    assert done.stdout == "outputs/cut: uploaded, without the last rows before its process was killed\n"
+    assert done.returncode == 0
+    (run,) = wandb_server.runs.values()
+    assert [row["epoch"] for row in run.history if "epoch" in row] == [1]
+    assert sync("outputs").stdout == "nothing to upload\n"
+
+
+def test_rows_that_are_refused_are_not_called_uploaded(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+    run = offline("a")
+    wandb_server.refuse_rows = True
+    done = sync(str(run))
+    assert done.returncode == 1
+    assert re.fullmatch(r"outputs/a: failed: .*Fatal error while uploading data.*\n", done.stdout)
+    wandb_server.refuse_rows = False
+    assert sync(str(run)).stdout == "outputs/a: uploaded\n"
+
+
+def test_a_run_in_parts_is_one_run(
+    mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted online, finished while the server was gone."""
+    from mnist_exp.signals import StopRequest
+
+    calls = 0
+
+    def stop_in_the_second_epoch(request: StopRequest) -> bool:
+        nonlocal calls
+        calls += 1
+        request.signal = signal.SIGTERM if calls == 7 else None
+        return request.signal is not None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "__call__", stop_in_the_second_epoch)
+        assert mnist_train(*small, "logger=wandb", "logger.timeout_seconds=3", "hydra.run.dir=outputs/a") == 143
+    wandb_server.silent = True
+    assert mnist_train("resume=outputs/a") == 0
+    wandb.teardown()
+    wandb_server.silent = False
+    assert sync().stdout == "outputs/a: uploaded\n"
+    (run,) = wandb_server.runs.values()
+    assert [row["epoch"] for row in run.history if "epoch" in row] == [1, 2]
+    assert run.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["nowhere"], {}, "nowhere is not a directory"),
+        (["outputs"], {"WANDB_API_KEY": ""}, "no API key is configured; type wandb login"),
+        (
+            ["outputs"],
+            {"WANDB_API_KEY": "short"},
+            "the API key cannot be used: WANDB_API_KEY invalid: API key must have",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str],
+    environment: dict[str, str],
+    said: str,
+    offline: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offline("a")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    done = sync(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"sync_wandb.py: {said}")
+
+
+def test_a_server_that_does_not_answer_is_one_line(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+    offline("a")
+    offline("b")
+    wandb_server.silent = True
+    done = sync("--timeout", "1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"sync_wandb.py: {os.environ['WANDB_BASE_URL']} does not answer\n"
+
+
+def test_a_server_that_is_lost_on_the_way_is_given_up(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+    offline("a")
+    offline("b")
+    wandb_server.runs_until_silent = 1
+    done = sync("--timeout", "3")
+    assert done.returncode == 1
+    assert done.stdout == "outputs/a: failed: not done after 3 s\n"
+    assert done.stderr == f"sync_wandb.py: {wandb_server.url} does not answer\n"
+    wandb_server.silent = False
+    assert sync().stdout == "outputs/a: uploaded\noutputs/b: uploaded\n"
+    assert [len(run.history) for run in wandb_server.runs.values()] == [2, 2]
