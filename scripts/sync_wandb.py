@@ -38,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds that one run may take (300)")
     options = parser.parse_args(arguments)
     try:
-        runs = {run.resolve(): run for path in options.paths for run in find_runs(path)}
+        runs: dict[Path, Path] = {}
+        for path in options.paths:
+            for run in find_runs(path):
+                runs.setdefault(run.resolve(), run)  # a run and its sweep may both be named
         left = upload_all({run: files for run in runs.values() if (files := not_uploaded(run))}, options.timeout)
     except UsageError as error:
         report(error, "sync_wandb.py")
