@@ -89,6 +89,7 @@ class WandbServer:
         self.refuse_key = refuse_key
         self.silent = silent
         self.refuse_rows = refuse_rows
+        self.delay = 0.0  # seconds that every answer takes
         self.runs_until_silent: int | None = None  # the outage begins when as many runs have begun
         self.sweeps: dict[str, Sweep] = {}
         self.runs: dict[str, Run] = {}
@@ -264,8 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         stand_in = self.server.stand_in
         body = self._body()
-        if stand_in.silent:
-            stand_in.stopped.wait()
+        stand_in.stopped.wait(None if stand_in.silent else stand_in.delay)
         if stand_in.stopped.is_set():
             return
         if stand_in.refuse_key:

@@ -511,6 +511,18 @@ class TestTrouble:
             f"; training is not affected, to upload what is missing: wandb sync --include-online {part}"
         )
 
+    def test_a_slow_start_leaves_less_for_the_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            server.delay = 0.3 * 8
+            began = time.monotonic()
+            log = logger(tmp_path, timeout_seconds=8)
+            log.on_start(START)
+            server.silent = True
+            log.on_end(TrainingEnded("completed", None, SUMMARY))
+            assert time.monotonic() - began < 8
+        assert log.identity["mode"] == "online"
+
     def test_what_a_lost_server_missed_is_uploaded_as_told(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:

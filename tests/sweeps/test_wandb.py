@@ -71,11 +71,11 @@ def test_each_job_is_a_run_of_its_own(
     assert runs[0].id != runs[1].id
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])  # basic: tests/loggers/test_wandb.py
 def test_each_job_arrives_as_a_run_of_its_own(
-    launcher: str, command: list[str], mnist_train_process: TrainProcess, wandb_server: WandbServer, tmp_path: Path
+    command: list[str], mnist_train_process: TrainProcess, wandb_server: WandbServer, tmp_path: Path
 ) -> None:
-    done = mnist_train_process(*command, *LAUNCHERS[launcher], "seed=0,1")
+    """In processes; tests/loggers/test_wandb.py has the same in one process."""
+    done = mnist_train_process(*command, *LAUNCHERS["joblib"], "seed=0,1")
     assert done.returncode == 0, done.stderr
     for seed in (0, 1):
         job = tmp_path / "widths" / f"seed={seed}"
