@@ -25,7 +25,9 @@ from mnist_exp.mistakes import UsageError, report
 from mnist_exp.runs import find_runs
 from mnist_exp.runs.directory import is_locked
 
-BEGUN = 7  # bytes of a file that holds no record yet: its process was killed first
+# Two ways in which a process that was killed leaves its file: without a record, this many bytes long; or in the middle of one.
+BEGUN = 7
+CUT_OFF = "the file ends with an incomplete record"
 
 
 class ServerGone(Exception):
@@ -129,9 +131,10 @@ def upload(run: Path, files: Iterable[Path], timeout: float) -> str:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)  # W&B's service, too
             process.communicate()
-    cut_off = "the file ends with an incomplete record" in output
-    errors = re.findall(r"^(?:wandb: )?(?:ERROR|Error:) (.*)", output, re.MULTILINE)
-    if errors and not cut_off:
+    said = re.findall(r"^(?:wandb: )?(?:ERROR|Error:) (.*)", output, re.MULTILINE)
+    errors = [line for line in said if CUT_OFF not in line]
+    cut_off = len(said) > len(errors)
+    if errors:
         for file in files:
             marker(file).unlink(missing_ok=True)
         raise ValueError(one_line(errors[0]))
