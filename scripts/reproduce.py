@@ -1,39 +1,26 @@
 """Train every row of the five studies over several seeds and write docs/reproduction.md.
 
-    python scripts/reproduce.py                              # 19 rows, 3 seeds each; about half an hour on two cores
-    python scripts/reproduce.py --only study_d --seeds 5     # a subset
-    python scripts/reproduce.py --document                   # train nothing, write the document from docs/results
+    python scripts/reproduce.py                                    # 19 rows, 3 seeds each; about half an hour on two cores
+    python scripts/reproduce.py --only study_d --seeds 5           # a subset
+    python scripts/reproduce.py hydra/launcher=submitit_slurm      # on a cluster; other overrides of mnist-train -m as well
+    python scripts/reproduce.py --document                         # train nothing, write the document from docs/results
 
-What is complete is kept, what was interrupted continues, so the command can be stopped and repeated. Each run is a process of
-its own with one thread: on the same cores that is faster than one after the other with all of them. Results are gathered in
-docs/results/reproduction.csv, a line for each run; what stands there already, trained here or elsewhere, is not trained again.
+What is complete is kept and what was interrupted continues, so the command can be stopped and repeated.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-from mnist_exp.composition import CONF
-from mnist_exp.runs import RunDirectoryError, read_run
+from campaign import FIGURES, RESULTS, ROOT, Campaign, Grid, read_csv, run, write_between_markers, write_csv
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "results"
-RUNS_CSV = RESULTS / "reproduction.csv"
+from mnist_exp.runs import Run
+
 CURVES_CSV = RESULTS / "reproduction_study_b_lenet5.csv"
-FIGURE = ROOT / "docs" / "figures" / "reproduction_study_b.png"
-COLUMNS = (
-    *("preset", "seed", "epochs", "parameters", "train_accuracy", "test_loss", "test_accuracy"),
-    *("train_seconds", "threads", "torch", "config_hash"),
-)
+FIGURE = FIGURES / "reproduction_study_b.png"
+DOCUMENT = ROOT / "docs" / "reproduction.md"
 
 
 @dataclass(frozen=True)
@@ -85,67 +72,20 @@ CLAIMED_CURVE = [
 ]  # fmt: skip
 
 
-def train(preset: str, seed: int, runs: Path) -> None:
-    """One run in a process of its own, unless it is complete."""
-    directory = runs / preset / str(seed)
-    try:
-        status = read_run(directory).status
-    except RunDirectoryError:
-        status = "new"
-    if status == "completed":
-        return
-    common = ["quiet=true", "logger=none", "trainer.threads=1"]
-    new = [f"experiment={preset}", f"seed={seed}", f"hydra.run.dir={directory}", *common]
-    arguments = new if status in {"new", "failed"} else [f"resume={directory}"]
-    subprocess.run([sys.executable, "-m", "mnist_exp.train", *arguments], check=False)
+def studies() -> Campaign:
+    return Campaign("reproduction", [Grid("experiment", tuple(CLAIMS))])
 
 
-def gather(runs: Path) -> None:
-    """Bring the complete runs under ``runs`` into the CSV files, beside what they hold already."""
-    rows = {(row["preset"], row["seed"]): row for row in read_csv(RUNS_CSV)}
+def gather_curves(runs: Iterable[Run]) -> None:
+    """Bring the epochs of study B's LeNet-5 into their CSV file, beside what it holds already."""
     curves = {(row["seed"], row["epoch"]): row for row in read_csv(CURVES_CSV)}
-    for preset in CLAIMS:
-        for directory in sorted((runs / preset).glob("*")):
-            run = read_run(directory)
-            if run.status != "completed":
-                continue
-            final, record = run.record["final"], run.record
-            rows[preset, str(record["seed"])] = {
-                "preset": preset,
-                "seed": str(record["seed"]),
-                "epochs": str(final["epoch"]),
-                "parameters": str(record["parameters"]),
-                **{name: f"{final[name]:.6f}" for name in ("train_accuracy", "test_loss", "test_accuracy")},
-                "train_seconds": f"{record['seconds']['train']:.1f}",
-                "threads": str(record["threads"]),
-                "torch": record["versions"]["torch"],
-                "config_hash": record["config_hash"],
-            }
-            if preset == "study_b/lenet5":
-                for line in run.metrics:
-                    names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-                    figures = {name: f"{line[name]:.6f}" for name in names}
-                    key = (str(record["seed"]), str(line["epoch"]))
-                    curves[key] = {"seed": key[0], "epoch": key[1], **figures}
-    order = list(CLAIMS)
-    write_csv(RUNS_CSV, sorted(rows.values(), key=lambda row: (order.index(row["preset"]), int(row["seed"]))))
+    names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    for found in runs:
+        if found.record["name"] == "study_b.lenet5":
+            for line in found.metrics:
+                key = (str(found.record["seed"]), str(line["epoch"]))
+                curves[key] = {"seed": key[0], "epoch": key[1], **{name: f"{line[name]:.6f}" for name in names}}
     write_csv(CURVES_CSV, sorted(curves.values(), key=lambda row: (int(row["seed"]), int(row["epoch"]))))
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def write_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    if rows:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
 
 
 def verdict(claim: Claim, parameters: int, accuracies: Sequence[float]) -> str:
@@ -169,19 +109,18 @@ def verdict(claim: Claim, parameters: int, accuracies: Sequence[float]) -> str:
     return "; ".join(words)
 
 
-def table() -> Iterable[str]:
+def table(campaign: Campaign) -> Iterable[str]:
     yield "| preset | parameters claimed | computed | accuracy claimed | measured, mean ± std | n | verdict | train s |"
     yield "|---|---:|---:|---:|---:|---:|---|---:|"
-    rows = read_csv(RUNS_CSV)
     for preset, claim in CLAIMS.items():
-        runs = [row for row in rows if row["preset"] == preset]
-        if not runs:
+        arm = f"experiment={preset}"
+        accuracies = list(campaign.figures(arm, "test_accuracy").values())
+        if not accuracies:
             yield f"| `{preset}` | | | {claim.accuracy or '-'} | not trained yet | 0 | | |"
             continue
-        accuracies = [float(row["test_accuracy"]) for row in runs]
-        parameters = int(runs[0]["parameters"])
+        (parameters,) = {int(count) for count in campaign.figures(arm, "parameters").values()}
         spread = f" ± {statistics.stdev(accuracies):.4f}" if len(accuracies) > 1 else ""
-        seconds = statistics.median(float(row["train_seconds"]) for row in runs)
+        seconds = statistics.median(campaign.figures(arm, "train_seconds").values())
         claimed = f"{claim.parameters:,}" if claim.parameters else "-"
         yield (
             f"| `{preset}` | {claimed} | {parameters:,} | {claim.accuracy or '-'} | {statistics.mean(accuracies):.4f}{spread}"
@@ -218,39 +157,16 @@ def draw() -> None:
     figure.savefig(FIGURE, dpi=110)
 
 
-def write_document() -> None:
-    """docs/reproduction.md: the table between its two markers is replaced, what people wrote around it stays."""
-    path = ROOT / "docs" / "reproduction.md"
-    before, _, rest = path.read_text(encoding="utf-8").partition("<!-- table -->\n")
-    _, _, after = rest.partition("<!-- end of table -->\n")
-    text = f"{before}<!-- table -->\n" + "\n".join(table()) + f"\n<!-- end of table -->\n{after}"
-    path.write_text(text, encoding="utf-8")
-    if read_csv(CURVES_CSV):
+def write_document(campaign: Campaign) -> None:
+    write_between_markers(DOCUMENT, "table", table(campaign))
+    if CURVES_CSV.exists():
         draw()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", default=[""], help="presets, or the beginning of their names")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at once, one thread each")
-    parser.add_argument("--runs", type=Path, default=Path("outputs/reproduction"), help="where the run directories lie")
-    parser.add_argument("--document", action="store_true", help="train nothing")
-    options = parser.parse_args()
-    assert all((CONF / "experiment" / f"{preset}.yaml").exists() for preset in CLAIMS)
-    chosen = [preset for preset in CLAIMS if preset.startswith(tuple(options.only))]
-    if not chosen:
-        parser.error(f"--only {' '.join(options.only)} fits none of {', '.join(CLAIMS)}")
-    if not options.document:
-        known = {(row["preset"], int(row["seed"])) for row in read_csv(RUNS_CSV)}
-        # Seeds outermost: a stop leaves whole rounds behind.
-        wanted = [(preset, seed) for seed in range(options.seeds) for preset in chosen]
-        jobs = [(*job, options.runs) for job in wanted if job not in known]
-        with ThreadPoolExecutor(options.processes) as pool:
-            for _ in pool.map(lambda job: train(*job), jobs):
-                gather(options.runs)
-    gather(options.runs)
-    write_document()
+    campaign = studies()
+    gather_curves(run(campaign, __doc__, seeds=3))
+    write_document(campaign)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every command in the README and in docs/reproduction.md runs, and where it shows output, prints that."""
+"""Every command in the README and in the documents of results runs, and where it shows output, prints that."""
 
 from __future__ import annotations
 
@@ -34,13 +34,21 @@ def commands(document: str) -> list[tuple[list[str], list[str]]]:
 
 
 ALL = commands("README.md")
-REPRODUCTION = commands("docs/reproduction.md")
-TRAIN = [(words, output) for words, output in ALL + REPRODUCTION if words[0] == "mnist-train"]
+DOCUMENTS = ("reproduction", "regularization", "scaling", "records")
+RESULTS = [command for name in DOCUMENTS for command in commands(f"docs/{name}.md")]
+TRAIN = [(words, output) for words, output in ALL + RESULTS if words[0] == "mnist-train"]
 
 
 def test_the_readme_begins_with_the_two_commands() -> None:
     assert [words for words, _ in ALL[:2]] == [["make", "quickstart"], ["make", "test"]]
     assert {words[0] for words, _ in ALL} <= {"make", "source", "mnist-train", "mnist-eval", "mnist-report"}
+
+
+def test_scripts_of_the_documents_are_there() -> None:
+    """What they do is tested in tests/scripts; with what they say, in test_campaign.py."""
+    others = [words for words, _ in RESULTS if words[0] != "mnist-train"]
+    assert {words[0] for words in others} == {"python"}
+    assert all((ROOT / words[1]).exists() for words in others)
 
 
 @pytest.mark.parametrize(("words", "output"), TRAIN, ids=[" ".join(words) for words, _ in TRAIN])

@@ -1,0 +1,182 @@
+"""What the scripts behind docs/ share: train arms over seeds, keep a line for each run, put tables into a document.
+
+A campaign is a list of grids, each a sweep of ``mnist-train -m``; any launcher will do, and a sweep that was stopped goes
+on when the script is started again. What a run amounts to is a line of docs/results/NAME.csv. What stands there already,
+trained here or elsewhere, is not trained again, and documents are written from there alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from mnist_exp.runs import Run, find_runs, read_run
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+FIGURES = ROOT / "docs" / "figures"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Values of one key, everything else the same.
+
+    Attributes:
+        key: of the configuration, or a group.
+        values: as typed on the command line.
+        fixed: overrides that all of them share.
+    """
+
+    key: str
+    values: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
+
+    def arm(self, value: str) -> str:
+        """The overrides that make this arm: what ``mnist-train`` needs, beside a seed, to repeat it."""
+        return " ".join((*self.fixed, f"{self.key}={value}"))
+
+
+@dataclass
+class Campaign:
+    """Arms times seeds, and where their results lie.
+
+    Attributes:
+        name: of docs/results/NAME.csv, and of the folder below outputs/ with the sweeps.
+        rows: of that file, by arm and seed.
+    """
+
+    name: str
+    grids: Sequence[Grid]
+    rows: dict[tuple[str, int], dict[str, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.arms = [grid.arm(value) for grid in self.grids for value in grid.values]
+        self.csv = RESULTS / f"{self.name}.csv"
+        self.rows = {(row["arm"], int(row["seed"])): row for row in read_csv(self.csv)}
+
+    def train(self, only: Sequence[str], seeds: int, runs: Path, overrides: Sequence[str]) -> None:
+        """Train what has no row yet.
+
+        Args:
+            only: arms whose overrides contain one of these; all where there is none.
+            seeds: how many of each arm, from 0.
+            runs: folder of the sweeps.
+            overrides: more of them, for every sweep; the launcher for instance.
+        """
+        for number, grid in enumerate(self.grids):
+            missing: dict[tuple[int, ...], list[str]] = {}
+            for value in grid.values:
+                arm = grid.arm(value)
+                if not only or any(part in arm for part in only):
+                    left = tuple(seed for seed in range(seeds) if (arm, seed) not in self.rows)
+                    missing.setdefault(left, []).append(value)
+            for left, values in missing.items():
+                if left:
+                    swept = [f"{grid.key}={','.join(values)}", f"seed={','.join(map(str, left))}"]
+                    where = f"hydra.sweep.dir={runs / str(number)}"
+                    command = ["mnist_exp.train", "-m", *grid.fixed, *swept, where, "logger=none", *overrides]
+                    ended = subprocess.run([sys.executable, "-m", *command], check=False)
+                    self.gather(runs)
+                    if ended.returncode in {2, 130, 143}:
+                        sys.exit(ended.returncode)  # a mistake, or a wish to stop
+
+    def gather(self, runs: Path) -> list[Run]:
+        """Bring the complete runs below ``runs`` into the CSV file, and return them."""
+        found = [
+            run for path in (find_runs(runs) if runs.exists() else ()) if (run := read_run(path)).status == "completed"
+        ]
+        for run in found:
+            if (arm := self.arm_of(run)) is not None:
+                self.rows[arm, run.record["seed"]] = row(arm, run)
+        order = {arm: number for number, arm in enumerate(self.arms)}
+        known = sorted((key for key in self.rows if key[0] in order), key=lambda key: (order[key[0]], key[1]))
+        write_csv(self.csv, [self.rows[key] for key in known])
+        return found
+
+    def arm_of(self, run: Run) -> str | None:
+        """The arm with the most overrides among those that a run was given."""
+        typed = set(yaml.safe_load((run.path / "overrides.yaml").read_text(encoding="utf-8")))
+        fitting = [arm for arm in self.arms if typed.issuperset(arm.split())]
+        return max(fitting, key=lambda arm: len(arm.split()), default=None)
+
+    def figures(self, arm: str, column: str) -> dict[int, float]:
+        """A column of the results, by seed."""
+        return {seed: float(row[column]) for (of, seed), row in sorted(self.rows.items()) if of == arm}
+
+
+def row(arm: str, run: Run) -> dict[str, str]:
+    """What a result file says of one run. The seconds of its fastest epoch hardly depend on what else the machine did."""
+    record, final = run.record, run.record["final"]
+    return {
+        "arm": arm,
+        "seed": str(record["seed"]),
+        "epochs": str(final["epoch"]),
+        "parameters": str(record["parameters"]),
+        **{name: f"{final[name]:.6f}" for name in ("train_accuracy", "test_loss", "test_accuracy")},
+        "train_seconds": f"{record['seconds']['train']:.1f}",
+        "fastest_epoch_seconds": f"{min(line['train_seconds'] for line in run.metrics):.2f}",
+        "peak_memory_mib": f"{record['peak_memory_bytes'] / 2**20:.0f}",
+        "threads": str(record["threads"]),
+        "torch": record["versions"]["torch"],
+        "config_hash": record["config_hash"],
+    }
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    if rows:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=max((list(row) for row in rows), key=len), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def write_between_markers(document: Path, marker: str, lines: Iterable[str]) -> None:
+    """Replace what stands between ``<!-- marker -->`` and ``<!-- end of marker -->``; what people wrote around it stays."""
+    start, end = f"<!-- {marker} -->\n", f"<!-- end of {marker} -->\n"
+    before, _, rest = document.read_text(encoding="utf-8").partition(start)
+    _, _, after = rest.partition(end)
+    document.write_text(before + start + "".join(f"{line}\n" for line in lines) + end + after, encoding="utf-8")
+
+
+def run(campaign: Campaign, description: str | None, seeds: int, arguments: Sequence[str] | None = None) -> list[Run]:
+    """The command line of such a script: train what it asks for, gather, and return the complete runs found here.
+
+    Args:
+        description: of the script.
+        seeds: of each arm, unless the command line says otherwise.
+        arguments: of that command line; those of this process where there are none.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=["hydra/launcher=joblib"],
+        help="of mnist-train -m, in place of hydra/launcher=joblib",
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="PART", help="arms whose overrides contain it; may be repeated"
+    )
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"how many, from 0; {seeds} unless given")
+    parser.add_argument("--runs", type=Path, default=Path("outputs") / campaign.name, help="where the sweeps lie")
+    parser.add_argument("--document", action="store_true", help="train nothing")
+    options = parser.parse_args(arguments)
+    if not any(part in arm for arm in campaign.arms for part in options.only or [""]):
+        parser.error(f"--only {' '.join(options.only)} fits none of: {'; '.join(campaign.arms)}")
+    if not options.document:
+        campaign.train(options.only, options.seeds, options.runs, options.overrides)
+    return campaign.gather(options.runs)

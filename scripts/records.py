@@ -1,0 +1,115 @@
+"""Train the record recipes over seeds, once each on all training images, and write docs/records.md.
+
+    python scripts/records.py                               # 10 seeds each; hours on two cores
+    python scripts/records.py --only record/lenet5 --seeds 3
+    python scripts/records.py --document                    # train nothing, write the document from docs/results
+
+Recipes were chosen on validation images alone; docs/results/records_tried.csv has a line for every such run, with its whole
+command. Runs of one's own are added by
+
+    python scripts/records.py --document --tried outputs/sweeps/mine
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+from campaign import RESULTS, ROOT, Campaign, Grid, read_csv, run, write_between_markers, write_csv
+
+from mnist_exp.reports.statistics import over_seeds
+from mnist_exp.runs import find_runs, read_run
+
+PRESETS = ("record/lenet5", "record/lenet5_regularized", "record/mlp", "record/speedrun")
+GOALS = {"record/lenet5": 99.6, "record/mlp": 99.2, "record/speedrun": 99.0}
+DOCUMENT = ROOT / "docs" / "records.md"
+TRIED_CSV = RESULTS / "records_tried.csv"
+# What says where and how a run was made, and not what it computes.
+CIRCUMSTANCES = ("seed", "name", "quiet", "logger", "trainer.threads", "hydra.", "sweep.", "resume")
+
+
+def records() -> Campaign:
+    return Campaign("records", [Grid("experiment", PRESETS)])
+
+
+def gather_tried(folder: Path) -> None:
+    """Bring the complete runs with validation images below ``folder`` into their CSV file."""
+    rows = {(row["name"], row["seed"]): row for row in read_csv(TRIED_CSV)}
+    for found in map(read_run, find_runs(folder)):
+        if found.status == "completed" and found.record["final"].get("val_accuracy") is not None:
+            typed = yaml.safe_load((found.path / "overrides.yaml").read_text(encoding="utf-8"))
+            final, name, seed = found.record["final"], found.record["name"], str(found.record["seed"])
+            rows[name, seed] = {
+                "name": name,
+                "seed": seed,
+                "epochs": str(final["epoch"]),
+                **{figure: f"{final[figure]:.6f}" for figure in ("train_accuracy", "val_loss", "val_accuracy")},
+                "train_seconds": f"{found.record['seconds']['train']:.0f}",
+                "overrides": " ".join(each for each in typed if not each.startswith(CIRCUMSTANCES)),
+            }
+    write_csv(TRIED_CSV, [rows[key] for key in sorted(rows)])
+
+
+def table(campaign: Campaign) -> Iterable[str]:
+    yield "| preset | parameters | epochs | n | test accuracy, mean ± std | 95 % interval of the mean | lowest, highest | goal |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---|"
+    for preset in PRESETS:
+        arm = f"experiment={preset}"
+        values = [100 * value for value in campaign.figures(arm, "test_accuracy").values()]
+        goal = f"{GOALS[preset]:.2f}" if preset in GOALS else "-"
+        if not values:
+            yield f"| `{preset}` | | | 0 | not trained yet | | | {goal} |"
+            continue
+        sample = over_seeds(values)
+        spread = "" if sample.std is None else f" ± {sample.std:.3f}"
+        interval = "" if sample.interval is None else f"{sample.interval.low:.3f} to {sample.interval.high:.3f}"
+        parameters, epochs = (int(min(campaign.figures(arm, column).values())) for column in ("parameters", "epochs"))
+        reached = (
+            f"{goal}, {'reached' if sample.mean >= GOALS[preset] - 1e-9 else 'not reached'}"
+            if preset in GOALS
+            else goal
+        )
+        yield (
+            f"| `{preset}` | {parameters:,} | {epochs} | {sample.n} | {sample.mean:.3f}{spread} % | {interval} "
+            f"| {min(values):.2f}, {max(values):.2f} | {reached} |"
+        )
+
+
+def tried(kind: str) -> Iterable[str]:
+    """Everything whose name begins with ``kind``, the lowest validation loss first."""
+    yield "| tried | epochs | n | validation accuracy, mean ± std | validation loss |"
+    yield "|---|---:|---:|---:|---:|"
+    arms: dict[str, list[dict[str, str]]] = {}
+    for row in read_csv(TRIED_CSV):
+        if row["name"].startswith(f"{kind}."):
+            arms.setdefault(row["name"], []).append(row)
+    losses = {name: statistics.fmean(float(row["val_loss"]) for row in rows) for name, rows in arms.items()}
+    for name in sorted(arms, key=lambda name: losses[name]):
+        sample = over_seeds([100 * float(row["val_accuracy"]) for row in arms[name]])
+        spread = "" if sample.std is None else f" ± {sample.std:.2f}"
+        words = name.partition(".")[2].replace("_", " ")
+        yield f"| {words} | {arms[name][0]['epochs']} | {sample.n} | {sample.mean:.2f}{spread} % | {losses[name]:.4f} |"
+
+
+def write_document(campaign: Campaign) -> None:
+    write_between_markers(DOCUMENT, "table", table(campaign))
+    for kind in ("lenet5", "mlp", "speedrun"):
+        write_between_markers(DOCUMENT, f"tried {kind}", tried(kind))
+
+
+def main() -> None:
+    campaign = records()
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--tried", type=Path)
+    options, rest = parser.parse_known_args()
+    run(campaign, __doc__, seeds=10, arguments=rest)
+    if options.tried is not None:
+        gather_tried(options.tried)
+    write_document(campaign)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Accuracy, time and memory against parameters, for LeNet-5 and for MLPs under the same conditions: docs/scaling.md.
+
+python scripts/scaling.py                      # 17 networks, 3 seeds each; about 25 minutes on two cores
+python scripts/scaling.py --only model=mlp     # a subset
+python scripts/scaling.py --document           # train nothing, write the document from docs/results
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+
+from campaign import FIGURES, ROOT, Campaign, Grid, run, write_between_markers
+
+from mnist_exp.reports.statistics import over_seeds
+
+LENET5 = {
+    0.25: ("[2,4]", "[30,21]"),
+    0.5: ("[3,8]", "[60,42]"),
+    1: ("[6,16]", "[120,84]"),
+    2: ("[12,32]", "[240,168]"),
+    4: ("[24,64]", "[480,336]"),
+}
+WIDTHS = Grid(
+    "model.hidden", ("[8,8]", "[16,16]", "[32,32]", "[71,71]", "[128,128]", "[256,256]", "[512,512]"), ("model=mlp",)
+)
+DEPTHS = Grid("model.depth", ("1", "3", "4", "6", "8"), ("model=mlp",))
+ONE = Grid("model.hidden", (LENET5[1][1],), ("model=lenet5", f"model.channels={LENET5[1][0]}")).arm(LENET5[1][1])
+DOCUMENT = ROOT / "docs" / "scaling.md"
+FIGURE = FIGURES / "scaling.png"
+
+
+def networks() -> Campaign:
+    lenets = [
+        Grid("model.hidden", (hidden,), ("model=lenet5", f"model.channels={maps}")) for maps, hidden in LENET5.values()
+    ]
+    return Campaign("scaling", [*lenets, WIDTHS, DEPTHS])
+
+
+def families() -> dict[str, list[str]]:
+    """Arms by what is scaled in them; depth 2 is the width that LeNet-5's budget buys."""
+    lenets, widths = networks().arms[: len(LENET5)], [WIDTHS.arm(value) for value in WIDTHS.values]
+    depths = [DEPTHS.arm(value) for value in DEPTHS.values]
+    two = WIDTHS.arm("[71,71]")
+    return {
+        "LeNet-5, all widths": lenets,
+        "MLP, 2 hidden layers, width": widths,
+        "MLP, depth 1 to 8": [depths[0], two, *depths[1:]],
+    }
+
+
+def table(campaign: Campaign) -> Iterable[str]:
+    yield "| network | parameters | n | test accuracy, mean ± std | seconds an epoch | against LeNet-5 | peak memory, MiB |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    one = min(campaign.figures(ONE, "fastest_epoch_seconds").values(), default=None)
+    for arm in campaign.arms:
+        accuracies = [100 * value for value in campaign.figures(arm, "test_accuracy").values()]
+        if not accuracies:
+            yield f"| `{arm}` | | 0 | not trained yet | | | |"
+            continue
+        sample = over_seeds(accuracies)
+        (parameters,) = {int(count) for count in campaign.figures(arm, "parameters").values()}
+        seconds = min(campaign.figures(arm, "fastest_epoch_seconds").values())
+        memory = statistics.median(campaign.figures(arm, "peak_memory_mib").values())
+        spread = "" if sample.std is None else f" ± {sample.std:.2f}"
+        ratio = "" if one is None else f"{seconds / one:.2f}"
+        yield f"| `{arm}` | {parameters:,} | {sample.n} | {sample.mean:.2f}{spread} % | {seconds:.1f} | {ratio} | {memory:.0f} |"
+
+
+def draw(campaign: Campaign) -> None:
+    """Accuracy against parameters; a disc's area is the time of an epoch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    smallest = 3
+    for (title, arms), colour in zip(families().items(), ("tab:blue", "tab:orange", "tab:green"), strict=True):
+        points = []
+        for arm in arms:
+            values = [100 * value for value in campaign.figures(arm, "test_accuracy").values()]
+            if values:
+                sample = over_seeds(values)
+                smallest = min(smallest, sample.n)
+                parameters = next(iter(campaign.figures(arm, "parameters").values()))
+                seconds = min(campaign.figures(arm, "fastest_epoch_seconds").values())
+                points.append((parameters, sample.mean, sample.std or 0.0, seconds))
+        points.sort()
+        x, y, std, seconds = zip(*points, strict=True)
+        axes.errorbar(x, y, yerr=std, color=colour, capsize=3, linewidth=1, label=title)
+        axes.scatter(x, y, s=[60 * value for value in seconds], color=colour, alpha=0.35)
+    axes.axvline(61_706, color="black", linewidth=0.6, linestyle=":")
+    axes.annotate("61,706", (61_706, axes.get_ylim()[0]), fontsize=8, xytext=(3, 4), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.set_xlabel("parameters")
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title(f"Mean ± standard deviation, n = {smallest} seeds; area of a disc: time of an epoch", fontsize=10)
+    axes.grid(alpha=0.3)
+    legend = axes.legend(loc="lower right", fontsize=8)
+    axes.add_artist(legend)
+    sizes = [
+        axes.scatter([], [], s=60 * value, color="tab:grey", alpha=0.5, label=f"{value} s") for value in (1, 5, 20)
+    ]
+    axes.legend(
+        handles=sizes, loc="center right", fontsize=8, labelspacing=1.6, borderpad=1, title="an epoch", title_fontsize=8
+    )
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURE, dpi=110)
+
+
+def write_document(campaign: Campaign) -> None:
+    write_between_markers(DOCUMENT, "table", table(campaign))
+    if all(any(campaign.figures(arm, "seed") for arm in arms) for arms in families().values()):
+        draw(campaign)
+
+
+def main() -> None:
+    campaign = networks()
+    run(campaign, __doc__, seeds=3)
+    write_document(campaign)
+
+
+if __name__ == "__main__":
+    main()

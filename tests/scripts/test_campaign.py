@@ -1,0 +1,99 @@
+"""Campaigns: arms times seeds become sweeps, runs become rows, rows become documents, and nothing is trained twice."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import campaign as campaigns
+import pytest
+import records
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> campaigns.Campaign:
+    monkeypatch.setattr(campaigns, "RESULTS", tmp_path / "results")
+    grids = [campaigns.Grid("model.hidden", ("[8,8]", "[9]"), ("model=mlp",)), campaigns.Grid("model", ("mlp",))]
+    return campaigns.Campaign("tiny", grids)
+
+
+def test_what_is_missing_is_trained_as_sweeps_and_kept(
+    campaign: campaigns.Campaign, small: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert campaign.arms == ["model=mlp model.hidden=[8,8]", "model=mlp model.hidden=[9]", "model=mlp"]
+    campaign.train(["hidden"], 2, tmp_path / "runs", small)
+    assert list(campaign.rows) == [(arm, seed) for arm in campaign.arms[:2] for seed in (0, 1)]
+    assert campaign.figures("model=mlp model.hidden=[9]", "parameters") == {0: 7165.0, 1: 7165.0}
+    again = campaigns.Campaign("tiny", campaign.grids)
+    assert again.rows == campaign.rows, "read back from the file"
+    assert "4 jobs" in capfd.readouterr().out
+    again.train([], 1, tmp_path / "runs", small)
+    assert "1 job" in capfd.readouterr().out, "only the arm that had no row"
+    assert [key for key in again.rows if key[0] == "model=mlp"] == [("model=mlp", 0)]
+
+
+def test_a_mistake_ends_the_campaign(
+    campaign: campaigns.Campaign, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        campaign.train([], 1, tmp_path / "runs", ["trainer.epochz=1"])
+    assert exit_.value.code == 2
+    assert "trainer.epochs" in capfd.readouterr().err
+
+
+FIGURES = {
+    "reproduce": "reproduction_study_b.png",
+    "regularization": "regularization.png",
+    "scaling": "scaling.png",
+    "records": None,
+}
+
+
+@pytest.mark.parametrize(("name", "figure"), FIGURES.items())
+def test_documents_say_what_the_results_say(
+    name: str, figure: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script: ModuleType = importlib.import_module(name)
+    committed = script.DOCUMENT.read_text(encoding="utf-8")
+    monkeypatch.setattr(script, "DOCUMENT", tmp_path / "document.md")
+    monkeypatch.setattr(campaigns, "write_csv", lambda path, rows: None)
+    monkeypatch.setattr(sys, "argv", [name, "--document", f"--runs={tmp_path}"])
+    script.DOCUMENT.write_text(committed, encoding="utf-8")
+    if figure is not None:
+        monkeypatch.setattr(script, "FIGURE", tmp_path / "figure.png")
+    script.main()
+    assert script.DOCUMENT.read_text(encoding="utf-8") == committed
+    if figure is not None:
+        assert (tmp_path / "figure.png").stat().st_size > 10_000
+        assert f"figures/{figure}" in committed
+        assert (ROOT / "docs" / "figures" / figure).exists()
+
+
+def test_what_was_tried_on_validation_images(
+    mnist_train: Callable[..., int], small: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(records, "TRIED_CSV", tmp_path / "tried.csv")
+    shared = [*small, "data.val_size=80", "seed=3"]
+    assert mnist_train(*shared, "name=mlp.with_momentum", "hydra.run.dir=runs/1", "optimizer.momentum=0.8") == 0
+    assert mnist_train(*small, "name=mlp.chosen_on_test", "hydra.run.dir=runs/2") == 0
+    records.gather_tried(tmp_path / "runs")
+    (row,) = campaigns.read_csv(tmp_path / "tried.csv")
+    assert (row["name"], row["seed"]) == ("mlp.with_momentum", "3")
+    assert "data.val_size=80 optimizer.momentum=0.8" in row["overrides"]
+    assert "seed" not in row["overrides"]
+    *_, line = records.tried("mlp")
+    assert re.fullmatch(r"\| with momentum \| 2 \| 1 \| \d+\.\d\d % \| \d\.\d{4} \|", line)
+
+
+def test_an_arm_that_is_not_there(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "scaling.py"), "--only", "resnet", "--runs", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "--only resnet fits none of: model=lenet5" in ended.stderr
