@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from hydra._internal.callbacks import Callbacks
@@ -32,8 +31,9 @@ from mnist_exp.runs.directory import is_locked, read_config
 from mnist_exp.runs.provenance import cores
 from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, SweepDirectory, job_id
-from mnist_exp.sweeps.job import train_apart, train_here
+from mnist_exp.sweeps.job import StopAll, train_apart, train_here
 from mnist_exp.sweeps.progress import Progress, count, print_table
+from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -56,18 +56,6 @@ class StoredJobs(ConfigLoader):
 
     load_configuration = get_search_path = get_sources = list_groups = _unused
     get_group_options = compute_defaults_list = _unused
-
-
-class StopAll(StopRequest):
-    """Tells every job of the sweep, wherever it runs, what the signal told us."""
-
-    def __init__(self, stop_file: Path) -> None:
-        super().__init__()
-        self._stop_file = stop_file
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        super()._note(number, frame)
-        self._stop_file.write_text(str(number))
 
 
 def launch(
@@ -149,7 +137,7 @@ def conclude(stopped_by: int = 0) -> None:
     print_table(sweep, standings)
     if stopped_by:
         sys.exit(128 + stopped_by)
-    if any(standing.status in FAILED for standing in standings.values()):
+    if any(standing.status in FAILED | {"interrupted"} for standing in standings.values()):
         sys.exit(1)
 
 
@@ -239,7 +227,7 @@ def _shares(inner: DictConfig) -> tuple[int | None, int | None]:
         jobs = jobs if jobs > 0 else max(1, cores() + 1 + jobs)
         return None, max(1, cores() // jobs)
     if "submitit" in target:
-        threads = int(inner.get("cpus_per_task") or 1)
+        threads = int(inner.get("cpus_per_task") or inner.get("cpus_per_gpu") or 1)
         # submitit would start all local jobs at once.
         return (max(1, cores() // threads) if target.endswith("LocalLauncher") else None), threads
     if "ray" in target:
@@ -247,9 +235,7 @@ def _shares(inner: DictConfig) -> tuple[int | None, int | None]:
     return None, None
 
 
-def _launcher(
-    inner: DictConfig, config: DictConfig, sweep: SweepDirectory
-) -> Callable[[Sequence[Job]], Sequence[JobReturn]]:
+def _launcher(inner: DictConfig, config: DictConfig, sweep: SweepDirectory) -> Callable[[Sequence[Job]], None]:
     """The chosen launcher, which gets directories to train in."""
     job = OmegaConf.masked_copy(config, "hydra")
     OmegaConf.set_readonly(job.hydra, None)
@@ -257,20 +243,52 @@ def _launcher(
         job.directory = ""
         job.stop_file = str(sweep.stop_file)
         job.fail_fast = bool(config.sweep.fail_fast)
-        job.hydra.launcher = inner
+        job.hydra.launcher = inner = _adapted(inner, sweep.path)
         job.hydra.callbacks = {}
         job.hydra.output_subdir = None  # .hydra/ is there already
         job.hydra.sweep.dir = str(sweep.path)
-    task = train_here if inner._target_ == BASIC else train_apart
+    on_slurm = _is_slurm(inner)
+    task = train_here if inner._target_ == BASIC else train_on_slurm if on_slurm else train_apart
     context = HydraContext(config_loader=StoredJobs(), callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=job)
-    return lambda jobs: launcher.launch([[job.directory] for job in jobs], initial_job_idx=0)
+
+    def launch_all(jobs: Sequence[Job]) -> None:
+        def launch_them() -> object:
+            return launcher.launch([[job.directory] for job in jobs], initial_job_idx=0)
+
+        if on_slurm:
+            launch_on_slurm(launch_them, job_name(sweep.path), sweep.stop_file)
+        else:
+            launch_them()
+
+    return launch_all
+
+
+def _is_slurm(inner: DictConfig) -> bool:
+    return str(inner._target_).endswith(".SlurmLauncher")
+
+
+def _adapted(inner: DictConfig, sweep: Path) -> DictConfig:
+    """The launcher's configuration with what our jobs need, unless it says otherwise."""
+    inner = inner.copy()
+    with flag_override(inner, ["struct", "readonly"], False):
+        if _is_slurm(inner):
+            inner.name = job_name(sweep)
+            if inner.cpus_per_task:  # srun, since 22.05, would bind a job to one CPU of those that sbatch got for it
+                inner.setup = [f"export SRUN_CPUS_PER_TASK={inner.cpus_per_task}", *(inner.setup or [])]
+        elif "ray" in inner:
+            # By default Ray runs a job again whose worker was killed, and prints what is in output.log already.
+            inner.ray.remote = {"max_retries": 0, **inner.ray.remote}
+            joined = inner.ray.init.get("address") is not None  # a cluster that runs already refuses the plugin's default
+            start = {"object_store_memory": None} if joined else {"include_dashboard": False}
+            inner.ray.init = {"log_to_driver": False, **start, **inner.ray.init}
+    return inner
 
 
 def _run(
     sweep: SweepDirectory,
     wanted: Sequence[Job],
-    launch_all: Callable[[Sequence[Job]], Sequence[JobReturn]],
+    launch_all: Callable[[Sequence[Job]], None],
     stop: StopRequest,
     parallel: int | None,
 ) -> None:
