@@ -80,7 +80,6 @@ def one_node_slurm() -> Iterator[dict[str, str]]:
         folder.chmod(0o755)
         for name in ("state", "spool", "bin"):
             (folder / name).mkdir()
-        (folder / "bin" / "sacct").symlink_to(Path(__file__).resolve().with_name("sacct"))
         (folder / "slurm.conf").write_text(
             CONFIGURATION.format(
                 folder=folder,

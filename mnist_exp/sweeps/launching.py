@@ -279,7 +279,9 @@ def _adapted(inner: DictConfig, sweep: Path) -> DictConfig:
         elif "ray" in inner:
             # By default Ray runs a job again whose worker was killed, and prints what is in output.log already.
             inner.ray.remote = {"max_retries": 0, **inner.ray.remote}
-            joined = inner.ray.init.get("address") is not None  # a cluster that runs already refuses the plugin's default
+            joined = (
+                inner.ray.init.get("address") is not None
+            )  # a cluster that runs already refuses the plugin's default
             start = {"object_store_memory": None} if joined else {"include_dashboard": False}
             inner.ray.init = {"log_to_driver": False, **start, **inner.ray.init}
     return inner

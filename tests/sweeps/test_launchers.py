@@ -8,16 +8,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from sweep_processes import breaking, rows, start, wait_for
 
 from mnist_exp.runs import read_run
-from mnist_exp.sweeps.directory import read_sweep
 
 LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
@@ -25,55 +23,11 @@ LAUNCHERS = {
 }
 each_launcher = pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS)
 
-# Makes the jobs with seeds 0, 1 and 2 end in three bad ways, in whatever process they run.
-BREAK_JOBS = """
-import importlib.machinery, os, signal, sys
-
-class Breaking(importlib.machinery.SourceFileLoader):
-    def exec_module(self, module):
-        super().exec_module(module)
-        fit = module.fit
-        def broken(training, digits, recipe, **options):
-            ends = {0: lambda: 1 / 0, 1: lambda: sys.exit(3), 2: lambda: os.kill(os.getpid(), signal.SIGKILL)}
-            ends.get(recipe.seed, lambda: None)()
-            fit(training, digits, recipe, **options)
-        module.fit = broken
-
-class Finder:
-    @staticmethod
-    def find_spec(name, path, target=None):
-        if name != "mnist_exp.experiment":
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        spec.loader = Breaking(spec.loader.name, spec.loader.path)
-        return spec
-
-sys.meta_path.insert(0, Finder)
-"""
-
-
-def start(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "mnist_exp.train", "-m", *arguments],
-        cwd=tmp_path,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def rows(path: Path) -> dict[str, dict[str, Any]]:
-    return {job["directory"]: job for job in read_sweep(path / "sweep")["jobs"]}
-
 
 @each_launcher
 def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str], tmp_path: Path) -> None:
-    (tmp_path / "break").mkdir()
-    (tmp_path / "break" / "sitecustomize.py").write_text(BREAK_JOBS)
     command = [*small, *launcher, "data.limit=64", "trainer.epochs=1", "seed=range(5)", "hydra.sweep.dir=sweep"]
-    process = start(tmp_path, *command, PYTHONPATH=str(tmp_path / "break"))
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     jobs = rows(tmp_path)
@@ -145,14 +99,6 @@ def test_jobs_share_the_cores(launcher: list[str], small: list[str], tmp_path: P
         assert record["process"]["pid"] != process.pid
         assert "LeNet-5 | Epoch [1/1]" in (tmp_path / "sweep" / name / "output.log").read_text()
         assert read_run(tmp_path / "sweep" / name).status == "completed"
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_the_whole_sweep_on_a_terminal(small: list[str], mnist_train_terminal: Callable[..., tuple[int, str]]) -> None:
