@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +83,8 @@ def test_failures_stay_alone_and_preempted_jobs_go_on(
         "seed=6": ("killed", "its process is gone"),
     }
 
+    parts = {index: len(record_of(tmp_path, index).get("resumed", [])) for index in range(3)}
+
     process = start(tmp_path, *command, **environment)
     # A signal is what a job gets ahead of a preemption or of its time limit; requeued is what it is in the end.
     takes = {0: ["scancel", "--signal=TERM"], 1: ["scontrol", "requeue"], 2: ["scancel", "--signal=USR2"]}
@@ -97,9 +100,9 @@ def test_failures_stay_alone_and_preempted_jobs_go_on(
     assert {name for name, job in rows(tmp_path).items() if job["status"] != "completed"} == {"seed=5"}
     for index in takes:
         run = f"seed={index}"
-        record = json.loads((tmp_path / "sweep" / run / "run.json").read_text())
+        record = record_of(tmp_path, index)
         assert record["threads"] == 1
-        assert len(record["resumed"]) == 2, "once for the failure, once for the preemption"
+        assert len(record["resumed"]) == parts[index] + 2, "once by the command, once after the preemption"
         assert mnist_train(*small, "trainer.threads=1", run, f"hydra.run.dir=whole-{index}") == 0
         assert figures(Path(f"whole-{index}")) == figures(Path("sweep") / run)
         whole, job = (
@@ -112,6 +115,11 @@ def test_failures_stay_alone_and_preempted_jobs_go_on(
 def begun(tmp_path: Path, run: str) -> bool:
     metrics = tmp_path / "sweep" / run / "metrics.jsonl"
     return metrics.exists() and metrics.stat().st_size > 0
+
+
+def record_of(tmp_path: Path, seed: int) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((tmp_path / "sweep" / f"seed={seed}" / "run.json").read_text())
+    return record
 
 
 def figures(run: Path) -> list[dict[str, float | int]]:
