@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -297,12 +298,15 @@ def _run(
     """Launch jobs until each had its turn.
 
     A launcher may lose jobs it was given, because a worker died or because it stops listening at the first error; those
-    that did not begin are given to it again, as long as that gets some of them going.
+    that did not begin are given to it again, as long as that gets some of them going. A pool of processes (joblib's) that
+    loses one kills the others, too: each job that ran then is given another chance, alone.
     """
     left = [job for job in wanted if sweep.standing(job).status not in SETTLED]
     tried: set[Job] = set()
-    while left and not stop():
-        batch = left[: parallel or len(left)]
+    suspects: list[Job] = []
+    while (left or suspects) and not stop():
+        alone = suspects[:1]
+        batch = alone or left[: parallel or len(left)]
         failure: Exception | None = None
         try:
             launch_all(batch)
@@ -310,9 +314,14 @@ def _run(
             failure = error
         while any(is_locked(sweep.path / job.directory) for job in batch):
             time.sleep(0.5)
-        begun = [job for job in batch if sweep.standing(job).status != "waiting"]
         if sweep.stop_file.exists():
             return
+        standings = {job: sweep.standing(job).status for job in batch}
+        begun = [job for job in batch if standings[job] != "waiting"]
+        if alone:
+            del suspects[0]
+        elif isinstance(failure, BrokenProcessPool):
+            suspects = [job for job in begun if standings[job] == "killed"]
         if not begun and failure is not None and tried.issuperset(batch):
             message = " ".join(str(failure).split())
             raise UsageError(f"the launcher started no job: {type(failure).__name__}: {message}") from failure

@@ -49,6 +49,15 @@ def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str
     assert (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes() == before
 
 
+def test_a_worker_that_dies_takes_no_other_job_along(small: list[str], tmp_path: Path) -> None:
+    """joblib kills all workers when one is gone."""
+    command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=20", "seed=6,3", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, out
+    assert {name: job["status"] for name, job in rows(tmp_path).items()} == {"seed=6": "killed", "seed=3": "completed"}
+
+
 @pytest.mark.parametrize(
     ("launcher", "whole_group"),
     [(LAUNCHERS["joblib"], True), (LAUNCHERS["submitit_local"], False)],
