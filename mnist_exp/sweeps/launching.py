@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -238,54 +239,38 @@ def _shares(inner: DictConfig) -> tuple[int | None, int | None]:
 
 def _launcher(inner: DictConfig, config: DictConfig, sweep: SweepDirectory) -> Callable[[Sequence[Job]], None]:
     """The chosen launcher, which gets directories to train in."""
+    on_slurm = str(inner._target_).endswith(".SlurmLauncher")
     job = OmegaConf.masked_copy(config, "hydra")
     OmegaConf.set_readonly(job.hydra, None)
     with flag_override(job, ["struct", "readonly"], False):
         job.directory = ""
         job.stop_file = str(sweep.stop_file)
         job.fail_fast = bool(config.sweep.fail_fast)
-        job.hydra.launcher = inner = _adapted(inner, sweep.path)
+        job.hydra.launcher = inner
         job.hydra.callbacks = {}
         job.hydra.output_subdir = None  # .hydra/ is there already
         job.hydra.sweep.dir = str(sweep.path)
-    on_slurm = _is_slurm(inner)
+        if on_slurm:
+            job.hydra.launcher.name = job_name(sweep.path)
+        elif "ray" in inner:
+            ray = job.hydra.launcher.ray
+            # By default Ray runs a job again whose worker was killed, and prints what is in output.log already.
+            ray.remote = {"max_retries": 0, **ray.remote}
+            # A cluster that runs already refuses the plugin's default size.
+            start = {"include_dashboard": False} if ray.init.get("address") is None else {"object_store_memory": None}
+            ray.init = {"log_to_driver": False, **start, **ray.init}
     task = train_here if inner._target_ == BASIC else train_on_slurm if on_slurm else train_apart
     context = HydraContext(config_loader=StoredJobs(), callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=job)
 
     def launch_all(jobs: Sequence[Job]) -> None:
-        def launch_them() -> object:
-            return launcher.launch([[job.directory] for job in jobs], initial_job_idx=0)
-
+        launch = partial(launcher.launch, [[job.directory] for job in jobs], initial_job_idx=0)
         if on_slurm:
-            launch_on_slurm(launch_them, job_name(sweep.path), sweep.stop_file)
+            launch_on_slurm(launch, job_name(sweep.path), sweep.stop_file)
         else:
-            launch_them()
+            launch()
 
     return launch_all
-
-
-def _is_slurm(inner: DictConfig) -> bool:
-    return str(inner._target_).endswith(".SlurmLauncher")
-
-
-def _adapted(inner: DictConfig, sweep: Path) -> DictConfig:
-    """The launcher's configuration with what our jobs need, unless it says otherwise."""
-    inner = inner.copy()
-    with flag_override(inner, ["struct", "readonly"], False):
-        if _is_slurm(inner):
-            inner.name = job_name(sweep)
-            if inner.cpus_per_task:  # srun, since 22.05, would bind a job to one CPU of those that sbatch got for it
-                inner.setup = [f"export SRUN_CPUS_PER_TASK={inner.cpus_per_task}", *(inner.setup or [])]
-        elif "ray" in inner:
-            # By default Ray runs a job again whose worker was killed, and prints what is in output.log already.
-            inner.ray.remote = {"max_retries": 0, **inner.ray.remote}
-            joined = (
-                inner.ray.init.get("address") is not None
-            )  # a cluster that runs already refuses the plugin's default
-            start = {"object_store_memory": None} if joined else {"include_dashboard": False}
-            inner.ray.init = {"log_to_driver": False, **start, **inner.ray.init}
-    return inner
 
 
 def _run(
