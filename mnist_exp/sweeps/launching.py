@@ -254,11 +254,14 @@ def _launcher(inner: DictConfig, config: DictConfig, sweep: SweepDirectory) -> C
             job.hydra.launcher.name = job_name(sweep.path)
         elif "ray" in inner:
             ray = job.hydra.launcher.ray
-            # By default Ray runs a job again whose worker was killed, and prints what is in output.log already.
+            # By default Ray runs a job again whose worker was killed, prints what is in output.log already, and without an
+            # address joins a cluster that happens to run; which refuses the plugin's default size.
             ray.remote = {"max_retries": 0, **ray.remote}
-            # A cluster that runs already refuses the plugin's default size.
-            start = {"include_dashboard": False} if ray.init.get("address") is None else {"object_store_memory": None}
-            ray.init = {"log_to_driver": False, **start, **ray.init}
+            own = {"include_dashboard": False, **ray.init, "address": "local"}
+            ray.init = {
+                "log_to_driver": False,
+                **(own if ray.init.get("address") is None else {"object_store_memory": None, **ray.init}),
+            }
     task = train_here if inner._target_ == BASIC else train_on_slurm if on_slurm else train_apart
     context = HydraContext(config_loader=StoredJobs(), callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=job)

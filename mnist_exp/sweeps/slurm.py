@@ -94,4 +94,8 @@ def _has(name: str) -> bool:
 
 
 def _ask(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    """What a program of Slurm says; nothing where it is not installed, which submitit reports."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return ""

@@ -110,6 +110,21 @@ def test_jobs_share_the_cores(launcher: list[str], small: list[str], tmp_path: P
         assert read_run(tmp_path / "sweep" / name).status == "completed"
 
 
+def test_without_slurm_a_line_says_so(
+    small: list[str],
+    tmp_path: Path,
+    mnist_train: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert mnist_train("-m", *small, "hydra/launcher=submitit_slurm", "seed=0,1", "hydra.sweep.dir=sweep") == 2
+    assert capsys.readouterr().err == (
+        'mnist-train: the launcher started no job: RuntimeError: Could not detect "srun", are you indeed on a slurm '
+        "cluster?\n"
+    )
+
+
 def test_the_whole_sweep_on_a_terminal(small: list[str], mnist_train_terminal: Callable[..., tuple[int, str]]) -> None:
     """A bar that is drawn while jobs run in other processes; what stays on the screen is a line a job, and the table."""
     sweep = ["-m", *small, *LAUNCHERS["joblib"], "seed=0,1,2", "hydra.sweep.dir=sweep"]

@@ -33,26 +33,28 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def address(environment: dict[str, str]) -> Iterator[str]:
-    """Of a cluster that runs already."""
-    folder = Path(environment["RAY_TMPDIR"], "joined")
+def cluster(environment: dict[str, str]) -> Iterator[None]:
+    """One that runs already, and that nobody joins who does not ask for it."""
     options = ["--num-cpus=2", "--include-dashboard=false", "--port=0", "--object-store-memory=100000000"]
     process = subprocess.Popen(
-        [Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--temp-dir={folder}", *options],
+        [Path(sys.executable).with_name("ray"), "start", "--head", "--block", *options],
         cwd="/",
         env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for((folder / "ray_current_cluster").exists, process)
-        yield (folder / "ray_current_cluster").read_text()
+        wait_for(Path(environment["RAY_TMPDIR"], "ray", "ray_current_cluster").exists, process)
+        yield
     finally:
         process.terminate()
         process.wait(timeout=60)
 
 
-def test_whatever_ends_a_job_the_others_run(small: list[str], tmp_path: Path, environment: dict[str, str]) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_whatever_ends_a_job_the_others_run_and_another_cluster_finishes(
+    small: list[str], tmp_path: Path, environment: dict[str, str]
+) -> None:
     small[small.index("logger=none")] = "logger.mode=offline"
     small.remove("trainer.threads=1")
     command = [*small, *ON_RAY, OF_TWO, "data.limit=64", "trainer.epochs=1", "seed=0,1,2,3,5,6"]
@@ -71,34 +73,32 @@ def test_whatever_ends_a_job_the_others_run(small: list[str], tmp_path: Path, en
     records = {name: json.loads((tmp_path / "sweep" / name / "run.json").read_text()) for name in jobs}
     again = {name for name, record in records.items() if "resumed" in record}
     assert again == {"seed=2"}, "nothing was tried again; that death alone was written down by somebody else"
-    before = (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes()
-    process = start(tmp_path, *command, **environment)
+    assert records["seed=3"]["threads"] == 1
+
+    joined = ["sweep.resume=sweep", "hydra.launcher.ray.init.address=auto", f"{OF_TWO.partition('=')[0]}=null"]
+    process = start(tmp_path, *joined, **environment)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 1, f"the same bits diverge again{err}"
+    assert "Connected to Ray cluster" in err
     assert {name for name, job in rows(tmp_path).items() if job["status"] != "completed"} == {"seed=5"}
-    assert (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes() == before
-    assert records["seed=3"]["threads"] == 1
+    assert json.loads((tmp_path / "sweep" / "seed=3" / "run.json").read_text()) == records["seed=3"]
     for name in ("seed=0", "seed=3"):
         assert read_wandb(tmp_path / "sweep" / name).group == "sweep"
 
 
-def test_interrupted_once_and_finished_on_a_cluster_that_runs_already(
-    small: list[str], tmp_path: Path, environment: dict[str, str], address: str, mnist_train: Callable[..., int]
+def test_interrupted_once_and_continued(
+    small: list[str], tmp_path: Path, environment: dict[str, str], mnist_train: Callable[..., int]
 ) -> None:
-    process = start(tmp_path, *small, *ON_RAY, OF_TWO, "trainer.epochs=20", "seed=range(3)", **environment)
+    small.append("trainer.epochs=20")
+    process = start(tmp_path, *small, *ON_RAY, OF_TWO, "seed=range(3)", **environment)
     wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) >= 2, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     standings = {name: job["status"] for name, job in rows(tmp_path).items()}
     assert set(standings.values()) == {"interrupted", "waiting"}
-
-    joined = ["sweep.resume=sweep", f"hydra.launcher.ray.init.address={address}"]
-    process = start(tmp_path, *joined, f"{OF_TWO.partition('=')[0]}=null", **environment)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, out + err
-    assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
     name = next(name for name, status in standings.items() if status == "interrupted")
-    assert mnist_train(*small, "trainer.epochs=20", name, "hydra.run.dir=whole") == 0
+    assert mnist_train(f"resume=sweep/{name}") == 0
+    assert mnist_train(*small, name, "hydra.run.dir=whole") == 0
     with np.load("whole/predictions.npz") as whole, np.load(f"sweep/{name}/predictions.npz") as job:
         np.testing.assert_array_equal(whole["logits"], job["logits"])

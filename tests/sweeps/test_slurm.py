@@ -135,7 +135,7 @@ def test_interrupted_leaves_nothing_in_the_queue(
     process = start(tmp_path, *small, *ON_SLURM, "trainer.epochs=100", f"seed=range({cpus + 2})", **environment)
     wait_for(lambda: any(tmp_path.glob("sweep/*/metrics.jsonl")), process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130, out + err
     assert ask("squeue", "--noheader") == ""
     statuses = {name: job["status"] for name, job in rows(tmp_path).items()}
