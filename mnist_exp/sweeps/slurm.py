@@ -37,7 +37,7 @@ def train_on_slurm(job: DictConfig) -> None:
         ahead_of_time_limit(stop.signal, None)
     # A job that Slurm stops itself is not running any more: cancelled, out of time, or back in the queue already.
     number = HydraConfig.get().job.id
-    if "JobState=RUNNING" in _ask("scontrol", "--oneliner", "show", "job", number):
+    if "JobState=RUNNING" in (_ask("scontrol", "--oneliner", "show", "job", number) or ""):
         _ask("scontrol", "requeue", number)
     sys.exit(128 + stop.signal)
 
@@ -74,13 +74,15 @@ def launch_on_slurm(launch: Callable[[], object], name: str, stop_file: Path) ->
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    queued, asked = False, time.monotonic()
+    seen, asked = False, time.monotonic()
     while not stop_file.exists():
         time.sleep(POLL_SECONDS)
-        if not thread.is_alive() or time.monotonic() - asked > ASK_SECONDS:
-            before, queued, asked = queued, _has(name), time.monotonic()
-            if not queued and (before or not thread.is_alive()):
-                break
+        if thread.is_alive() and time.monotonic() - asked < ASK_SECONDS:
+            continue
+        queued, asked = _has(name), time.monotonic()
+        seen = seen or queued is True
+        if seen and queued is False or not seen and not queued and not thread.is_alive():
+            break
     if stop_file.exists():
         _ask("scancel", f"--name={name}")
         while _has(name):
@@ -89,13 +91,15 @@ def launch_on_slurm(launch: Callable[[], object], name: str, stop_file: Path) ->
         raise failures[0]
 
 
-def _has(name: str) -> bool:
-    return bool(_ask("squeue", "--noheader", "--me", f"--name={name}"))
+def _has(name: str) -> bool | None:
+    """Whether Slurm has jobs of this name that are not over; None where it does not answer, as a busy one may."""
+    answer = _ask("squeue", "--noheader", "--me", f"--name={name}")
+    return None if answer is None else bool(answer)
 
 
-def _ask(*command: str) -> str:
-    """What a program of Slurm says; nothing where it is not installed, which submitit reports."""
+def _ask(*command: str) -> str | None:
+    """What a program of Slurm says; None where it fails or is not installed."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    except FileNotFoundError:
-        return ""
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
