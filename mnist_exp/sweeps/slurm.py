@@ -80,8 +80,9 @@ def launch_on_slurm(launch: Callable[[], object], name: str, stop_file: Path) ->
         if thread.is_alive() and time.monotonic() - asked < ASK_SECONDS:
             continue
         queued, asked = _has(name), time.monotonic()
-        seen = seen or queued is True
-        if seen and queued is False or not seen and not queued and not thread.is_alive():
+        if queued:
+            seen = True
+        elif queued is False if seen else not thread.is_alive():
             break
     if stop_file.exists():
         _ask("scancel", f"--name={name}")
