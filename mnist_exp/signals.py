@@ -11,14 +11,19 @@ from typing import Any
 class StopRequest:
     """Notes SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once.
 
-    Outside the main thread, where Python allows no handlers, it notes nothing.
+    A process may have been started with these signals blocked, so that none is lost or kills it before it listens; now
+    it gets them. Outside the main thread, where Python allows no handlers, nothing is noted.
+
+    Args:
+        more: signals to note besides.
 
     Attributes:
         signal: the number of the signal that came, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *more: signal.Signals) -> None:
         self.signal: int | None = None
+        self._numbers = (signal.SIGINT, signal.SIGTERM, *more)
         self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
@@ -26,8 +31,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in self._numbers:
                 self._previous[number] = signal.signal(number, self._note)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
         return self
 
     def __exit__(self, *exception: object) -> None:

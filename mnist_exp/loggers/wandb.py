@@ -17,6 +17,7 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -310,8 +311,10 @@ def _contained() -> Iterator[None]:
 
     Its service leaves its address in WANDB_SERVICE, where a child process would take it for its own, and puts itself
     before sys.exit and sys.excepthook. Its error reports are off, unless asked for: sending them to a server that does
-    not answer holds up the end of the process.
+    not answer holds up the end of the process. The service starts with signals blocked that a scheduler sends to every
+    process of a job, because the run has something to tell it still.
     """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
     names = ("WANDB_SERVICE", "WANDB_ERROR_REPORTING")
     before = {name: os.environ.get(name) for name in names}
     hooks = sys.exit, sys.excepthook
@@ -319,6 +322,7 @@ def _contained() -> Iterator[None]:
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         sys.exit, sys.excepthook = hooks
         for name, value in before.items():
             os.environ.pop(name, None)

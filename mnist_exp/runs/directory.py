@@ -278,7 +278,7 @@ def _umask() -> int:
 
 
 def _acquire(path: Path) -> FileLock:
-    lock = FileLock(path / ".lock", timeout=0)
+    lock = FileLock(path / ".lock", timeout=0.5)  # is_locked holds it, too, for a moment
     try:
         lock.acquire()
     except Timeout as error:

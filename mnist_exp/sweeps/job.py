@@ -14,9 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mnist_exp.composition import PACKAGE
@@ -58,32 +62,44 @@ def train_here(job: DictConfig) -> None:
 
 def train_apart(job: DictConfig) -> None:
     """Hydra's task in a process of its own: neither a signal nor want of memory takes another job along."""
+    with StopAll(Path(job.stop_file)) as stop:
+        train_in_a_child(job, stop)
+
+
+def train_in_a_child(job: DictConfig, stop: StopRequest) -> None:
+    """Train the run in ``job.directory`` in a process of its own, which is told to stop when ``stop`` says so."""
     path, stop_file = Path(job.directory), Path(job.stop_file)
     if stop_file.exists() or read_standing(path).status in SETTLED:
         return
-    # A server that has torch loaded forks the process: milliseconds instead of seconds a job, and nothing is shared.
-    # A launcher's worker may have a start method of its own (loky), which a new process would not know.
-    multiprocessing.set_start_method("forkserver", force=True)
-    multiprocessing.set_forkserver_preload(["mnist_exp.experiment", "torch._dynamo"])
-    process: Any = multiprocessing.Process(target=_apart, args=(path, stop_file))
-    with StopRequest() as stop:
-        process.start()
-        asked: float | None = None
-        while process.is_alive():
-            process.join(POLL_SECONDS)
-            if asked is None and stop():
-                stop_file.write_text(str(stop.signal))
-                asked = time.monotonic()
+    process = _fork(path, stop_file, HydraConfig.get().runtime.cwd)
+    asked: float | None = None
+    while process.is_alive():
+        process.join(POLL_SECONDS)
+        if asked is None and stop():
+            asked = time.monotonic()
+            with suppress(ProcessLookupError):  # it ends at this moment
                 os.kill(process.pid, signal.SIGTERM)
-            elif asked is not None and time.monotonic() - asked > PATIENCE_SECONDS:
-                process.kill()
+        elif asked is not None and time.monotonic() - asked > PATIENCE_SECONDS:
+            process.kill()
     if process.exitcode < 0:
         number = signal.Signals(-process.exitcode)
         hint = ", as Linux does for want of memory" if number == signal.SIGKILL else "; see output.log there"
         _record_death(path, f"its process was killed by {number.name}{hint}")
-    elif read_standing(path).status == "waiting" and not stop_file.exists():
+    elif read_standing(path).status == "waiting" and not stop() and not stop_file.exists():
         _record_death(path, f"ended with exit status {process.exitcode} before it began; see output.log there")
     _stop_others_after_a_failure(job)
+
+
+class StopAll(StopRequest):
+    """Tells every job of the sweep, wherever it runs, what the signal told us."""
+
+    def __init__(self, stop_file: Path) -> None:
+        super().__init__()
+        self._stop_file = stop_file
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        super()._note(number, frame)
+        self._stop_file.write_text(str(number))
 
 
 def train_directory(path: Path) -> float | None:
@@ -99,8 +115,34 @@ def train_directory(path: Path) -> float | None:
         return train(run, check(run.tree))
 
 
-def _apart(path: Path, stop_file: Path) -> None:
-    """The life of a job's own process."""
+def _fork(*arguments: Any) -> Any:
+    """A process that runs ``_apart``.
+
+    A server that has torch loaded forks it: milliseconds instead of seconds a job, and nothing is shared. A launcher's
+    worker may have a start method of its own (loky), which a new process would not know.
+    """
+    multiprocessing.set_start_method("forkserver", force=True)
+    multiprocessing.set_forkserver_preload(["mnist_exp.experiment", "torch._dynamo"])
+    process = multiprocessing.Process(target=_apart, args=arguments)
+    # Terminals and schedulers signal every process there is. Neither the server nor a job that does not listen yet may
+    # die of it, so they are born with these signals blocked; a StopRequest lets them in. Python's tracker of resources
+    # comes first, because starting it ends with unblocking.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return process
+
+
+def _apart(path: Path, stop_file: Path, directory: str) -> None:
+    """The life of a job's own process.
+
+    Args:
+        directory: where the command was given; a launcher may start its workers elsewhere.
+    """
+    os.chdir(directory)
     with (path / "output.log").open("ab", buffering=0) as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)

@@ -11,8 +11,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from hydra._internal.callbacks import Callbacks
@@ -32,8 +33,9 @@ from mnist_exp.runs.directory import is_locked, read_config
 from mnist_exp.runs.provenance import cores
 from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, SweepDirectory, job_id
-from mnist_exp.sweeps.job import train_apart, train_here
+from mnist_exp.sweeps.job import StopAll, train_apart, train_here
 from mnist_exp.sweeps.progress import Progress, count, print_table
+from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -56,18 +58,6 @@ class StoredJobs(ConfigLoader):
 
     load_configuration = get_search_path = get_sources = list_groups = _unused
     get_group_options = compute_defaults_list = _unused
-
-
-class StopAll(StopRequest):
-    """Tells every job of the sweep, wherever it runs, what the signal told us."""
-
-    def __init__(self, stop_file: Path) -> None:
-        super().__init__()
-        self._stop_file = stop_file
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        super()._note(number, frame)
-        self._stop_file.write_text(str(number))
 
 
 def launch(
@@ -149,7 +139,7 @@ def conclude(stopped_by: int = 0) -> None:
     print_table(sweep, standings)
     if stopped_by:
         sys.exit(128 + stopped_by)
-    if any(standing.status in FAILED for standing in standings.values()):
+    if any(standing.status in FAILED | {"interrupted"} for standing in standings.values()):
         sys.exit(1)
 
 
@@ -239,7 +229,7 @@ def _shares(inner: DictConfig) -> tuple[int | None, int | None]:
         jobs = jobs if jobs > 0 else max(1, cores() + 1 + jobs)
         return None, max(1, cores() // jobs)
     if "submitit" in target:
-        threads = int(inner.get("cpus_per_task") or 1)
+        threads = int(inner.get("cpus_per_task") or inner.get("cpus_per_gpu") or 1)
         # submitit would start all local jobs at once.
         return (max(1, cores() // threads) if target.endswith("LocalLauncher") else None), threads
     if "ray" in target:
@@ -247,10 +237,9 @@ def _shares(inner: DictConfig) -> tuple[int | None, int | None]:
     return None, None
 
 
-def _launcher(
-    inner: DictConfig, config: DictConfig, sweep: SweepDirectory
-) -> Callable[[Sequence[Job]], Sequence[JobReturn]]:
+def _launcher(inner: DictConfig, config: DictConfig, sweep: SweepDirectory) -> Callable[[Sequence[Job]], None]:
     """The chosen launcher, which gets directories to train in."""
+    on_slurm = str(inner._target_).endswith(".SlurmLauncher")
     job = OmegaConf.masked_copy(config, "hydra")
     OmegaConf.set_readonly(job.hydra, None)
     with flag_override(job, ["struct", "readonly"], False):
@@ -261,28 +250,51 @@ def _launcher(
         job.hydra.callbacks = {}
         job.hydra.output_subdir = None  # .hydra/ is there already
         job.hydra.sweep.dir = str(sweep.path)
-    task = train_here if inner._target_ == BASIC else train_apart
+        if on_slurm:
+            job.hydra.launcher.name = job_name(sweep.path)
+        elif "ray" in inner:
+            ray = job.hydra.launcher.ray
+            # By default Ray runs a job again whose worker was killed, prints what is in output.log already, and without an
+            # address joins a cluster that happens to run; which refuses the plugin's default size.
+            ray.remote = {"max_retries": 0, **ray.remote}
+            own = {"include_dashboard": False, **ray.init, "address": "local"}
+            ray.init = {
+                "log_to_driver": False,
+                **(own if ray.init.get("address") is None else {"object_store_memory": None, **ray.init}),
+            }
+    task = train_here if inner._target_ == BASIC else train_on_slurm if on_slurm else train_apart
     context = HydraContext(config_loader=StoredJobs(), callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=job)
-    return lambda jobs: launcher.launch([[job.directory] for job in jobs], initial_job_idx=0)
+
+    def launch_all(jobs: Sequence[Job]) -> None:
+        launch = partial(launcher.launch, [[job.directory] for job in jobs], initial_job_idx=0)
+        if on_slurm:
+            launch_on_slurm(launch, job_name(sweep.path), sweep.stop_file)
+        else:
+            launch()
+
+    return launch_all
 
 
 def _run(
     sweep: SweepDirectory,
     wanted: Sequence[Job],
-    launch_all: Callable[[Sequence[Job]], Sequence[JobReturn]],
+    launch_all: Callable[[Sequence[Job]], None],
     stop: StopRequest,
     parallel: int | None,
 ) -> None:
     """Launch jobs until each had its turn.
 
     A launcher may lose jobs it was given, because a worker died or because it stops listening at the first error; those
-    that did not begin are given to it again, as long as that gets some of them going.
+    that did not begin are given to it again, as long as that gets some of them going. A pool of processes (joblib's) that
+    loses one kills the others, too: each job that ran then is given another chance, alone.
     """
     left = [job for job in wanted if sweep.standing(job).status not in SETTLED]
     tried: set[Job] = set()
-    while left and not stop():
-        batch = left[: parallel or len(left)]
+    suspects: list[Job] = []
+    while (left or suspects) and not stop():
+        alone = suspects[:1]
+        batch = alone or left[: parallel or len(left)]
         failure: Exception | None = None
         try:
             launch_all(batch)
@@ -290,9 +302,14 @@ def _run(
             failure = error
         while any(is_locked(sweep.path / job.directory) for job in batch):
             time.sleep(0.5)
-        begun = [job for job in batch if sweep.standing(job).status != "waiting"]
         if sweep.stop_file.exists():
             return
+        standings = {job: sweep.standing(job).status for job in batch}
+        begun = [job for job in batch if standings[job] != "waiting"]
+        if alone:
+            del suspects[0]
+        elif isinstance(failure, BrokenProcessPool):
+            suspects = [job for job in begun if standings[job] == "killed"]
         if not begun and failure is not None and tried.issuperset(batch):
             message = " ".join(str(failure).split())
             raise UsageError(f"the launcher started no job: {type(failure).__name__}: {message}") from failure

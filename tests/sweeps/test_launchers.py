@@ -8,16 +8,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from sweep_processes import breaking, rows, start, wait_for
 
 from mnist_exp.runs import read_run
-from mnist_exp.sweeps.directory import read_sweep
 
 LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
@@ -25,55 +23,11 @@ LAUNCHERS = {
 }
 each_launcher = pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS)
 
-# Makes the jobs with seeds 0, 1 and 2 end in three bad ways, in whatever process they run.
-BREAK_JOBS = """
-import importlib.machinery, os, signal, sys
-
-class Breaking(importlib.machinery.SourceFileLoader):
-    def exec_module(self, module):
-        super().exec_module(module)
-        fit = module.fit
-        def broken(training, digits, recipe, **options):
-            ends = {0: lambda: 1 / 0, 1: lambda: sys.exit(3), 2: lambda: os.kill(os.getpid(), signal.SIGKILL)}
-            ends.get(recipe.seed, lambda: None)()
-            fit(training, digits, recipe, **options)
-        module.fit = broken
-
-class Finder:
-    @staticmethod
-    def find_spec(name, path, target=None):
-        if name != "mnist_exp.experiment":
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        spec.loader = Breaking(spec.loader.name, spec.loader.path)
-        return spec
-
-sys.meta_path.insert(0, Finder)
-"""
-
-
-def start(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "mnist_exp.train", "-m", *arguments],
-        cwd=tmp_path,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def rows(path: Path) -> dict[str, dict[str, Any]]:
-    return {job["directory"]: job for job in read_sweep(path / "sweep")["jobs"]}
-
 
 @each_launcher
 def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str], tmp_path: Path) -> None:
-    (tmp_path / "break").mkdir()
-    (tmp_path / "break" / "sitecustomize.py").write_text(BREAK_JOBS)
     command = [*small, *launcher, "data.limit=64", "trainer.epochs=1", "seed=range(5)", "hydra.sweep.dir=sweep"]
-    process = start(tmp_path, *command, PYTHONPATH=str(tmp_path / "break"))
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     jobs = rows(tmp_path)
@@ -93,6 +47,15 @@ def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str
     assert process.returncode == 0
     assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
     assert (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes() == before
+
+
+def test_a_worker_that_dies_takes_no_other_job_along(small: list[str], tmp_path: Path) -> None:
+    """joblib kills all workers when one is gone."""
+    command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=20", "seed=6,3", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, out
+    assert {name: job["status"] for name, job in rows(tmp_path).items()} == {"seed=6": "killed", "seed=3": "completed"}
 
 
 @pytest.mark.parametrize(
@@ -147,12 +110,19 @@ def test_jobs_share_the_cores(launcher: list[str], small: list[str], tmp_path: P
         assert read_run(tmp_path / "sweep" / name).status == "completed"
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def test_without_slurm_a_line_says_so(
+    small: list[str],
+    tmp_path: Path,
+    mnist_train: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert mnist_train("-m", *small, "hydra/launcher=submitit_slurm", "seed=0,1", "hydra.sweep.dir=sweep") == 2
+    assert capsys.readouterr().err == (
+        'mnist-train: the launcher started no job: RuntimeError: Could not detect "srun", are you indeed on a slurm '
+        "cluster?\n"
+    )
 
 
 def test_the_whole_sweep_on_a_terminal(small: list[str], mnist_train_terminal: Callable[..., tuple[int, str]]) -> None:

@@ -1,0 +1,78 @@
+"""Sweeps whose command and jobs are processes of their own, some of which are made to fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mnist_exp.sweeps.directory import read_sweep
+
+# Makes the jobs with some seeds end in bad ways, in whatever process they run; that of seed 6 takes the launcher's along.
+_SITECUSTOMIZE = """
+import importlib.machinery, os, signal, sys
+
+class Breaking(importlib.machinery.SourceFileLoader):
+    def exec_module(self, module):
+        super().exec_module(module)
+        fit = module.fit
+        def broken(training, digits, recipe, **options):
+            if recipe.seed == 0:
+                1 / 0
+            if recipe.seed == 1:
+                sys.exit(3)
+            if recipe.seed == 5:
+                training.optimizer.param_groups[0]["lr"] = 1e30
+            if recipe.seed == 6:  # parent of the server that forked this process
+                os.kill(int(open(f"/proc/{os.getppid()}/stat").read().split()[3]), signal.SIGKILL)
+            if recipe.seed in (2, 6):
+                os.kill(os.getpid(), signal.SIGKILL)
+            fit(training, digits, recipe, **options)
+        module.fit = broken
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name != "mnist_exp.experiment":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        spec.loader = Breaking(spec.loader.name, spec.loader.path)
+        return spec
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
+def breaking(tmp_path: Path) -> str:
+    """What PYTHONPATH must be for jobs to break."""
+    (tmp_path / "break").mkdir()
+    (tmp_path / "break" / "sitecustomize.py").write_text(_SITECUSTOMIZE)
+    return str(tmp_path / "break")
+
+
+def start(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mnist_exp.train", "-m", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def rows(path: Path) -> dict[str, dict[str, Any]]:
+    return {job["directory"]: job for job in read_sweep(path / "sweep")["jobs"]}
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

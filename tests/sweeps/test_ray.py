@@ -1,0 +1,104 @@
+"""The same promises on Ray: a cluster of one's own, and one that runs already."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sweep_processes import breaking, rows, start, wait_for
+from wandb_files import read_run as read_wandb
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'mnist-exp[ray]'"),
+]
+ON_RAY = ["hydra/launcher=ray", "hydra.sweep.dir=sweep"]
+OF_TWO = "+hydra.launcher.ray.init.num_cpus=2"
+
+
+@pytest.fixture
+def environment() -> Iterator[dict[str, str]]:
+    """Where Ray keeps nothing in anybody's home; the folder's name is short, because sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture
+def cluster(environment: dict[str, str]) -> Iterator[None]:
+    """One that runs already, and that nobody joins who does not ask for it."""
+    options = ["--num-cpus=2", "--include-dashboard=false", "--port=0", "--object-store-memory=100000000"]
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("ray"), "start", "--head", "--block", *options],
+        cwd="/",
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(Path(environment["RAY_TMPDIR"], "ray", "ray_current_cluster").exists, process)
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_whatever_ends_a_job_the_others_run_and_another_cluster_finishes(
+    small: list[str], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    small[small.index("logger=none")] = "logger.mode=offline"
+    small.remove("trainer.threads=1")
+    command = [*small, *ON_RAY, OF_TWO, "data.limit=64", "trainer.epochs=1", "seed=0,1,2,3,5,6"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), **environment)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 1, err
+    jobs = rows(tmp_path)
+    assert {name: (job["status"], job["error"]) for name, job in jobs.items()} == {
+        "seed=0": ("failed", "ZeroDivisionError: division by zero"),
+        "seed=1": ("failed", "SystemExit: 3"),
+        "seed=2": ("failed", "ProcessDied: its process was killed by SIGKILL, as Linux does for want of memory"),
+        "seed=3": ("completed", None),
+        "seed=5": ("diverged", jobs["seed=5"]["error"]),
+        "seed=6": ("killed", "its process is gone"),
+    }
+    records = {name: json.loads((tmp_path / "sweep" / name / "run.json").read_text()) for name in jobs}
+    again = {name for name, record in records.items() if "resumed" in record}
+    assert again == {"seed=2"}, "nothing was tried again; that death alone was written down by somebody else"
+    assert records["seed=3"]["threads"] == 1
+
+    joined = ["sweep.resume=sweep", "hydra.launcher.ray.init.address=auto", f"{OF_TWO.partition('=')[0]}=null"]
+    process = start(tmp_path, *joined, **environment)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 1, f"the same bits diverge again{err}"
+    assert "Connected to Ray cluster" in err
+    assert {name for name, job in rows(tmp_path).items() if job["status"] != "completed"} == {"seed=5"}
+    assert json.loads((tmp_path / "sweep" / "seed=3" / "run.json").read_text()) == records["seed=3"]
+    for name in ("seed=0", "seed=3"):
+        assert read_wandb(tmp_path / "sweep" / name).group == "sweep"
+
+
+def test_interrupted_once_and_continued(
+    small: list[str], tmp_path: Path, environment: dict[str, str], mnist_train: Callable[..., int]
+) -> None:
+    small.append("trainer.epochs=20")
+    process = start(tmp_path, *small, *ON_RAY, OF_TWO, "seed=range(3)", **environment)
+    wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) >= 2, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    standings = {name: job["status"] for name, job in rows(tmp_path).items()}
+    assert set(standings.values()) == {"interrupted", "waiting"}
+    name = next(name for name, status in standings.items() if status == "interrupted")
+    assert mnist_train(f"resume=sweep/{name}") == 0
+    assert mnist_train(*small, name, "hydra.run.dir=whole") == 0
+    with np.load("whole/predictions.npz") as whole, np.load(f"sweep/{name}/predictions.npz") as job:
+        np.testing.assert_array_equal(whole["logits"], job["logits"])

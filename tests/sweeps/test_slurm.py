@@ -1,0 +1,146 @@
+"""The same promises on Slurm: a real one, of one node, that runs while these tests do."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sweep_processes import breaking, rows, start, wait_for
+from wandb_files import read_run as read_wandb
+
+from mnist_exp.runs.directory import read_metrics
+from mnist_exp.training import load_checkpoint
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm.py"
+spec = importlib.util.spec_from_file_location("slurm", SCRIPT)
+assert spec is not None
+assert spec.loader is not None
+slurm = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(slurm)
+
+REASON = slurm.why_not()
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
+ON_SLURM = ["hydra/launcher=submitit_slurm", "hydra.sweep.dir=sweep"]
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    """In which the programs of Slurm find theirs."""
+    with slurm.one_node_slurm() as environment:
+        yield {name: environment[name] for name in ("PATH", "SLURM_CONF")}
+
+
+@pytest.fixture
+def ask(environment: dict[str, str]) -> Callable[..., str]:
+    """What a program of Slurm says."""
+    return lambda *command: (
+        subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True).stdout
+    )
+
+
+def test_starts_for_a_command_and_leaves_nothing(tmp_path: Path) -> None:
+    script = "echo $SLURM_CONF; sbatch --wrap 'sleep 60' >&2; sinfo --noheader --format=%D; exit 3"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "bash", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    configuration, nodes = done.stdout.splitlines()
+    assert (nodes, done.returncode) == ("1", 3), done.stderr
+    assert not Path(configuration).parent.exists()
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert not any(str(Path(configuration).parent).encode() in command for command in commands)
+
+
+def test_failures_stay_alone_and_preempted_jobs_go_on(
+    small: list[str],
+    tmp_path: Path,
+    environment: dict[str, str],
+    ask: Callable[..., str],
+    mnist_train: Callable[..., int],
+) -> None:
+    """The same command finishes the sweep, while Slurm wants its machine back three times."""
+    small.remove("trainer.threads=1")
+    small += ["trainer.epochs=20", "regularization.dropout=0.2"]
+    command = [*small, *ON_SLURM, "seed=0,1,2,3,5,6", "hydra.launcher.max_num_timeout=1"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), **environment)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 1, err
+    jobs = rows(tmp_path)
+    assert {name: (job["status"], job["error"]) for name, job in jobs.items()} == {
+        "seed=0": ("failed", "ZeroDivisionError: division by zero"),
+        "seed=1": ("failed", "SystemExit: 3"),
+        "seed=2": ("failed", "ProcessDied: its process was killed by SIGKILL, as Linux does for want of memory"),
+        "seed=3": ("completed", None),
+        "seed=5": ("diverged", jobs["seed=5"]["error"]),
+        "seed=6": ("killed", "its process is gone"),
+    }
+
+    parts = {index: len(record_of(tmp_path, index).get("resumed", [])) for index in range(3)}
+
+    process = start(tmp_path, *command, **environment)
+    # A signal is what a job gets ahead of a preemption or of its time limit; requeued is what it is in the end.
+    takes = {0: ["scancel", "--signal=TERM"], 1: ["scontrol", "requeue"], 2: ["scancel", "--signal=USR2"]}
+    for index, take in takes.items():
+        step = ".0" if take[0] == "scancel" else ""  # or it tries again and again while others of the array wait
+        wait_for(
+            lambda name=f"seed={index}": rows(tmp_path)[name]["status"] == "running" and begun(tmp_path, name), process
+        )
+        tasks = dict(line.split() for line in ask("squeue", "--noheader", "--array", "--format=%K %A").splitlines())
+        ask(*take, tasks[str(index)] + step)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 1, f"the same bits diverge again{err}"
+    assert {name for name, job in rows(tmp_path).items() if job["status"] != "completed"} == {"seed=5"}
+    for index in takes:
+        run = f"seed={index}"
+        record = record_of(tmp_path, index)
+        assert record["threads"] == 1
+        assert len(record["resumed"]) == parts[index] + 2, "once by the command, once after the preemption"
+        assert mnist_train(*small, "trainer.threads=1", run, f"hydra.run.dir=whole-{index}") == 0
+        assert figures(Path(f"whole-{index}")) == figures(Path("sweep") / run)
+        whole, job = (
+            load_checkpoint(path / "checkpoints" / "last.pt", torch.device("cpu"))["model"]
+            for path in (Path(f"whole-{index}"), Path("sweep") / run)
+        )
+        torch.testing.assert_close(job, whole, rtol=0, atol=0)
+
+
+def begun(tmp_path: Path, run: str) -> bool:
+    metrics = tmp_path / "sweep" / run / "metrics.jsonl"
+    return metrics.exists() and metrics.stat().st_size > 0
+
+
+def record_of(tmp_path: Path, seed: int) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((tmp_path / "sweep" / f"seed={seed}" / "run.json").read_text())
+    return record
+
+
+def figures(run: Path) -> list[dict[str, float | int]]:
+    """All that ``metrics.jsonl`` says, but the times."""
+    return [{key: value for key, value in row.items() if "second" not in key} for row in read_metrics(run)]
+
+
+def test_interrupted_leaves_nothing_in_the_queue(
+    small: list[str], tmp_path: Path, environment: dict[str, str], ask: Callable[..., str]
+) -> None:
+    small[small.index("logger=none")] = "logger.mode=offline"
+    cpus = len(os.sched_getaffinity(0))
+    process = start(tmp_path, *small, *ON_SLURM, "trainer.epochs=100", f"seed=range({cpus + 2})", **environment)
+    wait_for(lambda: any(tmp_path.glob("sweep/*/metrics.jsonl")), process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, out + err
+    assert ask("squeue", "--noheader") == ""
+    statuses = {name: job["status"] for name, job in rows(tmp_path).items()}
+    assert set(statuses.values()) == {"interrupted", "waiting"}
+    for name in (name for name, status in statuses.items() if status == "interrupted"):
+        on_wandb = read_wandb(tmp_path / "sweep" / name)
+        assert on_wandb.group == "sweep"
+        assert len(on_wandb.history) == len(read_metrics(tmp_path / "sweep" / name))
