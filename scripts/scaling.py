@@ -86,6 +86,9 @@ def draw(campaign: Campaign) -> None:
                 parameters = next(iter(campaign.figures(arm, "parameters").values()))
                 seconds = min(campaign.figures(arm, "fastest_epoch_seconds").values())
                 points.append((parameters, sample.mean, sample.std or 0.0, seconds))
+                if arm.startswith("model=mlp model.depth"):
+                    depth = arm.rpartition("=")[2]
+                    axes.annotate(depth, points[-1][:2], fontsize=7, xytext=(7, -3), textcoords="offset points")
         points.sort()
         x, y, std, seconds = zip(*points, strict=True)
         axes.errorbar(x, y, yerr=std, color=colour, capsize=3, linewidth=1, label=title)
