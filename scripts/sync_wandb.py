@@ -130,7 +130,9 @@ def upload(run: Path, files: Iterable[Path], timeout: float) -> str:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)  # W&B's service, too
-            process.communicate()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()  # without reading to its end: what outlives its group may hold the other end open
     said = re.findall(r"^(?:wandb: )?(?:ERROR|Error:) (.*)", output, re.MULTILINE)
     errors = [line for line in said if CUT_OFF not in line]
     cut_off = len(said) > len(errors)
