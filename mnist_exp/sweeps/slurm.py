@@ -63,6 +63,8 @@ def launch_on_slurm(launch: Callable[[], object], name: str, stop_file: Path) ->
     """
     from submitit import SlurmJob
 
+    # Its watcher would run sacct, which fails without accounts. A class attribute without a setting to turn it off, hence
+    # the assignment to a method, which mypy takes for a mistake.
     SlurmJob.watcher.update = lambda: None  # type: ignore[method-assign]
     failures: list[Exception] = []
 
