@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.errors import HydraException
 
@@ -21,11 +21,6 @@ from mnist_exp.composition import CONF, explain_composition, resolve
 from mnist_exp.config import authorize, check
 from mnist_exp.mistakes import UsageError, report
 from mnist_exp.runs import Run, read_run, write_atomically
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mnist_exp.data import Split
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,6 +63,7 @@ def evaluate_run(path: Path, overrides: Sequence[str], output: Path) -> dict[str
     import torch
 
     from mnist_exp import experiment
+    from mnist_exp.pictures import worst_digits
     from mnist_exp.trained import trained_model
     from mnist_exp.training import evaluate, score
 
@@ -99,7 +95,9 @@ def evaluate_run(path: Path, overrides: Sequence[str], output: Path) -> dict[str
     }
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "evaluation.json", json.dumps(result, indent=2).encode() + b"\n")
-    draw_worst_digits(test, logits, output / "worst_digits.png")
+    arrays = experiment.predictions(tree["data"], logits, test.labels, test.images)
+    picture = worst_digits(arrays["logits"], arrays["labels"], arrays["worst"], arrays["worst_images"])
+    picture.save(output / "worst_digits.png")
     return result
 
 
@@ -122,31 +120,6 @@ def data_section(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
             return dict(resolve(composed)["data"])
     except HydraException as error:
         raise UsageError(explain_composition(error)) from error
-
-
-def draw_worst_digits(split: Split, logits: Tensor, path: Path, rows: int = 4, columns: int = 8) -> None:
-    """A PNG of the images whose label got the least probability, with label, prediction and its probability."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    probabilities = logits.softmax(dim=1).cpu()
-    labels = split.labels.cpu()
-    worst = probabilities[range(len(labels)), labels].argsort()[: rows * columns].tolist()
-    with mpl.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(columns * 1.15, rows * 1.45), layout="constrained")
-        FigureCanvasAgg(figure)
-        for axes, index in zip(figure.subplots(rows, columns).flat, [*worst, *[None] * (rows * columns)], strict=False):
-            axes.set_axis_off()
-            if index is None:
-                continue
-            axes.imshow(split.images[index, 0].cpu().numpy(), cmap="gray_r")
-            predicted = int(probabilities[index].argmax())
-            colour = "firebrick" if predicted != labels[index] else "black"
-            axes.set_title(
-                f"{int(labels[index])} as {predicted}, {probabilities[index, predicted]:.0%}", color=colour, fontsize=8
-            )
-        figure.savefig(path, dpi=110)
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -316,25 +316,33 @@ def build_logger(run: RunDirectory) -> Listener:
 
 
 def save_predictions(run: RunDirectory, logits: Tensor, labels: Tensor, images: Tensor | None = None) -> None:
-    """Write ``predictions.npz``: logits (N, C), float32, labels (N,), int64, and the digits that went worst.
+    """Write ``predictions.npz``: what ``predictions`` gives."""
+    arrays = predictions(run.tree["data"], logits, labels, images)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the arrays for allow_pickle
+    write_atomically(run.path / "predictions.npz", buffer.getvalue())
+
+
+def predictions(
+    data: Mapping[str, Any], logits: Tensor, labels: Tensor, images: Tensor | None = None
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Arrays that reports need: logits (N, C), float32, labels (N,), int64, and the digits that went worst.
 
     ``worst`` (K,), int64, are the images whose label got the least probability, worst first, and ``worst_images``
     (K, S, S), uint8, what they look like (ink bright), so that a report can show them without the data set.
 
     Args:
+        data: the config's section, which knows how images were normalised.
         images: normalised test images (N, 1, S, S); None leaves ``worst`` out.
     """
     arrays = {"logits": logits.cpu().numpy(), "labels": labels.cpu().numpy()}
     if images is not None:
         probability = logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0]
         worst = probability.argsort(stable=True)[:WORST_DIGITS]
-        data = run.tree["data"]
         pixels = images[worst, 0] * data["std"] + data["mean"]
         arrays["worst"] = worst.cpu().numpy()
         arrays["worst_images"] = (pixels * 255).round().clamp(0, 255).byte().cpu().numpy()
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the arrays for allow_pickle
-    write_atomically(run.path / "predictions.npz", buffer.getvalue())
+    return arrays
 
 
 def _cause(error: BaseException, kinds: type[Exception] | tuple[type[Exception], ...], group: str) -> str:

@@ -263,7 +263,7 @@ class WandbLogger(Listener):
         import numpy as np
         import wandb
 
-        from mnist_exp.loggers.pictures import confusion_matrix, worst_digits
+        from mnist_exp.pictures import confusion_matrix, worst_digits
 
         file = self._directory / "predictions.npz"
         if not file.exists():
