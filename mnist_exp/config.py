@@ -187,6 +187,14 @@ class Augmentation(Section):
     strength: Annotated[float, Field(ge=0, le=5)] = 1.0
 
 
+class Distillation(Section):
+    """Trained networks to learn from."""
+
+    teachers: list[str] = []
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.9
+    temperature: Positive = 3.0
+
+
 class Regularization(Section):
     """Everything that fights overfitting. ``conf/regularization``."""
 
@@ -199,6 +207,7 @@ class Regularization(Section):
     mixup: NonNegative
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     early_stopping: Annotated[int, Field(ge=1)] | None
+    distillation: Distillation = Distillation()  # runs of earlier versions have none
     augmentation: Augmentation
 
 

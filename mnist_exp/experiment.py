@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,16 +21,17 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from mnist_exp.config import Config, authorize
+from mnist_exp.config import Config, authorize, check
 from mnist_exp.data import DataError, Digits
 from mnist_exp.data.augment import Augment
 from mnist_exp.loggers.console import Console
-from mnist_exp.mistakes import RunFailed, UsageError
+from mnist_exp.mistakes import RunFailed, UsageError, as_typed
 from mnist_exp.models import count_parameters, layer_table
-from mnist_exp.runs import RunDirectory, write_atomically
+from mnist_exp.runs import RunDirectory, read_run, write_atomically
 from mnist_exp.runs.provenance import cores, peak_memory, reset_peak_memory
 from mnist_exp.signals import StopRequest
 from mnist_exp.training import (
+    Distillation,
     Diverged,
     EpochMetrics,
     ExponentialMovingAverage,
@@ -258,6 +260,36 @@ def build_objective(config: Config, model: nn.Module) -> Objective:
     return Objective(config.regularization.label_smoothing, getattr(model, "rubbish_logit", None))
 
 
+def build_distillation(config: Config, tree: Mapping[str, Any], device: torch.device) -> Distillation | None:
+    """The trained networks of ``regularization.distillation``, where there are any.
+
+    Raises:
+        UsageError: a run directory holds none, or one that can still change, or that saw images which this run holds out.
+    """
+    from mnist_exp.trained import trained_model
+
+    def trained(directory: str) -> nn.Module:
+        run = read_run(Path(directory))
+        if run.status != "completed":
+            raise UsageError(f"{directory} is {run.status}; a teacher must be completed")
+        own, its = ({**data, "root": None} for data in (tree["data"], run.config["data"]))
+        if differing := [f"data.{key}={as_typed(its.get(key))}" for key in own if its.get(key) != own[key]]:
+            raise UsageError(
+                f"{directory} was trained with {' '.join(differing)}; a teacher must have seen what this run sees, and "
+                "nothing that it holds out"
+            )
+        authorize(run.config)
+        model, _ = trained_model(run, check(run.config), device)
+        return model.eval()
+
+    wanted = config.regularization.distillation
+    try:
+        teachers = [trained(directory) for directory in wanted.teachers]
+    except UsageError as error:
+        raise UsageError(f"regularization.distillation.teachers: {error}") from error
+    return Distillation(teachers, wanted.weight, wanted.temperature) if teachers else None
+
+
 def build_training(
     config: Config, tree: Mapping[str, Any], model: nn.Module, digits: Digits, device: torch.device
 ) -> tuple[Training, Recipe]:
@@ -290,6 +322,7 @@ def build_training(
         objective=build_objective(config, model),
         augment=augment if any(amplitudes.values()) else None,
         mixup=Mixup(regularization.mixup) if regularization.mixup else None,
+        distillation=build_distillation(config, tree, device),
         gradient_clipping=regularization.gradient_clipping,
         patience=regularization.early_stopping,
         bfloat16=trainer.precision == "bfloat16",

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from mnist_exp.evaluate import evaluate_run
 from mnist_exp.runs import read_run
 from mnist_exp.runs.directory import read_metrics
 from mnist_exp.training import load_checkpoint
@@ -146,6 +147,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     from mnist_exp import signals
 
     overrides = [*small, *recipe]
+    if recipe:
+        assert mnist_train(*small, "data.val_size=64", "seed=5", "hydra.run.dir=teacher") == 0
+        overrides.append("regularization.distillation.teachers=[teacher]")
     assert mnist_train(*overrides, "hydra.run.dir=whole") == 0
 
     calls = 0
@@ -287,6 +291,45 @@ def test_best_on_validation_is_the_result_where_asked(
     with np.load(tmp_path / "run" / "predictions.npz") as predictions:
         accuracy = (predictions["logits"].argmax(axis=1) == predictions["labels"]).mean()
     assert accuracy == best["test_accuracy"]
+
+
+def test_distilled_run_learns_from_its_teachers_and_is_read_without_them(
+    mnist_train: Callable[..., int], small: list[str], tmp_path: Path
+) -> None:
+    """With nothing but a teacher to learn from, the labels can be wrong: here they are never looked at."""
+    teach = [*small, "data.limit=2000", "optimizer=adamw", "optimizer.lr=0.003"]
+    assert mnist_train(*teach, "trainer.epochs=4", "hydra.run.dir=teacher") == 0
+    learn = [*teach, "trainer.epochs=4", "seed=1"]
+    alone = ["regularization.distillation.weight=1", "regularization.distillation.teachers=[teacher]"]
+    assert mnist_train(*learn, *alone, "hydra.run.dir=student") == 0
+    assert mnist_train(*learn, "hydra.run.dir=untaught") == 0
+
+    def log_probabilities(run: str) -> np.ndarray[Any, Any]:
+        with np.load(tmp_path / run / "predictions.npz") as predictions:
+            return torch.tensor(predictions["logits"]).log_softmax(dim=1).numpy()
+
+    teacher, student, untaught = (log_probabilities(run) for run in ("teacher", "student", "untaught"))
+    far, near = ((np.exp(teacher) * (teacher - other)).sum(axis=1).mean() for other in (untaught, student))
+    assert near < far / 2, "it predicts what its teacher predicts"
+
+    (tmp_path / "teacher").rename(tmp_path / "retired")
+    evaluate_run(tmp_path / "student", [], tmp_path / "evaluation")
+
+
+def test_teachers_that_cannot_teach(
+    mnist_train: Callable[..., int], small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mnist_train(*small, "hydra.run.dir=teacher") == 0
+    assert mnist_train(*small, "optimizer.lr=1e30", "hydra.run.dir=diverged") == 1
+    capsys.readouterr()
+    for directory, more, message in [
+        ("nowhere", [], "nowhere is not a directory"),
+        ("diverged", [], "diverged is diverged; a teacher must be completed"),
+        ("teacher", ["data.val_size=64"], "teacher was trained with data.val_size=0; a teacher must have seen what"),
+        ("teacher", ["data.swap_splits=true"], "teacher was trained with data.swap_splits=false; a teacher"),
+    ]:
+        assert mnist_train(*small, *more, f"regularization.distillation.teachers=[{directory}]") == 2
+        assert capsys.readouterr().err.startswith(f"mnist-train: regularization.distillation.teachers: {message}")
 
 
 def test_early_stopping_ends_and_says_so(mnist_train: Callable[..., int], small: list[str], tmp_path: Path) -> None:

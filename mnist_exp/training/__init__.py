@@ -6,11 +6,12 @@ from mnist_exp.training.ema import ExponentialMovingAverage
 from mnist_exp.training.evaluation import evaluate, score
 from mnist_exp.training.events import EpochMetrics, Listener, StepDone, TrainingEnded, TrainingStarted
 from mnist_exp.training.loop import Diverged, Interrupted, Recipe, Training, fit, predict
-from mnist_exp.training.objective import Mixup, Objective
+from mnist_exp.training.objective import Distillation, Mixup, Objective
 from mnist_exp.training.optimizers import MuonWithAdamW, parameter_groups
 from mnist_exp.training.schedules import constant, cosine, one_cycle, step
 
 __all__ = [
+    "Distillation",
     "Diverged",
     "EpochMetrics",
     "ExponentialMovingAverage",

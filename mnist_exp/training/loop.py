@@ -21,7 +21,7 @@ from mnist_exp.data import Digits
 from mnist_exp.training.ema import ExponentialMovingAverage
 from mnist_exp.training.evaluation import autocast, evaluate, score
 from mnist_exp.training.events import EpochMetrics, Listener, StepDone, TrainingStarted
-from mnist_exp.training.objective import Mixup, Objective
+from mnist_exp.training.objective import Distillation, Mixup, Objective
 
 
 class Diverged(Exception):
@@ -43,6 +43,7 @@ class Recipe:
     objective: Objective
     augment: Callable[[Tensor], Tensor] | None = None
     mixup: Mixup | None = None
+    distillation: Distillation | None = None
     gradient_clipping: float | None = None
     patience: int | None = None  # epochs without a lower validation loss before training ends
     bfloat16: bool = False
@@ -189,6 +190,8 @@ def _train_epoch(
             loss = objective(logits.float(), targets)
             if recipe.mixup is not None:
                 loss = weight * loss + (1 - weight) * objective(logits.float(), second_targets)
+            if recipe.distillation is not None:
+                loss = recipe.distillation(loss, logits.float(), batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if recipe.gradient_clipping is not None:

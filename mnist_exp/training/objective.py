@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,33 @@ class Mixup:
         weight = float(torch.distributions.Dirichlet(concentration).sample().max())
         partner = torch.randperm(len(images)).to(images.device, non_blocking=True)
         return torch.lerp(images[partner], images, weight), labels, labels[partner], weight
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Learning from what trained networks make of the same batch, too (Hinton et al. 2015, section 2).
+
+    Attributes:
+        teachers: networks in evaluation mode, on the device of the batch; the mean of their probabilities is learnt.
+        weight: share of the teachers in the loss, the labels have the rest.
+        temperature: by which all logits are divided; above 1 more of what the teachers find similar is seen.
+    """
+
+    teachers: Sequence[nn.Module]
+    weight: float
+    temperature: float
+
+    def __call__(self, of_labels: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+        """The whole loss, a scalar.
+
+        Args:
+            of_labels: the loss that the labels give, a scalar.
+            logits: of the network that learns, (N, C), floating point.
+            images: as that network saw them, (N, 1, S, S).
+        """
+        with torch.no_grad():
+            shares = [F.softmax(teacher(images).float() / self.temperature, dim=1) for teacher in self.teachers]
+            taught = torch.stack(shares).mean(dim=0)
+        # Times the temperature squared, so that gradients keep their size whatever it is.
+        of_teachers = F.cross_entropy(logits / self.temperature, taught) * self.temperature**2
+        return torch.lerp(of_labels, of_teachers, self.weight)

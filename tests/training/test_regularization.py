@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mnist_exp.models import LeNet5
-from mnist_exp.training import ExponentialMovingAverage, Mixup, Objective, parameter_groups
+from mnist_exp.training import Distillation, ExponentialMovingAverage, Mixup, Objective, parameter_groups
 
 
 def test_dropout_keeps_the_expected_activation() -> None:
@@ -96,6 +96,30 @@ def test_mixup_weight_follows_the_beta_distribution() -> None:
     # Beta(1, 1) is uniform, and the larger of a weight and its complement is uniform on [0.5, 1].
     assert weights.mean() == pytest.approx(0.75, abs=0.01)
     assert weights.var() == pytest.approx(1 / 48, rel=0.1)
+
+
+def test_distillation_is_cross_entropy_with_the_mean_of_softened_teachers() -> None:
+    """Hinton et al. 2015, section 2: soft targets at a temperature, their gradient scaled by its square."""
+    torch.manual_seed(0)
+    teachers = [LeNet5().eval(), LeNet5().eval()]
+    images, logits = torch.rand(16, 1, 28, 28), torch.randn(16, 10)
+    shares = (
+        sum(torch.exp(teacher(images) / 4) / torch.exp(teacher(images) / 4).sum(1, True) for teacher in teachers) / 2
+    )
+    expected = 0.3 * 1.5 - 0.7 * 16 * (shares * (logits / 4).log_softmax(dim=1)).sum(dim=1).mean()
+    loss = Distillation(teachers, weight=0.7, temperature=4.0)(torch.tensor(1.5), logits, images)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_distillation_at_a_high_temperature_matches_logits() -> None:
+    """Hinton et al. 2015, equation 4: the gradient tends to the difference of centred logits over the number of classes."""
+    torch.manual_seed(0)
+    teacher, images = LeNet5().eval(), torch.rand(8, 1, 28, 28)
+    logits = torch.randn(8, 10, requires_grad=True)
+    Distillation([teacher], weight=1.0, temperature=1000.0)(torch.tensor(0.0), logits, images).backward()
+    centred = [values - values.mean(dim=1, keepdim=True) for values in (logits.detach(), teacher(images).detach())]
+    torch.testing.assert_close(logits.grad, (centred[0] - centred[1]) / 10 / 8, rtol=0.02, atol=1e-4)
+    assert all(parameter.grad is None for parameter in teacher.parameters()), "a teacher learns nothing"
 
 
 def test_average_warms_up_and_then_decays() -> None:
