@@ -12,6 +12,7 @@ from typing import Any
 
 from mnist_exp.sweeps.directory import read_sweep
 
+BREAKING = "seed=0,1,2,3,5,6"  # one job that is let alone, and one for every bad end
 # Makes the jobs with some seeds end in bad ways, in whatever process they run; that of seed 6 takes the launcher's along.
 _SITECUSTOMIZE = """
 import importlib.machinery, os, signal, sys
@@ -68,6 +69,19 @@ def start(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Pop
 
 def rows(path: Path) -> dict[str, dict[str, Any]]:
     return {job["directory"]: job for job in read_sweep(path / "sweep")["jobs"]}
+
+
+def assert_each_broken_job_ended_alone(path: Path) -> None:
+    """What a sweep of ``BREAKING`` must say where every job has a process of its own."""
+    jobs = rows(path)
+    assert {name: (job["status"], job["error"]) for name, job in jobs.items()} == {
+        "seed=0": ("failed", "ZeroDivisionError: division by zero"),
+        "seed=1": ("failed", "SystemExit: 3"),
+        "seed=2": ("failed", "ProcessDied: its process was killed by SIGKILL, as Linux does for want of memory"),
+        "seed=3": ("completed", None),
+        "seed=5": ("diverged", jobs["seed=5"]["error"]),
+        "seed=6": ("killed", "its process is gone"),
+    }
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:

@@ -168,3 +168,16 @@ def test_a_server_that_does_not_answer_is_one_line(offline: Callable[..., Path],
     done = sync("--timeout", "1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"sync_wandb.py: {os.environ['WANDB_BASE_URL']} does not answer\n"
+
+
+def test_a_server_that_is_lost_on_the_way_is_given_up(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+    offline("a")
+    offline("b")
+    wandb_server.runs_until_silent = 1
+    done = sync("--timeout", "3")
+    assert done.returncode == 1
+    assert done.stdout == "outputs/a: failed: not done after 3 s\n"
+    assert done.stderr == f"sync_wandb.py: {wandb_server.url} does not answer\n"
+    wandb_server.silent = False
+    assert sync().stdout == "outputs/a: uploaded\noutputs/b: uploaded\n"
+    assert [len(run.history) for run in wandb_server.runs.values()] == [2, 2]

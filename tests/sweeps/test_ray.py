@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sweep_processes import breaking, rows, start, wait_for
+from sweep_processes import BREAKING, assert_each_broken_job_ended_alone, breaking, rows, start, wait_for
 from wandb_files import read_run as read_wandb
 
 pytestmark = [
@@ -57,20 +57,12 @@ def test_whatever_ends_a_job_the_others_run_and_another_cluster_finishes(
 ) -> None:
     small[small.index("logger=none")] = "logger.mode=offline"
     small.remove("trainer.threads=1")
-    command = [*small, *ON_RAY, OF_TWO, "data.limit=64", "trainer.epochs=1", "seed=0,1,2,3,5,6"]
+    command = [*small, *ON_RAY, OF_TWO, "data.limit=64", "trainer.epochs=1", BREAKING]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), **environment)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 1, err
-    jobs = rows(tmp_path)
-    assert {name: (job["status"], job["error"]) for name, job in jobs.items()} == {
-        "seed=0": ("failed", "ZeroDivisionError: division by zero"),
-        "seed=1": ("failed", "SystemExit: 3"),
-        "seed=2": ("failed", "ProcessDied: its process was killed by SIGKILL, as Linux does for want of memory"),
-        "seed=3": ("completed", None),
-        "seed=5": ("diverged", jobs["seed=5"]["error"]),
-        "seed=6": ("killed", "its process is gone"),
-    }
-    records = {name: json.loads((tmp_path / "sweep" / name / "run.json").read_text()) for name in jobs}
+    assert_each_broken_job_ended_alone(tmp_path)
+    records = {name: json.loads((tmp_path / "sweep" / name / "run.json").read_text()) for name in rows(tmp_path)}
     again = {name for name, record in records.items() if "resumed" in record}
     assert again == {"seed=2"}, "nothing was tried again; that death alone was written down by somebody else"
     assert records["seed=3"]["threads"] == 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from sweep_processes import breaking, rows, start, wait_for
+from sweep_processes import BREAKING, assert_each_broken_job_ended_alone, breaking, rows, start, wait_for
 from wandb_files import read_run as read_wandb
 
 from mnist_exp.runs.directory import read_metrics
@@ -69,19 +69,11 @@ def test_failures_stay_alone_and_preempted_jobs_go_on(
     """The same command finishes the sweep, while Slurm wants its machine back three times."""
     small.remove("trainer.threads=1")
     small += ["trainer.epochs=20", "regularization.dropout=0.2"]
-    command = [*small, *ON_SLURM, "seed=0,1,2,3,5,6", "hydra.launcher.max_num_timeout=1"]
+    command = [*small, *ON_SLURM, BREAKING, "hydra.launcher.max_num_timeout=1"]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), **environment)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 1, err
-    jobs = rows(tmp_path)
-    assert {name: (job["status"], job["error"]) for name, job in jobs.items()} == {
-        "seed=0": ("failed", "ZeroDivisionError: division by zero"),
-        "seed=1": ("failed", "SystemExit: 3"),
-        "seed=2": ("failed", "ProcessDied: its process was killed by SIGKILL, as Linux does for want of memory"),
-        "seed=3": ("completed", None),
-        "seed=5": ("diverged", jobs["seed=5"]["error"]),
-        "seed=6": ("killed", "its process is gone"),
-    }
+    assert_each_broken_job_ended_alone(tmp_path)
 
     parts = {index: len(record_of(tmp_path, index).get("resumed", [])) for index in range(3)}
 
