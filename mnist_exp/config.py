@@ -184,6 +184,7 @@ class Augmentation(Section):
     shear: Annotated[float, Field(ge=0, lt=90)]
     elastic_alpha: NonNegative
     elastic_sigma: Positive
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # runs of earlier versions do not say
     strength: Annotated[float, Field(ge=0, le=5)] = 1.0
 
 

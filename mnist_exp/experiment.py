@@ -312,7 +312,8 @@ def build_training(
     ema = ExponentialMovingAverage(model, regularization.ema) if regularization.ema is not None else None
     distortions = regularization.augmentation.model_dump()
     strength = distortions.pop("strength")
-    amplitudes = {key: strength * value for key, value in distortions.items() if key != "elastic_sigma"}
+    shape = {"elastic_sigma", "interpolation"}
+    amplitudes = {key: strength * value for key, value in distortions.items() if key not in shape}
     augment = Augment(**{**distortions, **amplitudes}, background=digits.background)
     recipe = Recipe(
         epochs=trainer.epochs,

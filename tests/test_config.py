@@ -181,7 +181,11 @@ def test_regularization_reaches_model_and_optimizer(composed: Callable[..., dict
 def test_none_is_exactly_nothing(composed: Callable[..., dict[str, Any]]) -> None:
     knobs = composed()["regularization"]
     assert not any(value for key, value in knobs.items() if key != "augmentation")
-    assert not any(value for key, value in knobs["augmentation"].items() if key not in {"elastic_sigma", "strength"})
+    assert not any(
+        value
+        for key, value in knobs["augmentation"].items()
+        if key not in {"elastic_sigma", "interpolation", "strength"}
+    )
 
 
 def test_nearest_is_silent_about_far_words() -> None:

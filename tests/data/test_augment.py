@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mnist_exp.data.augment import Augment
 
-NOTHING = {"rotation": 0.0, "translation": 0.0, "scale": 0.0, "shear": 0.0, "elastic_alpha": 0.0, "elastic_sigma": 4.0}
+NOTHING = {"rotation": 0.0, "translation": 0.0, "scale": 0.0, "shear": 0.0, "elastic_alpha": 0.0, "elastic_sigma": 4.0,
+           "interpolation": "bilinear"}  # fmt: skip
 
 
 def augment(**amplitudes: float) -> Augment:
