@@ -180,12 +180,10 @@ def test_regularization_reaches_model_and_optimizer(composed: Callable[..., dict
 
 def test_none_is_exactly_nothing(composed: Callable[..., dict[str, Any]]) -> None:
     knobs = composed()["regularization"]
-    assert not any(value for key, value in knobs.items() if key != "augmentation")
-    assert not any(
-        value
-        for key, value in knobs["augmentation"].items()
-        if key not in {"elastic_sigma", "interpolation", "strength"}
-    )
+    assert not any(value for value in knobs.values() if not isinstance(value, dict))
+    assert knobs["distillation"]["teachers"] == []
+    shape = {"elastic_sigma", "interpolation", "strength"}
+    assert not any(value for key, value in knobs["augmentation"].items() if key not in shape)
 
 
 def test_nearest_is_silent_about_far_words() -> None:

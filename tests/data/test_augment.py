@@ -16,7 +16,7 @@ NOTHING = {"rotation": 0.0, "translation": 0.0, "scale": 0.0, "shear": 0.0, "ela
            "interpolation": "bilinear"}  # fmt: skip
 
 
-def augment(**amplitudes: float) -> Augment:
+def augment(**amplitudes: float | str) -> Augment:
     return Augment(**{**NOTHING, **amplitudes}, background=-0.5)
 
 
@@ -37,9 +37,25 @@ def centres(images: Tensor) -> Tensor:
     return torch.stack([(mass.sum(dim=1) @ axis) / total, (mass.sum(dim=2) @ axis) / total], dim=1)
 
 
-def test_without_amplitudes_nothing_moves() -> None:
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_without_amplitudes_nothing_moves(interpolation: str) -> None:
     images = blobs(4)
-    torch.testing.assert_close(augment()(images), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(augment(interpolation=interpolation)(images), images, atol=1e-5, rtol=0)
+
+
+def test_bicubic_keeps_strokes_as_sharp_as_they_are() -> None:
+    """Half a pixel aside a line one pixel wide loses half its height bilinearly, less bicubically, and no ink either way."""
+    line = torch.full((200, 1, 28, 28), -0.5)
+    line[..., 14] = 0.5
+    height, ink = {}, {}
+    for interpolation in ("bilinear", "bicubic"):
+        torch.manual_seed(0)
+        moved = augment(translation=0.1, interpolation=interpolation)(line) + 0.5
+        height[interpolation] = float(moved.amax(dim=(1, 2, 3)).mean())
+        ink[interpolation] = float(moved[:, 0, 14].sum(dim=1).mean())
+    assert height["bilinear"] == pytest.approx(0.75, abs=0.02), "the mean of the larger of a share and its complement"
+    assert 0.8 < height["bicubic"] < 1
+    assert ink == pytest.approx({"bilinear": 1.0, "bicubic": 1.0}, abs=1e-4)
 
 
 def test_rotated_and_rotated_back() -> None:
