@@ -266,7 +266,7 @@ def build_distillation(config: Config, tree: Mapping[str, Any], device: torch.de
     Raises:
         UsageError: a run directory holds none, or one that can still change, or that saw images which this run holds out.
     """
-    from mnist_exp.trained import trained_model
+    from mnist_exp.trained import trained_model  # which itself builds networks with this module
 
     def trained(directory: str) -> nn.Module:
         run = read_run(Path(directory))
