@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sweep_processes import PATIENCE, wait_for
+from sweep_processes import wait_for
 
 from mnist_exp.composition import CONF
 from mnist_exp.runs import read_run
@@ -306,7 +306,7 @@ def test_stopped_sweep_is_finished_by_the_same_command(
     metrics = tmp_path / "sweep" / "seed=1" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
     standings = [read_run(tmp_path / "sweep" / f"seed={seed}").status for seed in range(3)]
     if number == signal.SIGKILL:
