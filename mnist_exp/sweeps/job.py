@@ -27,6 +27,7 @@ from mnist_exp.composition import PACKAGE
 from mnist_exp.config import check
 from mnist_exp.mistakes import RunFailed, UsageError
 from mnist_exp.runs import RunDirectory, RunDirectoryError
+from mnist_exp.runs.directory import read_record
 from mnist_exp.runs.provenance import provenance
 from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.directory import FAILED, SETTLED, read_standing
@@ -67,7 +68,10 @@ def train_apart(job: DictConfig) -> None:
 
 
 def train_in_a_child(job: DictConfig, stop: StopRequest) -> None:
-    """Train the run in ``job.directory`` in a process of its own, which is told to stop when ``stop`` says so."""
+    """Train the run in ``job.directory`` in a process of its own, which is told to stop when ``stop`` says so.
+
+    A process that died without saying how its run ended has this recorded for it.
+    """
     path, stop_file = Path(job.directory), Path(job.stop_file)
     if stop_file.exists() or read_standing(path).status in SETTLED:
         return
@@ -167,10 +171,12 @@ def _end_when(condition: Callable[[], bool]) -> None:
 
 def _record_death(path: Path, message: str) -> None:
     try:
+        if read_record(path)["status"] not in {"waiting", "running"}:
+            return  # it said how it ended; the signal found it on its way out
         with RunDirectory.reopen(path) as run:
             run.end("failed", ProcessDied(message))
     except RunDirectoryError:
-        return  # somebody else continues it already, or it ended after all
+        return  # somebody else continues it already
 
 
 def _stop_others_after_a_failure(job: DictConfig) -> None:

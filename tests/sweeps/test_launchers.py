@@ -95,6 +95,17 @@ def test_interrupted_once_and_finished(
         np.testing.assert_array_equal(whole["logits"], job["logits"])
 
 
+def test_a_signal_after_a_job_has_ended_changes_nothing(small: list[str], tmp_path: Path) -> None:
+    """A job hears of Ctrl-C from the terminal, and once more from its launcher, which may find it on its way out."""
+    command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=1000", "seed=7,8", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
+    wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) == 2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert {job["status"] for job in rows(tmp_path).values()} == {"interrupted"}
+
+
 @each_launcher
 def test_jobs_share_the_cores(launcher: list[str], small: list[str], tmp_path: Path) -> None:
     small.remove("trainer.threads=1")
