@@ -68,6 +68,8 @@ def explain_validation(error: ValidationError, tree: Mapping[str, Any]) -> list[
             allowed = item["msg"].removeprefix("Input ").replace("'", "")
             if item["type"] == "string_pattern_mismatch":
                 allowed = PATTERNS.get(key, allowed)
+            if item["type"] == "list_type" and not isinstance(item["input"], Mapping):
+                allowed = f"should be a list: {key}=[{as_typed(item['input'])}]"
             message = f"{key}={as_typed(item['input'])} {allowed}"
         lines.setdefault((last, message.partition("=")[2] or message), message)
     return list(lines.values())

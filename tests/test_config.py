@@ -32,6 +32,7 @@ MISTAKES = [
     (["data.image_size=30"], "data.image_size=30 should be 28 or 32"),
     (["data.limit=0"], "data.limit=0 should be greater than or equal to 1"),
     (["trainer.device=gpu"], "trainer.device=gpu should be auto, cpu, cuda, cuda:N or mps"),
+    (["model.channels=6"], "model.channels=6 should be a list: model.channels=[6]"),
     (["trainer.precision=float16"], "trainer.precision=float16 should be float32 or bfloat16"),
     (["name=a/b"], "name=a/b should be letters, digits and . _ + = , - only, 100 at most"),
     (["regularization.dropout=1.0"], "regularization.dropout=1.0 should be less than 1"),
