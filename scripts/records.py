@@ -31,12 +31,17 @@ TRIED_CSV = RESULTS / "records_tried.csv"
 CIRCUMSTANCES = ("seed", "name", "quiet", "logger", "trainer.threads", "hydra.", "sweep.", "resume")
 
 
-# What a recipe owes to one of its parts.
-WITHOUT = Grid("experiment", ("record/lenet5",), fixed=("regularization.augmentation.interpolation=bilinear",))
+# Recipes that validation images had preferred before the one of the preset, the last one first.
+AUGMENTATION = "regularization.augmentation."
+FIRST_SHAPE = tuple(f"{AUGMENTATION}{each}" for each in ("rotation=10", "translation=0.08", "scale=0.1", "shear=10"))
+EARLIER = [
+    Grid("experiment", ("record/lenet5",), fixed=FIRST_SHAPE),
+    Grid("experiment", ("record/lenet5",), fixed=(*FIRST_SHAPE, f"{AUGMENTATION}interpolation=bilinear")),
+]
 
 
 def records() -> Campaign:
-    return Campaign("records", [Grid("experiment", PRESETS), WITHOUT])
+    return Campaign("records", [Grid("experiment", PRESETS), *EARLIER])
 
 
 def gather_tried(folder: Path) -> None:
