@@ -35,7 +35,7 @@ CIRCUMSTANCES = ("seed", "name", "quiet", "logger", "trainer.threads", "hydra.",
 AUGMENTATION = "regularization.augmentation."
 FIRST_SHAPE = tuple(f"{AUGMENTATION}{each}" for each in ("rotation=10", "translation=0.08", "scale=0.1", "shear=10"))
 EARLIER = [
-    Grid("experiment", ("record/lenet5",), fixed=FIRST_SHAPE),
+    Grid("experiment", ("record/lenet5", "record/lenet5_regularized"), fixed=FIRST_SHAPE),
     Grid("experiment", ("record/lenet5",), fixed=(*FIRST_SHAPE, f"{AUGMENTATION}interpolation=bilinear")),
 ]
 
@@ -66,24 +66,24 @@ def table(campaign: Campaign) -> Iterable[str]:
     yield "| preset | parameters | epochs | n | test accuracy, mean ± std | 95 % interval of the mean | lowest, highest | goal |"
     yield "|---|---:|---:|---:|---:|---:|---:|---|"
     for arm in campaign.arms:
-        preset = arm.removeprefix("experiment=")
+        *changed, experiment = arm.split()
+        preset = experiment.removeprefix("experiment=")
+        label = " ".join([f"`{preset}`", *changed]).replace(AUGMENTATION, "")
+        target = None if changed else GOALS.get(preset)
+        goal = "-" if target is None else f"{target:.2f}"
         values = [100 * value for value in campaign.figures(arm, "test_accuracy").values()]
-        goal = f"{GOALS[preset]:.2f}" if preset in GOALS else "-"
         if not values:
-            yield f"| `{preset}` | | | 0 | not trained yet | | | {goal} |"
+            yield f"| {label} | | | 0 | not trained yet | | | {goal} |"
             continue
         sample = over_seeds(values)
         spread = "" if sample.std is None else f" ± {sample.std:.3f}"
         interval = "" if sample.interval is None else f"{sample.interval.low:.3f} to {sample.interval.high:.3f}"
         parameters, epochs = (int(min(campaign.figures(arm, column).values())) for column in ("parameters", "epochs"))
-        reached = (
-            f"{goal}, {'reached' if sample.mean >= GOALS[preset] - 1e-9 else 'not reached'}"
-            if preset in GOALS
-            else goal
-        )
+        if target is not None:
+            goal += ", reached" if sample.mean >= target - 1e-9 else ", not reached"
         yield (
-            f"| `{preset}` | {parameters:,} | {epochs} | {sample.n} | {sample.mean:.3f}{spread} % | {interval} "
-            f"| {min(values):.2f}, {max(values):.2f} | {reached} |"
+            f"| {label} | {parameters:,} | {epochs} | {sample.n} | {sample.mean:.3f}{spread} % | {interval} "
+            f"| {min(values):.2f}, {max(values):.2f} | {goal} |"
         )
 
 
