@@ -33,7 +33,9 @@ CIRCUMSTANCES = ("seed", "name", "quiet", "logger", "trainer.threads", "hydra.",
 
 # Recipes that validation images had preferred before the one of the preset, the last one first.
 AUGMENTATION = "regularization.augmentation."
-FIRST_SHAPE = tuple(f"{AUGMENTATION}{each}" for each in ("rotation=10.0", "translation=0.08", "scale=0.1", "shear=10.0"))
+FIRST_SHAPE = tuple(
+    f"{AUGMENTATION}{each}" for each in ("rotation=10.0", "translation=0.08", "scale=0.1", "shear=10.0")
+)
 EARLIER = [
     Grid("experiment", ("record/lenet5",), fixed=FIRST_SHAPE),
     Grid("experiment", ("record/lenet5",), fixed=(*FIRST_SHAPE, f"{AUGMENTATION}interpolation=bilinear")),
