@@ -21,6 +21,7 @@ from pathlib import Path
 
 import wandb
 
+from mnist_exp.loggers.wandb import end_service
 from mnist_exp.mistakes import UsageError, report
 from mnist_exp.runs import find_runs
 from mnist_exp.runs.directory import is_locked
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except ServerGone as error:
         report(error, "sync_wandb.py")
+        end_service()
         sys.exit(1)
     sys.exit(1 if left else 0)
 

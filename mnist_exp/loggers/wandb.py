@@ -158,8 +158,10 @@ class WandbLogger(Listener):
         with self._guarded():
             run.summary.update({**event.summary, "status": event.status, "parameters": self._parameters})
         if self._upload_files:
+            seconds = 0.4 * END * self._timeout
             with self._guarded():
-                _within(0.4 * END * self._timeout, lambda: self._log_files(run))
+                if not _within(seconds, lambda: self._log_files(run)):
+                    raise TimeoutError(f"the run's files were not accepted within {seconds:g} s")
         with self._guarded():
             run.finish(exit_code=0 if event.status == "completed" else 1)
             if not run.offline:
@@ -226,7 +228,7 @@ class WandbLogger(Listener):
             shutil.rmtree(attempt, ignore_errors=True)
         # W&B's service goes on holding the id of an attempt that failed: take another one, or another service.
         if self._resumed or self._of_agent:
-            wandb.teardown()
+            end_service((1 - START - END) * self._timeout)
         else:
             self._id = _new_id()
         return why
@@ -330,12 +332,19 @@ def _contained() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _within(seconds: float, action: Callable[[], object]) -> None:
-    """Run ``action``, and raise what it raises; leave it behind after ``seconds``.
+def end_service(patience: float = 5.0) -> None:
+    """End W&B's service as ``wandb.teardown`` does, or leave it behind after ``patience`` seconds.
 
-    Raises:
-        TimeoutError: it is still running.
+    For use after a request without an answer: a service that is answering while its client leaves can miss the word to
+    end (wandb 0.31), and W&B waits for it for ever, here or when Python ends. One left behind ends with this process.
     """
+    import wandb
+
+    _within(patience, wandb.teardown)
+
+
+def _within(seconds: float, action: Callable[[], object]) -> bool:
+    """Run ``action``, and raise what it raises; False if it was left behind after ``seconds``, still running."""
     errors: list[Exception] = []
 
     def run() -> None:
@@ -347,10 +356,9 @@ def _within(seconds: float, action: Callable[[], object]) -> None:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"the run's files were not accepted within {seconds:g} s")
     if errors:
         raise errors[0]
+    return not thread.is_alive()
 
 
 def _mark_uploaded(part: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from mnist_exp.loggers.wandb import end_service
 from mnist_exp.mistakes import UsageError
 from mnist_exp.reports.build import Report
 from mnist_exp.reports.collect import Arm
@@ -91,11 +92,13 @@ def publish(report: Report) -> str:
     thread = threading.Thread(target=save, daemon=True)
     thread.start()
     thread.join(SECONDS)
-    if not result:
+    saved = next(iter(result), None)
+    if isinstance(saved, str):
+        return saved
+    end_service()
+    if saved is None:
         raise UsageError(f"--wandb: the server did not answer within {SECONDS:g} s; --wandb-dry-run needs none")
-    if isinstance(result[0], Exception):
-        raise UsageError(f"--wandb: {' '.join(str(result[0]).split())[:300]}") from result[0]
-    return result[0]
+    raise UsageError(f"--wandb: {' '.join(str(saved).split())[:300]}") from saved
 
 
 def _workspaces() -> ModuleType:

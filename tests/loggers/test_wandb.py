@@ -585,6 +585,28 @@ train(logger(Path({str(tmp_path)!r})))
         assert_whole(read_run(tmp_path))
 
 
+def test_a_service_that_has_gone_deaf_is_left_behind(tmp_path: Path) -> None:
+    program = """
+import os, signal
+from pathlib import Path
+import wandb
+from mnist_exp.loggers.wandb import end_service
+wandb.setup(wandb.Settings(silent=True))
+(service,) = [int(child) for file in Path("/proc/self/task").glob("*/children") for child in file.read_text().split()]
+print(service)
+os.kill(service, signal.SIGSTOP)
+end_service(0.5)
+"""
+    out = tmp_path / "out"  # no pipe, which the service would hold open
+    with out.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=file)
+    try:
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        os.kill(int(out.read_text()), signal.SIGKILL)
+
+
 class TestAgent:
     """In the environment that ``wandb agent`` makes for what it starts."""
 
