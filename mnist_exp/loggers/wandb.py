@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -239,6 +240,7 @@ class WandbLogger(Listener):
         if not self._of_agent:  # else W&B would put its run in the place of this one
             settings = wandb.setup().settings
             settings.sweep_id = settings.sweep_param_path = None
+        _list_packages_once()
         return wandb.init(
             project=None if self._of_agent else self._project,  # the agent's sweep says which
             entity=None if self._of_agent else self._entity,
@@ -330,6 +332,19 @@ def _contained() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+@cache
+def _list_packages_once() -> None:
+    """Keep the list of installed packages that W&B makes for ``requirements.txt``.
+
+    It parses the metadata of all of them for each run, which takes longer than the rest of the start.
+    """
+    from wandb import util
+
+    if hasattr(util, "working_set"):  # no promise of W&B's
+        packages = tuple(util.working_set())
+        util.working_set = lambda: packages
 
 
 def end_service(patience: float = 5.0) -> None:

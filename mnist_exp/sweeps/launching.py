@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -143,8 +144,17 @@ def conclude(stopped_by: int = 0) -> None:
         sys.exit(1)
 
 
-def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str], index: int) -> DictConfig:
-    """The whole configuration of a job, checked.
+@dataclass(frozen=True)
+class Composed:
+    """The whole configuration of a job; ``task`` is what is not Hydra's of it, ``tree`` what it computes, resolved."""
+
+    config: DictConfig
+    task: DictConfig
+    tree: dict[str, Any]
+
+
+def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str], index: int) -> Composed:
+    """The configuration of a job, checked.
 
     Raises:
         UsageError: it cannot run; the message says which job.
@@ -152,17 +162,22 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
     composed = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = index
-    HydraConfig.instance().set_config(composed)
+    hydra = HydraConfig.instance()
+    sweep = hydra.cfg
+    hydra.set_config(composed)
     try:
-        check(resolve(_task(composed)))
+        task = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        tree = resolve(task)
+        check(tree)
     except UsageError as error:
         fixed = _fixed_keys(context, config)
         varying = [override for override in overrides if override.partition("=")[0] not in fixed]
         which = f" (job {' '.join(varying)})" if varying else ""
         raise UsageError("\n".join(f"{line}{which}" for line in str(error).splitlines())) from error
     finally:
-        HydraConfig.instance().set_config(config)
-    return composed
+        hydra.cfg = sweep
+    del tree["sweep"]
+    return Composed(composed, task, tree)
 
 
 def _fixed_keys(context: HydraContext, config: DictConfig) -> set[str]:
@@ -172,23 +187,11 @@ def _fixed_keys(context: HydraContext, config: DictConfig) -> set[str]:
     return {key for key, several in varies.items() if not several}
 
 
-def _task(composed: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-
-
-def _tree(composed: DictConfig) -> dict[str, Any]:
-    """What the job computes, resolved."""
-    HydraConfig.instance().set_config(composed)
-    tree = resolve(_task(composed))
-    del tree["sweep"]
-    return tree
-
-
 def _find_or_add(
-    sweep: SweepDirectory, composed: DictConfig, arguments: list[str], fixed: set[str], more: Mapping[str, Any]
+    sweep: SweepDirectory, composed: Composed, arguments: list[str], fixed: set[str], more: Mapping[str, Any]
 ) -> Job:
     """The job that computes this, or that the same overrides made when the sweep began; else a new one that waits."""
-    tree = _tree(composed)
+    tree = composed.tree
     arguments = [argument for argument in arguments if not argument.startswith("sweep.")]
     overrides = [argument for argument in arguments if argument.partition("=")[0] not in fixed]
     identity = job_id(tree, overrides)
@@ -210,10 +213,9 @@ def _find_or_add(
     with RunDirectory.create(path, tree=tree, overrides=arguments, record=record, status="waiting"):
         hydra = path / ".hydra"
         hydra.mkdir(exist_ok=True)
-        task = _task(composed)
-        OmegaConf.save(task, hydra / "config.yaml")
-        OmegaConf.save(OmegaConf.masked_copy(composed, "hydra"), hydra / "hydra.yaml")
-        OmegaConf.save(composed.hydra.overrides.task, hydra / "overrides.yaml")
+        OmegaConf.save(composed.task, hydra / "config.yaml")
+        OmegaConf.save(OmegaConf.masked_copy(composed.config, "hydra"), hydra / "hydra.yaml")
+        OmegaConf.save(composed.config.hydra.overrides.task, hydra / "overrides.yaml")
     return job
 
 
@@ -330,13 +332,12 @@ def _fingerprint(context: HydraContext) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for folder in folders for file in folder.rglob("*.yaml")}
 
 
-def _report_edits(sweep: SweepDirectory, jobs: Sequence[Job], composed: Sequence[DictConfig]) -> None:
+def _report_edits(sweep: SweepDirectory, jobs: Sequence[Job], composed: Sequence[Composed]) -> None:
     """Say where jobs are not what ``conf/`` makes of their overrides now."""
     edits: dict[tuple[str, ...], int] = {}
     for job, now in zip(jobs, composed, strict=True):
-        tree = _tree(now)
-        if job_id(tree, job.overrides) != job.id:
-            lines = tuple(differences(read_config(sweep.path / job.directory), tree))
+        if job_id(now.tree, job.overrides) != job.id:
+            lines = tuple(differences(read_config(sweep.path / job.directory), now.tree))
             edits[lines] = edits.get(lines, 0) + 1
     for lines, number in edits.items():
         report(

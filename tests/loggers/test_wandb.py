@@ -362,6 +362,9 @@ class TestOnline:
             ("a", 0, 3),
             ("b", 0, 3),
         ]
+        packages = [run.files["requirements.txt"].decode().splitlines() for run in server.runs.values()]
+        assert packages[0] == packages[1]
+        assert f"wandb=={wandb.__version__}" in packages[0]
 
     def test_a_resumed_run_goes_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with WandbServer() as server:
