@@ -21,7 +21,7 @@ from pathlib import Path
 
 import wandb
 
-from mnist_exp.loggers.wandb import end_service
+from mnist_exp.loggers.wandb import end_service, start_service
 from mnist_exp.mistakes import UsageError, report
 from mnist_exp.runs import find_runs
 from mnist_exp.runs.directory import is_locked
@@ -95,7 +95,7 @@ def upload_all(runs: dict[Path, list[Path]], timeout: float) -> int:
 
 def ask_server(patience: float) -> None:
     """Raises what ``upload_all`` does; takes about ``patience`` seconds at most."""
-    settings = wandb.setup(wandb.Settings(silent=True)).settings
+    settings = start_service()
     began = time.monotonic()
     try:
         # Asked for here, because wandb sync would ask the user.

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -36,6 +36,13 @@ LOG = logging.getLogger(__name__)
 # Shares of the longest wait. What neither has is left to start once more, offline, on a busy machine.
 START, END = 0.4, 0.55
 ASK_AGAIN_SECONDS = 300.0
+# What W&B raises then, besides broken pipes; it promises nothing about these.
+OF_A_DEAD_SERVICE = {
+    "HandleAbandonedError",
+    "MailboxClosedError",
+    "ServicePollForTokenError",
+    "WandbServiceConnectionError",
+}
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
@@ -131,9 +138,18 @@ class WandbLogger(Listener):
 
     def on_start(self, event: TrainingStarted) -> None:
         """Begin the W&B run, offline where online is not to be had."""
+        deadline = time.monotonic() + self._timeout
         try:
             with _contained():
-                self._start(time.monotonic() + self._timeout)
+                try:
+                    with self._undone_on_failure():
+                        self._start(deadline)
+                except Exception as error:
+                    if not _service_died(error):
+                        raise
+                    self._run = None
+                    end_service()  # it ran for earlier runs, or a scheduler's signal met it; another one will do
+                    self._start(deadline)
         except Exception as error:
             self._run = None
             self.identity["mode"] = "failed"
@@ -170,7 +186,7 @@ class WandbLogger(Listener):
         self._run = None
 
     def _start(self, deadline: float) -> None:
-        mode, why_offline = self._choose_mode()
+        mode, why_offline = self._choose_mode(deadline)
         if mode == "online":
             still_gone = self._no_answer if time.monotonic() < self._ask_again else None
             why_offline = still_gone or self._start_online(deadline)
@@ -184,13 +200,13 @@ class WandbLogger(Listener):
         if why_offline:
             self._warn(f"{why_offline}; this run is recorded offline, to upload it later: {self._sync_command}")
 
-    def _choose_mode(self) -> tuple[str, str | None]:
+    def _choose_mode(self, deadline: float) -> tuple[str, str | None]:
         """online, offline or disabled; and, if it is offline although nobody asked for that, why."""
         import wandb
 
         if self._mode == "disabled" or (self._mode == "auto" and _is_true(os.environ.get("WANDB_DISABLED"))):
             return "disabled", None
-        settings = wandb.setup(wandb.Settings(silent=True, x_service_wait=self._timeout)).settings
+        settings = start_service(max(0.5, deadline - time.monotonic()))
         mode = settings.mode if self._mode == "auto" else self._mode
         if mode == "disabled":
             return "disabled", None
@@ -211,12 +227,11 @@ class WandbLogger(Listener):
         """Begin the run on the server; or say why there is none and leave the place as it was."""
         import wandb
 
-        folder = self._directory / "wandb"
-        before = set(folder.glob("run-*"))
         began = time.monotonic()
         limit = max(0.5, START * (deadline - began))
         try:
-            self._run = self._init("online", limit)
+            with self._undone_on_failure():
+                self._run = self._init("online", limit)
             return None
         except Exception as error:
             server = wandb.setup().settings.base_url
@@ -225,8 +240,6 @@ class WandbLogger(Listener):
                 WandbLogger._ask_again = time.monotonic() + ASK_AGAIN_SECONDS
             else:
                 why = f"{server} did not accept the run ({_one_line(error)})"
-        for attempt in set(folder.glob("run-*")) - before:
-            shutil.rmtree(attempt, ignore_errors=True)
         # W&B's service goes on holding the id of an attempt that failed: take another one, or another service.
         if self._resumed or self._of_agent:
             end_service((1 - START - END) * self._timeout)
@@ -297,11 +310,26 @@ class WandbLogger(Listener):
         return f"wandb sync {shlex.quote(str(self._directory / 'wandb'))}/offline-run-*-{self._id}*"
 
     @contextmanager
+    def _undone_on_failure(self) -> Iterator[None]:
+        """Leave no files of an attempt that failed."""
+        folder = self._directory / "wandb"
+        before = set(folder.glob("*run-*"))
+        try:
+            yield
+        except Exception:
+            for attempt in set(folder.glob("*run-*")) - before:
+                shutil.rmtree(attempt, ignore_errors=True)
+            raise
+
+    @contextmanager
     def _guarded(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             self._warn(f"{_one_line(error)}; training is not affected, to upload what is missing: {self._sync_command}")
+            if _service_died(error):
+                self._run = None
+                end_service()
 
     def _warn(self, message: str) -> None:
         """Say the first thing that went wrong; what follows is its consequence."""
@@ -315,10 +343,11 @@ def _contained() -> Iterator[None]:
 
     Its service leaves its address in WANDB_SERVICE, where a child process would take it for its own, and puts itself
     before sys.exit and sys.excepthook. Its error reports are off, unless asked for: sending them to a server that does
-    not answer holds up the end of the process. The service starts with signals blocked that a scheduler sends to every
-    process of a job, because the run has something to tell it still.
+    not answer holds up the end of the process. The service starts with the signal blocked that a scheduler sends to every
+    process of a job ahead of its time limit, because the run has something to tell it still. SIGTERM
+    cannot be kept from it: it listens to that itself, and leaves.
     """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     names = ("WANDB_SERVICE", "WANDB_ERROR_REPORTING")
     before = {name: os.environ.get(name) for name in names}
     hooks = sys.exit, sys.excepthook
@@ -347,6 +376,23 @@ def _list_packages_once() -> None:
         util.working_set = lambda: packages
 
 
+def start_service(patience: float = 15.0) -> wandb.Settings:
+    """Start W&B's service, unless it runs already, and return W&B's settings.
+
+    Raises:
+        Exception: it does not start, or not within ``patience`` seconds.
+    """
+    import wandb
+
+    with suppress(ImportError):
+        # W&B's statistics about itself. When the service does not start, they wait for ever for a lock that is held
+        # until it has started (wandb 0.31).
+        from wandb.analytics.opentelemetry import opentelemetry_proxy
+
+        opentelemetry_proxy.disable()
+    return wandb.setup(wandb.Settings(silent=True, x_service_wait=patience)).settings
+
+
 def end_service(patience: float = 5.0) -> None:
     """End W&B's service as ``wandb.teardown`` does, or leave it behind after ``patience`` seconds.
 
@@ -355,7 +401,12 @@ def end_service(patience: float = 5.0) -> None:
     """
     import wandb
 
-    _within(patience, wandb.teardown)
+    with suppress(Exception):  # it is dead
+        _within(patience, wandb.teardown)
+
+
+def _service_died(error: Exception) -> bool:
+    return isinstance(error, BrokenPipeError | ConnectionResetError) or type(error).__name__ in OF_A_DEAD_SERVICE
 
 
 def _within(seconds: float, action: Callable[[], object]) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from mnist_exp.loggers.wandb import end_service
+from mnist_exp.loggers.wandb import end_service, start_service
 from mnist_exp.mistakes import UsageError
 from mnist_exp.reports.build import Report
 from mnist_exp.reports.collect import Arm
@@ -69,6 +69,7 @@ def publish(report: Report) -> str:
     workspaces = _workspaces()
     import wandb
 
+    start_service()
     try:
         # Asked for here, because wandb.Api would ask the user.
         if not wandb.login(prompt=False, verify=False):

@@ -588,26 +588,65 @@ train(logger(Path({str(tmp_path)!r})))
         assert_whole(read_run(tmp_path))
 
 
-def test_a_service_that_has_gone_deaf_is_left_behind(tmp_path: Path) -> None:
-    program = """
-import os, signal
+class TestService:
+    """The process that does the work for W&B, and may die of it."""
+
+    def run(self, program: str, out: Path) -> str:
+        """A program in a process of its own that knows ``service()``, the process id of W&B's; what it printed."""
+        preamble = """
+import os, signal, sys
 from pathlib import Path
+from test_wandb import logger, train
+def service():
+    children = [int(child) for file in Path("/proc/self/task").glob("*/children") for child in file.read_text().split()]
+    (child,) = [child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)]
+    return child
+"""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+        with out.open("w") as file:  # no pipe, which the service would hold open
+            process = subprocess.Popen([sys.executable, "-c", preamble + program], stdout=file, env=environment)
+        try:
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
+            process.wait()
+        return out.read_text()
+
+    def test_one_that_has_gone_deaf_is_left_behind(self, tmp_path: Path) -> None:
+        program = """
 import wandb
 from mnist_exp.loggers.wandb import end_service
 wandb.setup(wandb.Settings(silent=True))
-(service,) = [int(child) for file in Path("/proc/self/task").glob("*/children") for child in file.read_text().split()]
-print(service)
-os.kill(service, signal.SIGSTOP)
+print(service(), flush=True)
+os.kill(service(), signal.SIGSTOP)
 end_service(0.5)
 """
-    out = tmp_path / "out"  # no pipe, which the service would hold open
-    with out.open("w") as file:
-        process = subprocess.Popen([sys.executable, "-c", program], stdout=file)
-    try:
-        assert process.wait(timeout=60) == 0
-    finally:
-        process.kill()
-        os.kill(int(out.read_text()), signal.SIGKILL)
+        try:
+            self.run(program, tmp_path / "out")
+        finally:
+            os.kill(int((tmp_path / "out").read_text()), signal.SIGKILL)
+
+    def test_one_that_died_is_replaced_for_the_next_run(self, tmp_path: Path) -> None:
+        program = f"""
+folder = Path({str(tmp_path)!r})
+train(logger(folder / "a"))
+for name in "bc":
+    os.kill(service(), signal.SIGKILL)
+    train(logger(folder / name))
+"""
+        self.run(program, tmp_path / "out")
+        for name in "abc":
+            assert_whole(read_run(tmp_path / name))
+
+    def test_one_that_cannot_start_costs_one_line(self, tmp_path: Path) -> None:
+        program = f"""
+from wandb.sdk.lib.service import service_process
+service_process.get_core_path = lambda: "false"
+log = logger(Path({str(tmp_path)!r}))
+train(log)
+print(log.identity["mode"])
+"""
+        assert self.run(program, tmp_path / "out") == "failed\n"
 
 
 class TestAgent:
