@@ -13,6 +13,7 @@ The W&B step is the epoch, too, so an epoch that is trained again after a resume
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import secrets
 import shlex
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     import wandb
 
 LOG = logging.getLogger(__name__)
-# Shares of the longest wait. What neither has is left to start once more, offline, on a busy machine.
-START, END = 0.4, 0.55
+# Shares of the longest wait. The rest is for another service, or to start once more, offline, on a busy machine.
+START, END, REST = 0.4, 0.55, 0.05
 ASK_AGAIN_SECONDS = 300.0
 # What W&B raises then, besides broken pipes; it promises nothing about these.
 OF_A_DEAD_SERVICE = {
@@ -169,6 +170,7 @@ class WandbLogger(Listener):
         run = self._run
         if run is None:
             return
+        deadline = time.monotonic() + END * self._timeout
         if event.status == "completed":
             with self._guarded():
                 self._log_errors(run)
@@ -184,6 +186,9 @@ class WandbLogger(Listener):
             if not run.offline:
                 _mark_uploaded(Path(run.dir).parent)
         self._run = None
+        if multiprocessing.parent_process() is not None:
+            # Such a process ends without W&B's hook, and its service stops with it, in the middle of writing the file.
+            end_service(max(REST * self._timeout, deadline - time.monotonic()))
 
     def _start(self, deadline: float) -> None:
         mode, why_offline = self._choose_mode(deadline)
@@ -242,7 +247,7 @@ class WandbLogger(Listener):
                 why = f"{server} did not accept the run ({_one_line(error)})"
         # W&B's service goes on holding the id of an attempt that failed: take another one, or another service.
         if self._resumed or self._of_agent:
-            end_service((1 - START - END) * self._timeout)
+            end_service(REST * self._timeout)
         else:
             self._id = _new_id()
         return why

@@ -592,15 +592,14 @@ class TestService:
     """The process that does the work for W&B, and may die of it."""
 
     def run(self, program: str, out: Path) -> str:
-        """A program in a process of its own that knows ``service()``, the process id of W&B's; what it printed."""
+        """A program in a process of its own that knows ``services()``, the process ids of W&B's; what it printed."""
         preamble = """
 import os, signal, sys
 from pathlib import Path
 from test_wandb import logger, train
-def service():
+def services():
     children = [int(child) for file in Path("/proc/self/task").glob("*/children") for child in file.read_text().split()]
-    (child,) = [child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)]
-    return child
+    return [child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)]
 """
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
         with out.open("w") as file:  # no pipe, which the service would hold open
@@ -617,8 +616,9 @@ def service():
 import wandb
 from mnist_exp.loggers.wandb import end_service
 wandb.setup(wandb.Settings(silent=True))
-print(service(), flush=True)
-os.kill(service(), signal.SIGSTOP)
+(service,) = services()
+print(service, flush=True)
+os.kill(service, signal.SIGSTOP)
 end_service(0.5)
 """
         try:
@@ -631,12 +631,27 @@ end_service(0.5)
 folder = Path({str(tmp_path)!r})
 train(logger(folder / "a"))
 for name in "bc":
-    os.kill(service(), signal.SIGKILL)
+    (service,) = services()
+    os.kill(service, signal.SIGKILL)
     train(logger(folder / name))
 """
         self.run(program, tmp_path / "out")
         for name in "abc":
             assert_whole(read_run(tmp_path / name))
+
+    def test_one_of_a_multiprocessing_child_has_written_all_when_the_run_ends(self, tmp_path: Path) -> None:
+        program = f"""
+import multiprocessing
+def life():
+    train(logger(Path({str(tmp_path)!r})))
+    os._exit(len(services()))
+process = multiprocessing.get_context("fork").Process(target=life)
+process.start()
+process.join()
+print(process.exitcode)
+"""
+        assert self.run(program, tmp_path / "out") == "0\n"
+        assert_whole(read_run(tmp_path))
 
     def test_one_that_cannot_start_costs_one_line(self, tmp_path: Path) -> None:
         program = f"""
