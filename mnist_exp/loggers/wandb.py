@@ -349,8 +349,8 @@ def _contained() -> Iterator[None]:
     Its service leaves its address in WANDB_SERVICE, where a child process would take it for its own, and puts itself
     before sys.exit and sys.excepthook. Its error reports are off, unless asked for: sending them to a server that does
     not answer holds up the end of the process. The service starts with the signal blocked that a scheduler sends to every
-    process of a job ahead of its time limit, because the run has something to tell it still. SIGTERM
-    cannot be kept from it: it listens to that itself, and leaves.
+    process of a job ahead of its time limit, because the run has something to tell it still. SIGTERM cannot be kept from
+    it: it listens to that itself, and leaves.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     names = ("WANDB_SERVICE", "WANDB_ERROR_REPORTING")
@@ -406,7 +406,7 @@ def end_service(patience: float = 5.0) -> None:
     """
     import wandb
 
-    with suppress(Exception):  # it is dead
+    with suppress(Exception):  # of a service that is dead already
         _within(patience, wandb.teardown)
 
 
