@@ -21,7 +21,7 @@ from pathlib import Path
 
 import wandb
 
-from mnist_exp.loggers.wandb import end_service, start_service
+from mnist_exp.loggers.wandb_service import end_service, start_service
 from mnist_exp.mistakes import UsageError, report
 from mnist_exp.runs import find_runs
 from mnist_exp.runs.directory import is_locked

@@ -18,16 +18,20 @@ import os
 import secrets
 import shlex
 import shutil
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
+from mnist_exp.loggers.wandb_service import (
+    contained,
+    end_service,
+    list_packages_once,
+    service_died,
+    start_service,
+    within,
+)
 from mnist_exp.training.events import EpochMetrics, Listener, TrainingEnded, TrainingStarted
 
 if TYPE_CHECKING:
@@ -37,13 +41,6 @@ LOG = logging.getLogger(__name__)
 # Shares of the longest wait. The rest is for another service, or to start once more, offline, on a busy machine.
 START, END, REST = 0.4, 0.55, 0.05
 ASK_AGAIN_SECONDS = 300.0
-# What W&B raises then, besides broken pipes; it promises nothing about these.
-OF_A_DEAD_SERVICE = {
-    "HandleAbandonedError",
-    "MailboxClosedError",
-    "ServicePollForTokenError",
-    "WandbServiceConnectionError",
-}
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
@@ -141,12 +138,12 @@ class WandbLogger(Listener):
         """Begin the W&B run, offline where online is not to be had."""
         deadline = time.monotonic() + self._timeout
         try:
-            with _contained():
+            with contained():
                 try:
                     with self._undone_on_failure():
                         self._start(deadline)
                 except Exception as error:
-                    if not _service_died(error):
+                    if not service_died(error):
                         raise
                     self._run = None
                     end_service()  # it ran for earlier runs, or a scheduler's signal met it; another one will do
@@ -179,7 +176,7 @@ class WandbLogger(Listener):
         if self._upload_files:
             seconds = 0.4 * END * self._timeout
             with self._guarded():
-                if not _within(seconds, lambda: self._log_files(run)):
+                if not within(seconds, lambda: self._log_files(run)):
                     raise TimeoutError(f"the run's files were not accepted within {seconds:g} s")
         with self._guarded():
             run.finish(exit_code=0 if event.status == "completed" else 1)
@@ -258,7 +255,7 @@ class WandbLogger(Listener):
         if not self._of_agent:  # else W&B would put its run in the place of this one
             settings = wandb.setup().settings
             settings.sweep_id = settings.sweep_param_path = None
-        _list_packages_once()
+        list_packages_once()
         return wandb.init(
             project=None if self._of_agent else self._project,  # the agent's sweep says which
             entity=None if self._of_agent else self._entity,
@@ -332,7 +329,7 @@ class WandbLogger(Listener):
             yield
         except Exception as error:
             self._warn(f"{_one_line(error)}; training is not affected, to upload what is missing: {self._sync_command}")
-            if _service_died(error):
+            if service_died(error):
                 self._run = None
                 end_service()
 
@@ -340,96 +337,6 @@ class WandbLogger(Listener):
         """Say the first thing that went wrong; what follows is its consequence."""
         LOG.log(logging.DEBUG if self._warned else logging.WARNING, "Weights & Biases: %s", message)
         self._warned = True
-
-
-@contextmanager
-def _contained() -> Iterator[None]:
-    """Undo what starting W&B does to the process.
-
-    Its service leaves its address in WANDB_SERVICE, where a child process would take it for its own, and puts itself
-    before sys.exit and sys.excepthook. Its error reports are off, unless asked for: sending them to a server that does
-    not answer holds up the end of the process. The service starts with the signal blocked that a scheduler sends to every
-    process of a job ahead of its time limit, because the run has something to tell it still. SIGTERM cannot be kept from
-    it: it listens to that itself, and leaves.
-    """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
-    names = ("WANDB_SERVICE", "WANDB_ERROR_REPORTING")
-    before = {name: os.environ.get(name) for name in names}
-    hooks = sys.exit, sys.excepthook
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        sys.exit, sys.excepthook = hooks
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-
-
-@cache
-def _list_packages_once() -> None:
-    """Keep the list of installed packages that W&B makes for ``requirements.txt``.
-
-    It parses the metadata of all of them for each run, which takes longer than the rest of the start.
-    """
-    from wandb import util
-
-    if hasattr(util, "working_set"):  # no promise of W&B's
-        packages = tuple(util.working_set())
-        util.working_set = lambda: packages
-
-
-def start_service(patience: float = 15.0) -> wandb.Settings:
-    """Start W&B's service, unless it runs already, and return W&B's settings.
-
-    Raises:
-        Exception: it does not start, or not within ``patience`` seconds.
-    """
-    import wandb
-
-    with suppress(ImportError):
-        # W&B's statistics about itself. When the service does not start, they wait for ever for a lock that is held
-        # until it has started (wandb 0.31).
-        from wandb.analytics.opentelemetry import opentelemetry_proxy
-
-        opentelemetry_proxy.disable()
-    return wandb.setup(wandb.Settings(silent=True, x_service_wait=patience)).settings
-
-
-def end_service(patience: float = 5.0) -> None:
-    """End W&B's service as ``wandb.teardown`` does, or leave it behind after ``patience`` seconds.
-
-    For use after a request without an answer: a service that is answering while its client leaves can miss the word to
-    end (wandb 0.31), and W&B waits for it for ever, here or when Python ends. One left behind ends with this process.
-    """
-    import wandb
-
-    with suppress(Exception):  # of a service that is dead already
-        _within(patience, wandb.teardown)
-
-
-def _service_died(error: Exception) -> bool:
-    return isinstance(error, BrokenPipeError | ConnectionResetError) or type(error).__name__ in OF_A_DEAD_SERVICE
-
-
-def _within(seconds: float, action: Callable[[], object]) -> bool:
-    """Run ``action``, and raise what it raises; False if it was left behind after ``seconds``, still running."""
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            action()
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    return not thread.is_alive()
 
 
 def _mark_uploaded(part: Path) -> None:

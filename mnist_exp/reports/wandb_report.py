@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from mnist_exp.loggers.wandb import end_service, start_service
+from mnist_exp.loggers.wandb_service import end_service, start_service
 from mnist_exp.mistakes import UsageError
 from mnist_exp.reports.build import Report
 from mnist_exp.reports.collect import Arm

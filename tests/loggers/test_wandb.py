@@ -614,7 +614,7 @@ def services():
     def test_one_that_has_gone_deaf_is_left_behind(self, tmp_path: Path) -> None:
         program = """
 import wandb
-from mnist_exp.loggers.wandb import end_service
+from mnist_exp.loggers.wandb_service import end_service
 wandb.setup(wandb.Settings(silent=True))
 (service,) = services()
 print(service, flush=True)

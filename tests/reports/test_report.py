@@ -7,6 +7,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -390,3 +392,8 @@ def test_figures_follow_the_schema_of_vega_lite(runs: Path) -> None:
         for spec in (for_page(figure), for_file(figure)):
             json.dumps(spec, allow_nan=False)
             altair.Chart.from_dict(spec)
+
+
+def test_a_report_needs_neither_torch_nor_wandb() -> None:
+    program = "import sys, mnist_exp.report; print([name for name in ('torch', 'wandb') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
