@@ -6,14 +6,13 @@ Everything that needs the network happens in ``publish``; ``specification`` need
 from __future__ import annotations
 
 import json
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from mnist_exp.loggers.wandb_service import end_service, start_service
+from mnist_exp.loggers.wandb_service import end_service, start_service, within
 from mnist_exp.mistakes import UsageError
 from mnist_exp.reports.build import Report
 from mnist_exp.reports.collect import Arm
@@ -76,30 +75,26 @@ def publish(report: Report) -> str:
             raise UsageError("--wandb: no API key is configured; wandb login, or --wandb-dry-run")
     except wandb.errors.Error as error:
         raise UsageError(f"--wandb: the API key cannot be used: {' '.join(str(error).split())}") from error
-    result: list[str | Exception] = []
+    addresses: list[str] = []
 
     def save() -> None:
-        try:
-            owner = entity or wandb.Api().default_entity
-            made = workspaces.Report(
-                project=project, entity=owner, title=_title(report), description=report.headline[:900], width="fluid",
-                blocks=_blocks(report, workspaces, owner, project, server=True),
-            )  # fmt: skip
-            made.save()
-            result.append(str(made.url))
-        except Exception as error:
-            result.append(error)
+        owner = entity or wandb.Api().default_entity
+        made = workspaces.Report(
+            project=project, entity=owner, title=_title(report), description=report.headline[:900], width="fluid",
+            blocks=_blocks(report, workspaces, owner, project, server=True),
+        )  # fmt: skip
+        made.save()
+        addresses.append(str(made.url))
 
-    thread = threading.Thread(target=save, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    saved = next(iter(result), None)
-    if isinstance(saved, str):
-        return saved
-    end_service()
-    if saved is None:
+    try:
+        answered = within(SECONDS, save)
+    except Exception as error:
+        end_service()
+        raise UsageError(f"--wandb: {' '.join(str(error).split())[:300]}") from error
+    if not answered:
+        end_service()
         raise UsageError(f"--wandb: the server did not answer within {SECONDS:g} s; --wandb-dry-run needs none")
-    raise UsageError(f"--wandb: {' '.join(str(saved).split())[:300]}") from saved
+    return addresses[0]
 
 
 def _workspaces() -> ModuleType:
