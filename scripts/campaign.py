@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -156,6 +157,8 @@ def write_between_markers(document: Path, marker: str, lines: Iterable[str]) -> 
 def run(campaign: Campaign, description: str | None, seeds: int, arguments: Sequence[str] | None = None) -> list[Run]:
     """The command line of such a script: train what it asks for, gather, and return the complete runs found here.
 
+    Refused before anything is trained where matplotlib, which draws the figures, is not installed.
+
     Args:
         description: of the script.
         seeds: of each arm, unless the command line says otherwise.
@@ -175,6 +178,8 @@ def run(campaign: Campaign, description: str | None, seeds: int, arguments: Sequ
     parser.add_argument("--runs", type=Path, default=Path("outputs") / campaign.name, help="where the sweeps lie")
     parser.add_argument("--document", action="store_true", help="train nothing")
     options = parser.parse_args(arguments)
+    if find_spec("matplotlib") is None:
+        parser.error("the figures need matplotlib: pip install 'mnist-exp[figures]'")
     if not any(part in arm for arm in campaign.arms for part in options.only or [""]):
         parser.error(f"--only {' '.join(options.only)} fits none of: {'; '.join(campaign.arms)}")
     if not options.document:

@@ -14,15 +14,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import torch
-import visualtorch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
+
+try:
+    import matplotlib
+    import visualtorch
+except ImportError as error:
+    sys.exit(f"draw.py: {error}; pip install 'mnist-exp[draw]'")
 
 from mnist_exp.models import count_parameters, layer_table
 from mnist_exp.models.table import LayerRow

@@ -1,4 +1,4 @@
-"""Where digits come from: IDX files, PNG files, a download, or the 5,000 that come with the installation.
+"""Where digits come from: IDX files, PNG files, a download, or the 5,000 that come with the package.
 
 Every loader returns ``Digits``: normalised images and labels as whole tensors on the CPU, ready to be moved to the
 device that trains on them. Loaders are deterministic and leave torch's global random state alone.

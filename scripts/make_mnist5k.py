@@ -1,0 +1,42 @@
+"""Make mnist_exp/data/mnist5k.npz, the digits of data=mnist5k, from MNIST's training set.
+
+    MNIST_DIR=FOLDER python scripts/make_mnist5k.py
+
+The first 500 images of each class, in the order 0, 1, ..., 9, 0, 1, ... The same file, byte for byte, every time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mnist_exp.data import idx_folder
+from mnist_exp.data.embedded import FILE, SHA256, sha256
+from mnist_exp.data.files import Labelled
+
+PER_CLASS = 500
+
+
+def main(output: Path = FILE) -> None:
+    """Write the file.
+
+    Raises:
+        SystemExit: MNIST_DIR is not set, or its digits are not MNIST's.
+    """
+    if not (folder := os.environ.get("MNIST_DIR")):
+        sys.exit("make_mnist5k: set MNIST_DIR to a folder with the four IDX files of MNIST")
+    train = idx_folder(root=folder, download=None, mean=0.0, std=1.0).train
+    labels = train.labels.numpy().astype(np.uint8)
+    first = np.stack([np.flatnonzero(labels == digit)[:PER_CLASS] for digit in range(10)], axis=1).ravel()
+    pixels = (train.images[first, 0] * 255).round().numpy().astype(np.uint8)
+    digits = Labelled(pixels, labels[first])
+    if sha256(digits) != SHA256:
+        sys.exit(f"make_mnist5k: {folder} does not hold MNIST's training set")
+    np.savez_compressed(output, images=digits.images, labels=digits.labels)
+
+
+if __name__ == "__main__":
+    main()
