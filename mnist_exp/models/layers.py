@@ -1,19 +1,21 @@
-"""What the models share: activations, normalisation after a layer, and the checks of their arguments.
+"""What the models share: the types of their arguments, activations, and one value for each layer.
 
-Every check raises ``ValueError`` with one line: the knob, the value it has, what is allowed.
+A type stands here or in the constructor, and nowhere else: pydantic's ``validate_call`` checks each call of a constructor
+against its annotations, and raises ``pydantic.ValidationError``, which is a ``ValueError``.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from difflib import get_close_matches
-from math import isfinite
-from typing import Any, Literal, NoReturn, TypeGuard
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Literal, TypeVar
 
+from pydantic import AfterValidator, Discriminator, Field, Strict, Tag
 from torch import nn
 
-Position = Literal["before", "after"]
+from mnist_exp.mistakes import nearest
+
+T = TypeVar("T")
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -22,6 +24,34 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
 }
+
+
+def key_of(choices: Mapping[str, object]) -> AfterValidator:
+    """The type of an argument that names one of ``choices``."""
+
+    def check(name: str) -> str:
+        if name not in choices:
+            raise ValueError(f"should be one of {', '.join(choices)}{nearest(name, choices)}")
+        return name
+
+    return AfterValidator(check)
+
+
+def _list_or_one(value: object) -> str:
+    return "list" if isinstance(value, Sequence) and not isinstance(value, str) else "one"
+
+
+# Strict, so that 28.0 is no size, true no number and 1 no flag; any sequence is a list, OmegaConf's own too.
+Count = Annotated[int, Strict(), Field(ge=1)]
+Flag = Annotated[bool, Strict()]
+Activation = Annotated[str, key_of(ACTIVATIONS)]
+Position = Literal["before", "after"]
+Probability = Annotated[float, Strict(), Field(ge=0, lt=1)]
+# One for all layers, or one for each; told apart first, so that a mistake is explained once.
+Dropout = Annotated[
+    Annotated[Probability, Tag("one")] | Annotated[Sequence[Probability], Tag("list")], Discriminator(_list_or_one)
+]
+BatchNorm = Annotated[Annotated[Flag, Tag("one")] | Annotated[Sequence[Flag], Tag("list")], Discriminator(_list_or_one)]
 
 
 def sequential(modules: dict[str, nn.Module]) -> nn.Sequential:
@@ -38,76 +68,36 @@ def activated(*, activation: str, norm: nn.Module | None, position: Position, in
     return batch_norm | act if position == "before" else act | batch_norm
 
 
-def reject(knob: str, value: object, allowed: str) -> NoReturn:
-    """Raises the ``ValueError`` for a ``knob`` whose ``value`` is not what is ``allowed``."""
-    raise ValueError(f"{knob}={value!r}: must be {allowed}")
+def batch_norm_of_layers(
+    batch_norm: bool | Sequence[bool], layers: Sequence[str], when_true: Sequence[bool]
+) -> tuple[bool, ...]:
+    """A flag for each of ``layers``; ``True`` stands for ``when_true``.
 
-
-def check_choice(knob: str, value: object, allowed: Sequence[str]) -> str:
-    """``value`` if it is one of ``allowed``; the error names the nearest choice for a misspelling."""
-    if isinstance(value, str) and value in allowed:
-        return value
-    near = get_close_matches(str(value), allowed, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    reject(knob, value, f"one of {', '.join(allowed)}{hint}")
-
-
-def check_int(knob: str, value: object, *, minimum: int) -> int:
-    """``value`` if it is an integer (no bool) of at least ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        reject(knob, value, f"an integer, {minimum} or more")
-    return value
-
-
-def check_number(knob: str, value: object) -> float:
-    """``value`` as a float if it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        reject(knob, value, "a finite number")
-    return float(value)
-
-
-def check_bool(knob: str, value: object) -> bool:
-    """``value`` if it is a bool."""
-    if not isinstance(value, bool):
-        reject(knob, value, "true or false")
-    return value
-
-
-def check_widths(knob: str, value: object, *, length: int | None = None) -> tuple[int, ...]:
-    """``value`` as a tuple if it is a list of positive integers, ``length`` of them where given."""
-    allowed = "a list of integers, each 1 or more" if length is None else f"{length} integers, each 1 or more"
-    if not _is_list(value) or (length is not None and len(value) != length):
-        reject(knob, value, allowed)
-    if any(isinstance(width, bool) or not isinstance(width, int) or width < 1 for width in value):
-        reject(knob, value, allowed)
-    return tuple(value)
-
-
-def check_flags(knob: str, value: object, *, layers: Sequence[str], when_true: Sequence[bool]) -> tuple[bool, ...]:
-    """One flag for each of ``layers`` from a bool (``True`` stands for ``when_true``) or a list of bools."""
-    if isinstance(value, bool):
-        return tuple(when_true) if value else (False,) * len(layers)
-    if not _is_list(value) or len(value) != len(layers) or not all(isinstance(flag, bool) for flag in value):
-        reject(knob, value, f"true, false or a list of {len(layers)} of them ({', '.join(layers)})")
-    return tuple(value)
-
-
-def check_dropout(knob: str, value: object, *, layers: int) -> tuple[float, ...]:
-    """A drop probability in front of each of ``layers`` linear layers, from one number or a list.
-
-    One number stands for the outputs of hidden linear layers, so for every linear layer but the first.
+    Raises:
+        ValueError: a list of another length.
     """
-    allowed = f"a probability (0 <= p < 1) or a list of {layers} of them, one in front of each linear layer"
-    if _is_probability(value):
-        return (0.0, *[float(value)] * (layers - 1))
-    if not _is_list(value) or len(value) != layers or not all(map(_is_probability, value)):
-        reject(knob, value, allowed)
-    return tuple(float(p) for p in value)
+    if isinstance(batch_norm, bool):
+        return tuple(when_true) if batch_norm else (False,) * len(layers)
+    return _one_for_each("batch_norm", batch_norm, layers, lambda flag: "true" if flag else "false")
 
 
-def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+def dropout_of_layers(dropout: float | Sequence[float], layers: Sequence[str]) -> tuple[float, ...]:
+    """A drop probability in front of each of the linear ``layers``.
+
+    One number is for the outputs of hidden linear layers, so for every linear layer but the first.
+
+    Raises:
+        ValueError: a list of another length.
+    """
+    if isinstance(dropout, int | float):
+        return (0.0, *[float(dropout)] * (len(layers) - 1))
+    return _one_for_each("dropout", dropout, layers, str)
 
 
-def _is_probability(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+def _one_for_each(knob: str, values: Sequence[T], layers: Sequence[str], show: Callable[[T], str]) -> tuple[T, ...]:
+    if len(values) != len(layers):
+        raise ValueError(
+            f"{knob}=[{','.join(map(show, values))}] has {len(values)} values; this model has {len(layers)} layers that "
+            f"take one ({', '.join(layers)}): give one for each, or a single one"
+        )
+    return tuple(values)

@@ -7,23 +7,27 @@ parameters, all connections between the two convolutions, and a linear output: 6
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
+from pydantic import Field, Strict, validate_call
 from torch import Tensor, nn
 
 from mnist_exp.models.layers import (
-    ACTIVATIONS,
+    Activation,
+    BatchNorm,
+    Count,
+    Dropout,
+    Flag,
     Position,
     activated,
-    check_bool,
-    check_choice,
-    check_dropout,
-    check_flags,
-    check_int,
-    check_widths,
+    batch_norm_of_layers,
+    dropout_of_layers,
+    key_of,
     sequential,
 )
 
 POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+Pair = Annotated[Sequence[Count], Field(min_length=2, max_length=2)]
 
 
 class LeNet5(nn.Module):
@@ -37,7 +41,7 @@ class LeNet5(nn.Module):
         channels: maps of the two convolutions.
         hidden: widths of the two hidden linear layers.
         kernel_size: height and width of the kernels of both convolutions.
-        activation: ``relu``, ``tanh``, ``sigmoid``, ``gelu`` or ``silu``, after each hidden layer.
+        activation: a key of ``ACTIVATIONS``, after each hidden layer.
         pooling: ``max`` or ``average``, over 2x2 pixels with stride 2.
         batch_norm: a flag for each of conv1, conv2, linear1, linear2; ``True`` means both convolutions.
         batch_norm_position: ``before`` or ``after`` the activation, always in front of the pooling.
@@ -51,40 +55,27 @@ class LeNet5(nn.Module):
         ValueError: a value is out of range, or image size, padding and kernel size leave no map.
     """
 
+    @validate_call
     def __init__(
         self,
         *,
-        image_size: int = 28,
-        padding: int = 2,
-        channels: Sequence[int] = (6, 16),
-        hidden: Sequence[int] = (120, 84),
-        kernel_size: int = 5,
-        activation: str = "relu",
-        pooling: str = "max",
-        batch_norm: bool | Sequence[bool] = False,
+        image_size: Count = 28,
+        padding: Annotated[int, Strict(), Field(ge=0)] = 2,
+        channels: Pair = (6, 16),
+        hidden: Pair = (120, 84),
+        kernel_size: Count = 5,
+        activation: Activation = "relu",
+        pooling: Annotated[str, key_of(POOLINGS)] = "max",
+        batch_norm: BatchNorm = False,
         batch_norm_position: Position = "before",
-        dropout: float | Sequence[float] = 0.0,
-        softmax_output: bool = False,
-        num_classes: int = 10,
+        dropout: Dropout = 0.0,
+        softmax_output: Flag = False,
+        num_classes: Annotated[int, Strict(), Field(ge=2)] = 10,
     ) -> None:
         super().__init__()
-        check_int("image_size", image_size, minimum=1)
-        check_int("padding", padding, minimum=0)
-        maps1, maps2 = check_widths("channels", channels, length=2)
-        width1, width2 = check_widths("hidden", hidden, length=2)
-        check_int("kernel_size", kernel_size, minimum=1)
-        check_choice("activation", activation, tuple(ACTIVATIONS))
-        check_choice("pooling", pooling, tuple(POOLINGS))
-        check_choice("batch_norm_position", batch_norm_position, ("before", "after"))
-        norms = check_flags(
-            "batch_norm",
-            batch_norm,
-            layers=("conv1", "conv2", "linear1", "linear2"),
-            when_true=(True, True, False, False),
-        )
-        drops = check_dropout("dropout", dropout, layers=3)
-        check_bool("softmax_output", softmax_output)
-        check_int("num_classes", num_classes, minimum=2)
+        (maps1, maps2), (width1, width2) = channels, hidden
+        norms = batch_norm_of_layers(batch_norm, ("conv1", "conv2", "linear1", "linear2"), (True, True, False, False))
+        drops = dropout_of_layers(dropout, ("linear1", "linear2", "linear3"))
         side = _last_map(image_size, padding, kernel_size)
 
         def activate(index: int, norm: nn.Module | None) -> dict[str, nn.Module]:

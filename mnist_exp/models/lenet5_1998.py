@@ -6,11 +6,14 @@ the IEEE 86(11), 1998: section II.B (the network), II.C (the loss), appendix A (
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import torch
+from pydantic import Field, Strict, validate_call
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_exp.models.layers import check_choice, check_number, reject, sequential
+from mnist_exp.models.layers import sequential
 
 # Table I of the paper: the maps of S2 that each of the 16 maps of C3 is connected to.
 C3_CONNECTIONS: tuple[tuple[int, ...], ...] = (
@@ -86,24 +89,17 @@ class LeNet5_1998(nn.Module):
     rubbish_logit: float | None
     """-j with ``output="rbf"``; ``None`` with ``output="linear"``."""
 
+    @validate_call
     def __init__(
         self,
         *,
-        image_size: int = 32,
-        background: float = NORMALISED_BLACK,
-        output: str = "rbf",
-        rubbish_penalty: float = RUBBISH_PENALTY,
-        num_classes: int = 10,
+        image_size: Literal[28, 32] = 32,
+        background: Annotated[float, Strict(), Field(allow_inf_nan=False)] = NORMALISED_BLACK,
+        output: Literal["rbf", "linear"] = "rbf",
+        rubbish_penalty: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] = RUBBISH_PENALTY,
+        num_classes: Literal[10] = 10,
     ) -> None:
         super().__init__()
-        if image_size not in (28, 32):
-            reject("image_size", image_size, "28 or 32")
-        check_number("background", background)
-        check_choice("output", output, ("rbf", "linear"))
-        if check_number("rubbish_penalty", rubbish_penalty) <= 0:
-            reject("rubbish_penalty", rubbish_penalty, "greater than 0")
-        if num_classes != 10:
-            reject("num_classes", num_classes, "10, the digits that have a bitmap")
         self.rubbish_logit = -float(rubbish_penalty) if output == "rbf" else None
 
         layers: dict[str, nn.Module] = {}

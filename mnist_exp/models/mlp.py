@@ -5,18 +5,20 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
+from pydantic import Field, Strict, validate_call
 from torch import Tensor, nn
 
 from mnist_exp.models.layers import (
-    ACTIVATIONS,
+    Activation,
+    BatchNorm,
+    Count,
+    Dropout,
     Position,
     activated,
-    check_choice,
-    check_dropout,
-    check_flags,
-    check_int,
-    check_widths,
+    batch_norm_of_layers,
+    dropout_of_layers,
     sequential,
 )
 
@@ -35,7 +37,7 @@ class MLP(nn.Module):
         depth: number of hidden layers of equal width, the widest that ``budget`` allows; 2 where neither ``hidden``
             nor ``depth`` is given. Not together with ``hidden``.
         budget: greatest number of parameters, batch norm included; without effect where ``hidden`` is given.
-        activation: ``relu``, ``tanh``, ``sigmoid``, ``gelu`` or ``silu``, after each hidden layer.
+        activation: a key of ``ACTIVATIONS``, after each hidden layer.
         batch_norm: a flag for each hidden layer; ``True`` means all.
         batch_norm_position: ``before`` or ``after`` the activation.
         dropout: drop probability in front of each linear layer; one number p means [0, p, ..., p], the outputs of the
@@ -46,38 +48,34 @@ class MLP(nn.Module):
         ValueError: a value is out of range, ``hidden`` and ``depth`` are both given, or ``budget`` is too small.
     """
 
+    @validate_call
     def __init__(
         self,
         *,
-        image_size: int = 28,
-        hidden: Sequence[int] | None = None,
-        depth: int | None = None,
-        budget: int = LENET5_PARAMETERS,
-        activation: str = "relu",
-        batch_norm: bool | Sequence[bool] = False,
+        image_size: Count = 28,
+        hidden: Sequence[Count] | None = None,
+        depth: Count | None = None,
+        budget: Count = LENET5_PARAMETERS,
+        activation: Activation = "relu",
+        batch_norm: BatchNorm = False,
         batch_norm_position: Position = "before",
-        dropout: float | Sequence[float] = 0.0,
-        num_classes: int = 10,
+        dropout: Dropout = 0.0,
+        num_classes: Annotated[int, Strict(), Field(ge=2)] = 10,
     ) -> None:
         super().__init__()
-        inputs = check_int("image_size", image_size, minimum=1) ** 2
-        check_choice("activation", activation, tuple(ACTIVATIONS))
-        check_choice("batch_norm_position", batch_norm_position, ("before", "after"))
-        check_int("num_classes", num_classes, minimum=2)
-        check_int("budget", budget, minimum=1)
+        if hidden is not None and depth is not None:
+            raise ValueError(f"depth={depth} contradicts hidden={list(hidden)}; give one of them")
+        inputs = image_size**2
+        names = [
+            f"linear{index}" for index in range(1, (len(hidden) if hidden is not None else depth or DEFAULT_DEPTH) + 1)
+        ]
+        norms = batch_norm_of_layers(batch_norm, names, [True] * len(names))
         if hidden is None:
-            depth = DEFAULT_DEPTH if depth is None else check_int("depth", depth, minimum=1)
-            norms = _norms(batch_norm, depth)
             width = width_for_budget(
-                depth=depth, budget=budget, inputs=inputs, outputs=num_classes, normalised=sum(norms)
+                depth=len(names), budget=budget, inputs=inputs, outputs=num_classes, normalised=sum(norms)
             )
-            hidden = (width,) * depth
-        elif depth is not None:
-            raise ValueError(f"hidden={hidden!r}, depth={depth!r}: give one of them, widths or a number of layers")
-        else:
-            hidden = check_widths("hidden", hidden)
-            norms = _norms(batch_norm, len(hidden))
-        drops = check_dropout("dropout", dropout, layers=len(hidden) + 1)
+            hidden = [width] * len(names)
+        drops = dropout_of_layers(dropout, [*names, f"linear{len(names) + 1}"])
 
         widths = (inputs, *hidden, num_classes)
         layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
@@ -109,7 +107,15 @@ def mlp_parameters(widths: Sequence[int], *, normalised: Sequence[int] = ()) -> 
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths)) + 2 * sum(normalised)
 
 
-def width_for_budget(*, depth: int, budget: int, inputs: int = 28 * 28, outputs: int = 10, normalised: int = 0) -> int:
+@validate_call
+def width_for_budget(
+    *,
+    depth: Count,
+    budget: Count,
+    inputs: Count = 28 * 28,
+    outputs: Count = 10,
+    normalised: Annotated[int, Strict(), Field(ge=0)] = 0,
+) -> int:
     """The largest width of ``depth`` equal hidden layers with which an MLP has at most ``budget`` parameters.
 
     Args:
@@ -122,11 +128,6 @@ def width_for_budget(*, depth: int, budget: int, inputs: int = 28 * 28, outputs:
     Raises:
         ValueError: a value is out of range, or a width of 1 has more parameters than ``budget`` already.
     """
-    check_int("depth", depth, minimum=1)
-    check_int("budget", budget, minimum=1)
-    check_int("inputs", inputs, minimum=1)
-    check_int("outputs", outputs, minimum=1)
-    check_int("normalised", normalised, minimum=0)
 
     def parameters(width: int) -> int:
         return mlp_parameters((inputs, *[width] * depth, outputs), normalised=[width] * normalised)
@@ -138,8 +139,3 @@ def width_for_budget(*, depth: int, budget: int, inputs: int = 28 * 28, outputs:
             f"what {depth} hidden layers of width 1 take for {inputs} pixels and {outputs} classes"
         )
     return width
-
-
-def _norms(batch_norm: object, depth: int) -> tuple[bool, ...]:
-    layers = [f"linear{index}" for index in range(1, depth + 1)]
-    return check_flags("batch_norm", batch_norm, layers=layers, when_true=[True] * depth)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from mnist_exp.models import MLP, count_parameters, layer_table, width_for_budget
@@ -102,36 +103,44 @@ def test_title() -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "where", "message"),
+    [
+        ({"hidden": [64, 0]}, ("hidden", 1), "greater than or equal to 1"),
+        ({"hidden": 64}, ("hidden",), "Sequence"),
+        ({"depth": 0}, ("depth",), "greater than or equal to 1"),
+        ({"budget": 0}, ("budget",), "greater than or equal to 1"),
+        ({"budget": 61706.0}, ("budget",), "valid integer"),
+        ({"image_size": -28}, ("image_size",), "greater than or equal to 1"),
+        ({"activation": "sigmod"}, ("activation",), "one of relu, tanh, sigmoid, gelu, silu; did you mean sigmoid?"),
+        ({"batch_norm_position": "befor"}, ("batch_norm_position",), "'before' or 'after'"),
+        ({"num_classes": 0}, ("num_classes",), "greater than or equal to 2"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], where: tuple[str | int, ...], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        MLP(**settings)
+    (error,) = caught.value.errors()
+    assert error["loc"] == where
+    assert message in error["msg"]
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hidden": [64], "depth": 1}, "hidden=[64], depth=1: give one of them, widths or a number of layers"),
-        ({"hidden": [64, 0]}, "hidden=[64, 0]: must be a list of integers, each 1 or more"),
-        ({"hidden": 64}, "hidden=64: must be a list of integers, each 1 or more"),
-        ({"depth": 0}, "depth=0: must be an integer, 1 or more"),
-        ({"budget": 0}, "budget=0: must be an integer, 1 or more"),
-        ({"budget": 61706.0}, "budget=61706.0: must be an integer, 1 or more"),
-        ({"image_size": -28}, "image_size=-28: must be an integer, 1 or more"),
-        (
-            {"activation": "sigmod"},
-            "activation='sigmod': must be one of relu, tanh, sigmoid, gelu, silu (did you mean 'sigmoid'?)",
-        ),
+        ({"hidden": [64], "depth": 1}, "depth=1 contradicts hidden=[64]; give one of them"),
         (
             {"hidden": [8, 4], "batch_norm": [True]},
-            "batch_norm=[True]: must be true, false or a list of 2 of them (linear1, linear2)",
-        ),
-        (
-            {"batch_norm_position": "befor"},
-            "batch_norm_position='befor': must be one of before, after (did you mean 'before'?)",
+            "batch_norm=[true] has 1 values; this model has 2 layers that take one (linear1, linear2): give one for each, "
+            "or a single one",
         ),
         (
             {"hidden": [8, 4], "dropout": [0.5, 0.5]},
-            "dropout=[0.5, 0.5]: must be a probability (0 <= p < 1) or a list of 3 of them, "
-            "one in front of each linear layer",
+            "dropout=[0.5,0.5] has 2 values; this model has 3 layers that take one (linear1, linear2, linear3): "
+            "give one for each, or a single one",
         ),
-        ({"num_classes": 0}, "num_classes=0: must be an integer, 2 or more"),
     ],
 )
-def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=r"must|give") as error:
+def test_settings_that_do_not_fit_together(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="give one") as error:
         MLP(**settings)
     assert str(error.value) == message
