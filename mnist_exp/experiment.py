@@ -145,7 +145,7 @@ def _build_and_fit(
     if "search" in run.record:
         from mnist_exp.sweeps.search import PruneHopeless
 
-        listeners.append(PruneHopeless(run.record["search"]))
+        listeners.append(PruneHopeless(run.record["search"], run.path.absolute().parent))
 
     def save(training: Training, metrics: EpochMetrics | None, is_best: bool) -> None:
         if metrics is not None:

@@ -116,7 +116,7 @@ def launch(
         if fresh and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
             shutil.rmtree(path)  # Hydra made it before anybody looked
         report(error)
-        sys.exit(2)
+        raise SystemExit(2) from error
     _LAST[:] = [sweep]
     if stopped_by is not None:
         conclude(int(stopped_by or 0))
@@ -144,6 +144,10 @@ def conclude(stopped_by: int = 0) -> None:
         sys.exit(1)
 
 
+class JobRefused(UsageError):
+    """A job that cannot run; nothing of it is on disk."""
+
+
 @dataclass(frozen=True)
 class Composed:
     """The whole configuration of a job; ``task`` is what is not Hydra's of it, ``tree`` what it computes, resolved."""
@@ -157,7 +161,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
     """The configuration of a job, checked.
 
     Raises:
-        UsageError: it cannot run; the message says which job.
+        JobRefused: it cannot run; the message says which job.
     """
     composed = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
@@ -173,7 +177,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
         fixed = _fixed_keys(context, config)
         varying = [override for override in overrides if override.partition("=")[0] not in fixed]
         which = f" (job {' '.join(varying)})" if varying else ""
-        raise UsageError("\n".join(f"{line}{which}" for line in str(error).splitlines())) from error
+        raise JobRefused("\n".join(f"{line}{which}" for line in str(error).splitlines())) from error
     finally:
         hydra.cfg = sweep
     del tree["sweep"]
