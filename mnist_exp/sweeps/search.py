@@ -184,11 +184,11 @@ class PruneHopeless(Listener):
     """
 
     def __init__(self, search: Mapping[str, Any], folder: Path) -> None:
-        name: str = search["study"]
+        name = str(search.get("study"))
         self._metric = name.partition("-")[0]
         self._trial: Trial | None = None
         try:
-            if not (folder / STUDY).is_file():
+            if self._metric not in METRICS or not (folder / STUDY).is_file():
                 raise KeyError(name)
             storage = _storage(folder.absolute() / STUDY)
             study = optuna.load_study(study_name=name, storage=storage, pruner=_pruner(search["startup_trials"]))

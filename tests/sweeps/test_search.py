@@ -240,3 +240,10 @@ def test_the_preset_searches_all_four(mnist_train: Callable[..., int], small: li
         *("optimizer.lr", "regularization.weight_decay", "regularization.dropout"),
         "regularization.augmentation.strength",
     }
+
+
+def test_what_is_deleted_stays_deleted(search: Callable[..., int]) -> None:
+    more = ["trainer.epochs=1", "hydra.sweeper.n_trials=1", "~regularization.augmentation.strength"]
+    assert search(*more) == 0
+    (job,) = read_sweep(Path("sweep"))["jobs"]
+    assert "strength" not in (Path("sweep") / job["directory"] / "config.yaml").read_text()
