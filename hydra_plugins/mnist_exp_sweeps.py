@@ -52,18 +52,9 @@ class GridSweeper(BasicSweeper):
 class OptunaSweeper(Sweeper):
     """Asks an Optuna study which jobs to run. ``conf/hydra/sweeper/optuna.yaml`` says what the arguments mean."""
 
-    def __init__(
-        self, n_trials: int, n_jobs: int, metric: str, seed: int, startup_trials: int, prune: bool, params: DictConfig
-    ) -> None:
-        self._n_trials = n_trials
-        self._n_jobs = n_jobs
+    def __init__(self, params: DictConfig, **settings: Any) -> None:
         self._params = params
-        self._search: dict[str, Any] = {
-            "metric": metric,
-            "seed": seed,
-            "startup_trials": startup_trials,
-            "prune": prune,
-        }
+        self._settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins
@@ -81,6 +72,7 @@ class OptunaSweeper(Sweeper):
 
         from mnist_exp.mistakes import UsageError, report
         from mnist_exp.sweeps.directory import read_standing
+        from mnist_exp.sweeps.launching import JobRefused
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -90,25 +82,42 @@ class OptunaSweeper(Sweeper):
         last = {override.get_key_element(): override for override in parsed}
         try:
             try:
-                from mnist_exp.sweeps.search import Search, space_of
+                from mnist_exp.sweeps.search import Search, SearchSettings, assignments, space_of
             except ImportError as error:
                 raise UsageError("hydra/sweeper=optuna needs Optuna: pip install 'mnist-exp[optuna]'") from error
+            settings = SearchSettings.check(self._settings)
             if self.config.data.val_size == 0:
                 raise UsageError("a search needs validation data; hold some out: data.val_size=5000")
-            search = Search(Path(self.config.hydra.sweep.dir), space_of(list(last.values())), **self._search)
+            space = space_of(list(last.values()), self.config)
+            search = Search(Path(self.config.hydra.sweep.dir), space, settings)
         except UsageError as error:
             report(error)
             sys.exit(2)
         fixed = [
-            f"{key}={override.get_value_element_as_str()}"
+            # Hydra would make ~KEY= of ~KEY, which deletes nothing.
+            str(override.input_line) if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
             for key, override in last.items()
             if not override.is_sweep_override()
         ]
-        while (left := self._n_trials - search.finished()) > 0:
-            trials = search.next(min(left, self._n_jobs))
+        if search.earlier != search.taken_over:
+            print(f"search: {search.taken_over} of {search.earlier} earlier trials lie in the changed search space")
+        if search.finished() >= settings.n_trials:
+            print(
+                f"search: {search.finished()} trials are finished; ask for more: hydra.sweeper.n_trials="
+                f"{search.finished() + settings.n_trials}"
+            )
+            self._launcher.launch([], 0)  # runs nothing; the program ends with the table of all jobs
+        while (left := settings.n_trials - search.finished()) > 0:
+            trials = search.next(min(left, settings.n_jobs))
             self._launcher.records = [search.record(trial) for trial in trials]
-            overrides = [[*fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in trials]
-            for trial, result in zip(trials, self._launcher.launch(overrides, trials[0].number), strict=True):
+            overrides = [[*fixed, *assignments(trial)] for trial in trials]
+            try:
+                results = self._launcher.launch(overrides, trials[0].number)
+            except SystemExit as leaving:
+                if isinstance(leaving.__cause__, JobRefused):
+                    search.refuse(trials, str(leaving.__cause__))
+                raise
+            for trial, result in zip(trials, results, strict=True):
                 assert result.working_dir is not None
                 standing = read_standing(Path(result.working_dir))
-                search.tell(trial, standing.status, getattr(standing, self._search["metric"]))
+                search.tell(trial, standing.status, getattr(standing, settings.metric))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import logging
 import platform
 import signal
 import sys
@@ -28,7 +29,7 @@ from mnist_exp.loggers.console import Console
 from mnist_exp.mistakes import RunFailed, UsageError, as_typed
 from mnist_exp.models import count_parameters, layer_table
 from mnist_exp.runs import RunDirectory, read_run, write_atomically
-from mnist_exp.runs.provenance import cores, peak_memory, reset_peak_memory
+from mnist_exp.runs.provenance import available_cores, cores, peak_memory, reset_peak_memory
 from mnist_exp.signals import StopRequest
 from mnist_exp.training import (
     Distillation,
@@ -50,6 +51,7 @@ from mnist_exp.training import (
 )
 from mnist_exp.training.events import Pruned
 
+LOG = logging.getLogger("mnist_exp")
 WORST_DIGITS = 100  # images kept in predictions.npz: about what a LeNet-5 gets wrong of MNIST's 10,000
 
 
@@ -121,6 +123,12 @@ def _build_and_fit(
     authorize(run.tree)
     device = choose_device(config.trainer.device)
     threads = prepare_torch(config, device, run.record.get("threads"))
+    if device.type == "cpu" and threads > (available := available_cores()):
+        # Kept, because results depend on the number of threads.
+        LOG.warning(
+            "%d threads on %d %s: training may be many times slower than with trainer.threads=%d",
+            *(threads, available, "core" if available == 1 else "cores", available),
+        )
 
     began = time.perf_counter()
     digits = build_digits(run.tree).to(device)
@@ -145,7 +153,7 @@ def _build_and_fit(
     if "search" in run.record:
         from mnist_exp.sweeps.search import PruneHopeless
 
-        listeners.append(PruneHopeless(run.record["search"]))
+        listeners.append(PruneHopeless(run.record["search"], run.path.absolute().parent))
 
     def save(training: Training, metrics: EpochMetrics | None, is_best: bool) -> None:
         if metrics is not None:

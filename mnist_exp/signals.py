@@ -33,7 +33,8 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in self._numbers:
                 self._previous[number] = signal.signal(number, self._note)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
+            if hasattr(signal, "pthread_sigmask"):  # not on Windows
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from mnist_exp.runs.provenance import available_cores
 
 COMMON = ["data=mnist5k", "trainer.device=cpu", "quiet=true", "hydra.sweep.dir=sweep"]
 
@@ -30,7 +31,7 @@ def sweep(*overrides: str) -> tuple[float, list[dict[str, float]]]:
 
 def arrangements(jobs: int, epochs: int) -> None:
     """Wall time of the same jobs on the cores of this machine, shared in three ways."""
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     work = ["logger=none", f"trainer.epochs={epochs}", f"seed=range({jobs})"]
     processes = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={cores}"]
     ways = {

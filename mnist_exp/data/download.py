@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import queue
 import socket
@@ -41,7 +42,7 @@ def fetch(dataset: str, names: Sequence[str], folder: Path) -> None:
     checksums: dict[str, str] = dict(published.resources)
     mirrors, refusals = _answering(published.mirrors, names[0])
     if not mirrors:
-        raise _failure(folder / names[0], refusals)
+        raise _failure(dataset, folder / names[0], refusals)
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,12 +54,14 @@ def fetch(dataset: str, names: Sequence[str], folder: Path) -> None:
                         with _progress(mirror + name):
                             download_url(mirror + name, staging, filename=name, md5=checksums[name])
                     except (OSError, HTTPException, RuntimeError) as error:
+                        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+                            raise  # no mirror's fault
                         refusals[mirror] = _reason(error)
                     else:
                         Path(staging, name).replace(folder / name)
                         break
                 else:
-                    raise _failure(folder / name, refusals)
+                    raise _failure(dataset, folder / name, refusals)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {describe(error)}") from error
 
@@ -128,9 +131,12 @@ def _reason(error: Exception) -> str:
             return str(error) or type(error).__name__
 
 
-def _failure(path: Path, refusals: dict[str, str]) -> DataError:
+def _failure(dataset: str, path: Path, refusals: dict[str, str]) -> DataError:
     reasons = ", ".join(f"{mirror}: {refusal}" for mirror, refusal in refusals.items())
-    return DataError(
-        f"{path}: missing and cannot be downloaded ({reasons}); use data=mnist5k (5,000 real digits, no download), "
-        "or set MNIST_DIR (or data.root) to a folder with the four IDX files"
+    advice = (
+        "use data=mnist5k (5,000 real digits, no download), or set MNIST_DIR (or data.root) to a folder with the four IDX "
+        "files"
+        if dataset == "MNIST"
+        else f"set data.root to a folder with the four IDX files of {dataset}"
     )
+    return DataError(f"{path}: missing and cannot be downloaded ({reasons}); {advice}")

@@ -7,11 +7,17 @@ import os
 import sys
 import uuid
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+# What Windows, macOS and file servers put into folders and archives, beside files whose names begin with a dot.
+SYSTEM_FILES = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+    *("__macosx", "icon\r", "@eadir", "lost+found"),
+}
 
 
 class DataError(Exception):
@@ -44,7 +50,7 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file, decompressed where its name ends in ``.gz`` or ``.tgz``.
 
     Raises:
-        DataError: the file cannot be read, or its gzip is damaged.
+        DataError: the file cannot be read, or is no gzip or a damaged one.
     """
     try:
         content = path.read_bytes()
@@ -52,24 +58,69 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: {describe(error)}") from error
     if path.suffix not in {".gz", ".tgz"}:
         return content
+    if not content.startswith(b"\x1f\x8b"):
+        raise DataError(f"{path}: is not gzip, though its name says so")
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip") from error
 
 
-def names_in(folder: Path, *, may_be_absent: bool = False) -> set[str]:
-    """The names of what lies in a folder; none where it is absent and may be.
+def is_system_file(path: PurePath) -> bool:
+    """Whether an operating system or a file manager put this there, and no person.
+
+    Args:
+        path: relative to the folder or archive that is read, so that a hidden folder above that does not count.
+    """
+    return any(
+        part.lower() in SYSTEM_FILES or (part.startswith(".") and part not in {".", ".."}) for part in path.parts
+    )
+
+
+class Listing(NamedTuple):
+    """The names in a folder, apart from what ``is_system_file``."""
+
+    files: frozenset[str]
+    folders: frozenset[str]
+
+    def __str__(self) -> str:
+        names = [*sorted(f"{name}/" for name in self.folders), *sorted(self.files)]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        return f"it holds {', '.join(names[:5])}{more}" if names else "it is empty"
+
+
+def listing(folder: Path, *, may_be_absent: bool = False) -> Listing:
+    """What lies in a folder; nothing where it is absent and may be. A link that leads nowhere counts as a file.
 
     Raises:
         DataError: the folder cannot be read.
     """
+    files, folders = set(), set()
     try:
-        return set(os.listdir(folder))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_system_file(PurePath(entry.name)):
+                    continue
+                if entry.is_dir():
+                    folders.add(entry.name)
+                elif entry.is_symlink() or entry.is_file():
+                    files.add(entry.name)
     except OSError as error:
-        if may_be_absent and isinstance(error, FileNotFoundError):
-            return set()
-        raise DataError(f"{folder}: {describe(error)}") from error
+        if not (may_be_absent and isinstance(error, FileNotFoundError)):
+            raise DataError(f"{folder}: {describe(error)}") from error
+    return Listing(frozenset(files), frozenset(folders))
+
+
+def folder_of(root: str) -> Path:
+    """``data.root`` as a path, with a leading ``~`` or ``~user`` replaced by that home.
+
+    Raises:
+        DataError: there is no such user.
+    """
+    try:
+        return Path(root).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"data.root={root}: {root.split('/')[0]} is nobody's home here") from error
 
 
 def cache_directory() -> Path:

@@ -6,7 +6,10 @@ then the size of each dimension; then unsigned bytes, last dimension fastest.
 
 from __future__ import annotations
 
+import logging
 import math
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Unpack
 
@@ -14,10 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_exp.data.download import DOWNLOADABLE, fetch
-from mnist_exp.data.files import DataError, Labelled, cache_directory, names_in, read_bytes
+from mnist_exp.data.files import DataError, Labelled, Listing, cache_directory, folder_of, listing, read_bytes
 from mnist_exp.data.splits import Digits, Preparation, prepare
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+# Names of folders, in small letters and digits, that hold other pictures under the same file names.
+OTHER_DATA_SETS = frozenset({"mnist", "fashionmnist", "fashion", "kmnist", "kuzushijimnist", "emnist", "notmnist"})
+LOG = logging.getLogger("mnist_exp")
 
 
 def idx_folder(*, root: str | None, download: str | None, **preparation: Unpack[Preparation]) -> Digits:
@@ -25,32 +31,86 @@ def idx_folder(*, root: str | None, download: str | None, **preparation: Unpack[
 
     Args:
         root: the folder that holds ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte``
-            and ``t10k-labels-idx1-ubyte``, with or without ``.gz``; ``train-images.idx3-ubyte`` is known too. None: a
-            folder of the cache, named after ``download``.
+            and ``t10k-labels-idx1-ubyte``, with or without ``.gz``; ``train-images.idx3-ubyte`` is known too, and each may
+            lie in a folder of its name. Where they are not there, torchvision's ``MNIST/raw`` below it counts, or a
+            single folder directly below it. None: a folder of the cache, named after ``download``.
         download: what is fetched when files are absent, into ``root``: ``MNIST``, ``FashionMNIST`` or ``KMNIST``.
             None: nothing.
         preparation: see ``mnist_exp.data.splits.prepare``.
 
     Raises:
-        DataError: files are missing and cannot be fetched, or are unreadable, damaged or contradictory.
+        DataError: files are missing and cannot be fetched, or are unreadable, damaged or contradictory; or several folders
+            hold such files.
     """
     if download is not None and download not in DOWNLOADABLE:
         raise DataError(f"data.download={download} is not one of {', '.join(DOWNLOADABLE)} or null")
     if root:
-        folder = Path(root).expanduser()
+        folder = folder_of(root)
     elif download:
         folder = cache_directory() / download
     else:
         raise DataError("data.root and data.download are both null; set data.root to a folder with the four IDX files")
 
-    names = names_in(folder, may_be_absent=download is not None)
-    found = {file: next((name for name in _spellings(file) if name in names), None) for file in FILES}
-    if missing := [file for file, name in found.items() if name is None]:
+    listed = listing(folder, may_be_absent=download is not None)
+    paths = _files_in(folder, listed)
+    if len(paths) < len(FILES) and root and (below := _folder_below(folder, listed, download)):
+        LOG.info("data: the files are in %s", below)
+        paths = _files_in(below, listing(below))
+    if missing := [file for file in FILES if file not in paths]:
         if download is None:
-            raise DataError(f"{folder}: missing {', '.join(missing)} (plain or .gz)")
+            hint = (
+                "; data=png reads PNG files" if any(split in listed.folders for split in ("train", "training")) else ""
+            )
+            raise DataError(f"{folder}: missing {', '.join(missing)} (plain or .gz); {listed}{hint}")
         fetch(download, [f"{file}.gz" for file in missing], folder)
-    paths = [folder / (name or f"{file}.gz") for file, name in found.items()]
-    return prepare(_read_pair(*paths[:2]), _read_pair(*paths[2:]), **preparation)
+        paths |= {file: folder / f"{file}.gz" for file in missing}
+    images, labels, test_images, test_labels = (paths[file] for file in FILES)
+    return prepare(_read_pair(images, labels), _read_pair(test_images, test_labels), **preparation)
+
+
+def _files_in(folder: Path, listed: Listing) -> dict[str, Path]:
+    """Where each of ``FILES`` is, of those that are there: in the folder, or in a folder of its name, as archives unpack."""
+    found = {}
+    for file in FILES:
+        names = _spellings(file)
+        paths = [folder / name for name in names if name in listed.files]
+        for name in () if paths else listed.folders.intersection(names):
+            inside = listing(folder / name).files
+            paths += [folder / name / spelling for spelling in names if spelling in inside]
+        if paths:
+            found[file] = paths[0]
+    return found
+
+
+def _folder_below(folder: Path, listed: Listing, download: str | None) -> Path | None:
+    """The folder below that holds all files: torchvision's, else one directly below.
+
+    Args:
+        download: the data set, where it is a certain one; folders that are called like another do not count then.
+
+    Raises:
+        DataError: there are several.
+    """
+
+    def holding_all(names: Iterable[str]) -> list[str]:
+        present = [name for name in names if name.partition("/")[0] in listed.folders and (folder / name).is_dir()]
+        return [name for name in present if len(_files_in(folder / name, listing(folder / name))) == len(FILES)]
+
+    others = OTHER_DATA_SETS - {_plain(download)} if download else frozenset()
+    found = holding_all(f"{name}/raw" for name in ([download] if download else DOWNLOADABLE))
+    if not (download and found):  # asked for a certain one, and here it is by its full name
+        found += holding_all(sorted(name for name in listed.folders if _plain(name) not in others))
+    if len(found) > 1:
+        own = [name for name in found if download and _plain(name) == _plain(download)]
+        if len(own) != 1:
+            several = ", ".join(f"{name}/" for name in found)
+            raise DataError(f"{folder}: {several} hold such files each; set data.root to one of them")
+        found = own
+    return folder / found[0] if found else None
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.lower())
 
 
 def _spellings(file: str) -> list[str]:
@@ -76,7 +136,8 @@ def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
     header = 4 * (1 + dimensions)
     magic = 0x0800 + dimensions
     if len(content) >= 4 and (found := int.from_bytes(content[:4], "big")) != magic:
-        raise DataError(f"{path}: wrong magic number 0x{found:08x}, expected 0x{magic:08x}")
+        hint = "; it is gzip, so let its name end in .gz" if found >> 16 == 0x1F8B else ""
+        raise DataError(f"{path}: wrong magic number 0x{found:08x}, expected 0x{magic:08x}{hint}")
     if len(content) < header:
         raise DataError(f"{path}: truncated: {len(content)} bytes, the header alone has {header}")
     shape = [int(size) for size in np.frombuffer(content, ">u4", count=dimensions, offset=4)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import re
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple, Unpack
 
 import numpy as np
@@ -19,15 +20,23 @@ from numpy.typing import NDArray
 from mnist_exp.data.files import (
     DataError,
     Labelled,
+    Listing,
     cache_directory,
     describe,
+    folder_of,
+    is_system_file,
+    listing,
     load_cached,
-    names_in,
     read_bytes,
     store_cached,
 )
 from mnist_exp.data.splits import Digits, Preparation, prepare
+from mnist_exp.runs.provenance import available_cores
 
+LOG = logging.getLogger("mnist_exp")
+SPLITS = {"train": ("train", "training"), "test": ("test", "testing")}  # names in any case, of folders and archives
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHUNK = 512  # images a thread decodes at a time
 
 
@@ -40,37 +49,73 @@ class Member(NamedTuple):
 
 
 def png_folder(*, root: str, **preparation: Unpack[Preparation]) -> Digits:
-    """Digits from 28x28 grey PNG files named ``{number}_{label}.png``, in the order of their numbers.
+    """Digits from 28x28 grey PNG files, named ``{number}_{label}.png`` or lying in a folder named by their label.
 
-    They are decoded once; the result is kept in the cache under a key of every name and byte of the source.
+    Numbered files come in the order of their numbers; files in folders in the natural order of their names, ``2`` before
+    ``10``, and where names are the same in that of their labels. They are decoded once; the result is kept in the cache
+    under a key of every name and byte of the source.
 
     Args:
-        root: holds ``train`` and ``test``, each a folder or a ``.tar``, ``.tar.gz`` or ``.tgz``. A folder goes first
-            where both are there. Sub-folders are searched; hidden files and ``__MACOSX`` are passed over.
+        root: holds ``train`` (or ``training``) and ``test`` (or ``testing``), each a folder or a ``.tar``, ``.tar.gz`` or
+            ``.tgz``, or a single folder that does. A folder goes first where both are there. Sub-folders are searched;
+            what ``is_system_file`` is passed over.
         preparation: see ``mnist_exp.data.splits.prepare``.
 
     Raises:
-        DataError: a split is missing, empty or unreadable; a file has another name, is no PNG, not 28x28 or not grey.
+        DataError: a split is missing, there twice, empty or unreadable; a file has another name, is no PNG, not 28x28 or
+            not grey; or its name and its folder give it two labels.
     """
-    folder = Path(root).expanduser()
-    names = names_in(folder)
-    return prepare(_read_split(folder, "train", names), _read_split(folder, "test", names), **preparation)
+    folder = folder_of(root)
+    listed = listing(folder)
+    sources = _sources(folder, listed)
+    if len(sources) < len(SPLITS):
+        below = [folder / name for name in sorted(listed.folders) if name.lower() not in sum(SPLITS.values(), ())]
+        complete = [path for path in below if len(_sources(path, listing(path))) == len(SPLITS)]
+        if len(complete) > 1:
+            several = ", ".join(f"{path.name}/" for path in complete)
+            raise DataError(f"{folder}: {several} hold train and test each; set data.root to one of them")
+        if not complete:
+            split = next(split for split in SPLITS if split not in sources)
+            hint = "; data=idx reads IDX files" if any("ubyte" in name for name in listed.files) else ""
+            raise DataError(
+                f"{folder}: no folder, .tar, .tar.gz or .tgz named {' or '.join(SPLITS[split])}; {listed}{hint}"
+            )
+        LOG.info("data: the images are in %s", complete[0])
+        sources = _sources(complete[0], listing(complete[0]))
+    return prepare(_read_split(sources["train"]), _read_split(sources["test"]), **preparation)
 
 
-def _read_split(root: Path, split: str, names: set[str]) -> Labelled:
-    if split in names:
-        source = root / split
-        members = list(_files(source))
+def _sources(root: Path, listed: Listing) -> dict[str, Path]:
+    """The folder or archive of each split that is there.
+
+    Raises:
+        DataError: a split has several.
+    """
+    sources = {}
+    for split, stems in SPLITS.items():
+        found: dict[str, list[Path]] = {}  # by stem, as it is spelled; the folder first
+        for suffix in ("", *ARCHIVES):
+            for name in sorted(listed.files if suffix else listed.folders):
+                stem = name[: len(name) - len(suffix)]
+                if stem.lower() in stems and name == stem + suffix:
+                    found.setdefault(stem, []).append(root / name)
+        if len(found) > 1:
+            several = " and ".join(paths[0].name for paths in found.values())
+            raise DataError(f"{root}: {several} are both there; leave the one that is meant")
+        if found:
+            ((sources[split], *_),) = found.values()
+    return sources
+
+
+def _read_split(source: Path) -> Labelled:
+    members = list(_files(source)) if source.is_dir() else None
+    if members is not None:
         # Lengths keep two sources apart whose names and bytes run together to the same text.
         parts = (b"%s\0%d\0%s" % (os.fsencode(str(m.path)), len(m.content), m.content) for m in members)
-        key = _digest(b"folder", parts)
-    elif archives := [name for suffix in (".tar", ".tar.gz", ".tgz") if (name := split + suffix) in names]:
-        source = root / archives[0]
-        archive = read_bytes(source)
-        members = None
-        key = _digest(b"tar", [archive])
+        key = _digest(b"folder 2", parts)
     else:
-        raise DataError(f"{root}: no {split} folder, {split}.tar, {split}.tar.gz or {split}.tgz")
+        archive = read_bytes(source)
+        key = _digest(b"tar 2", [archive])
 
     cache = cache_directory() / "png" / f"{key}.npz"
     digits = load_cached(cache)
@@ -93,11 +138,12 @@ def _files(folder: Path) -> Iterator[Member]:
     def stop(error: OSError) -> None:
         raise DataError(f"{error.filename}: {describe(error)}") from error
 
-    paths = sorted(Path(parent, name) for parent, _, names in os.walk(folder, onerror=stop) for name in names)
-    for path in paths:
-        inside = PurePosixPath(path.relative_to(folder).as_posix())
-        if not _ignored(inside):
-            yield Member(inside, str(path), read_bytes(path))
+    paths = []
+    for parent, folders, names in os.walk(folder, onerror=stop, followlinks=True):
+        folders[:] = [name for name in folders if not is_system_file(PurePath(name))]
+        paths += [Path(parent, name) for name in names if not is_system_file(PurePath(name))]
+    for path in sorted(paths):
+        yield Member(PurePosixPath(path.relative_to(folder).as_posix()), str(path), read_bytes(path))
 
 
 def _archived(path: Path, content: bytes) -> Iterator[Member]:
@@ -106,7 +152,7 @@ def _archived(path: Path, content: bytes) -> Iterator[Member]:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             for info in tar:
                 inside = PurePosixPath(info.name)
-                if info.isdir() or _ignored(inside):
+                if info.isdir() or is_system_file(inside):
                     continue
                 file = tar.extractfile(info) if info.isfile() else None
                 if file is None:
@@ -120,30 +166,13 @@ def _archived(path: Path, content: bytes) -> Iterator[Member]:
         raise DataError(f"{path}: damaged tar archive")
 
 
-def _ignored(path: PurePosixPath) -> bool:
-    """What a Mac leaves beside the files that were meant: ``.DS_Store``, ``._00000_5.png``, ``__MACOSX``."""
-    return any(part == "__MACOSX" or (part.startswith(".") and part not in {".", ".."}) for part in path.parts)
-
-
 def _decode(source: Path, members: Sequence[Member]) -> Labelled:
     if not members:
         raise DataError(f"{source}: no images")
-    numbered: dict[int, tuple[int, Member]] = {}
-    for member in members:
-        name = re.fullmatch(r"([0-9]+)_([0-9]+)\.png", member.path.name)
-        if name is None:
-            raise DataError(f"{member.where}: not named {{number}}_{{label}}.png")
-        number, label = int(name[1]), int(name[2])
-        if label > 9:
-            raise DataError(f"{member.where}: label {label} is no digit 0..9")
-        if number in numbered:
-            raise DataError(f"{member.where}: number {number} occurs twice, also as {numbered[number][1].path.name}")
-        numbered[number] = label, member
-
-    ordered = [numbered[number] for number in sorted(numbered)]
+    ordered = _labelled(members)
     labels = np.array([label for label, _ in ordered], dtype=np.uint8)
     chunks = [[member for _, member in ordered[i : i + CHUNK]] for i in range(0, len(ordered), CHUNK)]
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, available_cores())) as pool:
         decoded = pool.map(lambda chunk: np.stack([_pixels(member) for member in chunk]), chunks)
         images = np.concatenate(
             list(_with_progress(decoded, len(chunks), f"Decoding {len(ordered)} images of {source}"))
@@ -151,25 +180,90 @@ def _decode(source: Path, members: Sequence[Member]) -> Labelled:
     return Labelled(images, labels)
 
 
+def _labelled(members: Sequence[Member]) -> list[tuple[int, Member]]:
+    """Members with their labels, in order: by their numbers, or by their names where all lie in folders of their labels.
+
+    Raises:
+        DataError: a member has no label, or two; a number or a path is there twice; or some have numbers and others folders.
+    """
+    labels, numbers, foldered = [], [], []
+    for member in members:
+        name = re.fullmatch(r"([0-9]+)_([0-9]+)\.png", member.path.name, re.IGNORECASE)
+        folder = member.path.parent.name if re.fullmatch("[0-9]", member.path.parent.name) else None
+        if name is None and folder is None:
+            raise DataError(f"{member.where}: not named {{number}}_{{label}}.png, nor in a folder named 0 to 9")
+        if name is None and member.path.suffix.lower() != ".png":
+            raise DataError(f"{member.where}: not named *.png")
+        if name is not None and int(name[2]) > 9:
+            raise DataError(f"{member.where}: label {int(name[2])} is no digit 0..9")
+        if name is not None and folder is not None and int(name[2]) != int(folder):
+            raise DataError(f"{member.where}: label {int(name[2])} by its name, {folder} by its folder")
+        labels.append(int(name[2] if name is not None else folder or 0))
+        numbers.append(None if name is None else int(name[1]))
+        foldered.append(folder is not None)
+
+    if all(foldered):
+        keys = [
+            (_natural(member.path.stem), label, str(member.path)) for member, label in zip(members, labels, strict=True)
+        ]
+        if twice := _repeated([member.path for member in members]):
+            raise DataError(f"{members[twice[1]].where}: occurs twice")
+        order = sorted(range(len(members)), key=keys.__getitem__)
+    else:
+        if None in numbers:
+            unnumbered, loose = members[numbers.index(None)], members[foldered.index(False)]
+            raise DataError(
+                f"{unnumbered.where}: not named {{number}}_{{label}}.png, though {loose.path} lies in no folder of its label"
+            )
+        if twice := _repeated(numbers):
+            first, second = (members[index] for index in twice)
+            raise DataError(f"{second.where}: number {numbers[twice[1]]} occurs twice, also as {first.path.name}")
+        order = sorted(range(len(members)), key=lambda index: numbers[index] or 0)
+    return [(labels[index], members[index]) for index in order]
+
+
+def _natural(name: str) -> list[str | int]:
+    """A key that sorts ``2`` before ``10``; text and numbers take turns in it, so that keys can be compared."""
+    return [int(part) if part.isdecimal() and part.isascii() else part for part in re.split("([0-9]+)", name)]
+
+
+def _repeated(values: Sequence[object]) -> tuple[int, int] | None:
+    """Where the first value that occurs twice is, and is again."""
+    first: dict[object, int] = {}
+    for index, value in enumerate(values):
+        if value in first:
+            return first[value], index
+        first[value] = index
+    return None
+
+
 def _pixels(member: Member) -> NDArray[np.uint8]:
     """(28, 28) uint8."""
     from PIL import Image
 
+    if not member.content.startswith(SIGNATURE):
+        raise DataError(
+            f"{member.where}: {'is not a PNG file' if member.content else 'is empty'}, though its name says so"
+        )
     try:
         with Image.open(io.BytesIO(member.content), formats=["PNG"]) as image:
             image.verify()  # decoding alone does not look at the checksums of pixel data
         with Image.open(io.BytesIO(member.content), formats=["PNG"]) as image:
             size, mode = image.size, image.mode
-            pixels = np.asarray(image) if size == (28, 28) and mode in {"L", "RGB"} else None
+            pixels = np.asarray(image if mode == "L" else image.convert("RGBA")) if size == (28, 28) else None
     except Exception as error:  # Pillow has no common base: OSError, SyntaxError, ValueError, zlib.error, struct.error
         raise DataError(f"{member.where}: unreadable PNG (damaged or truncated)") from error
-    if size != (28, 28):
+    if pixels is None:
         raise DataError(f"{member.where}: {size[0]}x{size[1]} pixels, expected 28x28")
-    if pixels is not None and mode == "RGB" and (pixels == pixels[..., :1]).all():
-        pixels = pixels[..., 0]
-    if pixels is None or pixels.ndim != 2:
+    if mode.startswith("I"):
+        raise DataError(f"{member.where}: 16 bits a pixel, expected 8-bit grey (L)")
+    if mode == "L":
+        return pixels
+    if (pixels[..., 3] != 255).any():
+        raise DataError(f"{member.where}: transparent pixels, expected 8-bit grey (L)")
+    if (pixels[..., :3] != pixels[..., :1]).any():
         raise DataError(f"{member.where}: not grey: mode {mode}, expected 8-bit grey (L)")
-    return pixels
+    return pixels[..., 0]
 
 
 def _with_progress(parts: Iterator[NDArray[np.uint8]], total: int, description: str) -> Iterator[NDArray[np.uint8]]:

@@ -101,7 +101,8 @@ def contained() -> Iterator[None]:
     process of a job ahead of its time limit, because the run has something to tell it still. SIGTERM cannot be kept from
     it: it listens to that itself, and leaves.
     """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    can_block = hasattr(signal, "pthread_sigmask")  # not on Windows, where no scheduler sends this signal either
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2}) if can_block else set()
     names = ("WANDB_SERVICE", "WANDB_ERROR_REPORTING")
     before = {name: os.environ.get(name) for name in names}
     hooks = sys.exit, sys.excepthook
@@ -109,7 +110,8 @@ def contained() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if can_block:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         sys.exit, sys.excepthook = hooks
         for name, value in before.items():
             os.environ.pop(name, None)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 PACKAGES = ("mnist-exp", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "wandb")
@@ -44,8 +45,59 @@ def git_state(source: Path) -> dict[str, Any] | None:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    """CPU cores that this process should use: those available, or fewer where ``OMP_NUM_THREADS`` says so."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has a number for each level
+    limit = int(wanted) if wanted.isdecimal() else 0
+    return min(available_cores(), limit or sys.maxsize)
+
+
+def available_cores() -> int:
+    """CPU cores that the system gives this process: those it may run on, or fewer where its quota of CPU time is less."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = cpu_quota()
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def cpu_quota(process: Path = Path("/proc/self")) -> float | None:
+    """The CPU time that Linux's control groups allow a process, in cores; None where they set no limit.
+
+    A container's quota is here and not in the cores it may run on. See cgroups(7).
+
+    Args:
+        process: folder with the files ``cgroup`` and ``mountinfo``, as proc(5) describes them.
+    """
+    try:
+        groups = [line.split(":", 2) for line in (process / "cgroup").read_text(errors="surrogateescape").splitlines()]
+        mounts = (process / "mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for mount in mounts:
+        fields, _, filesystem = mount.partition(" - ")
+        kind, _, options = filesystem.split(" ", 2)
+        controllers = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
+        if controllers is None or (kind == "cgroup" and "cpu" not in options.split(",")):
+            continue
+        # Spaces in paths are written as \040.
+        root, point = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), path) for path in fields.split()[3:5])
+        for path in (PurePosixPath(path) for _, names, path in groups if controllers in names.split(",")):
+            below = path.is_relative_to(root) and ".." not in path.parts
+            inside = path.relative_to(root).parts if below else ()
+            levels = (Path(point, *inside[:depth]) for depth in range(len(inside) + 1))
+            quotas += [quota for level in levels for quota in _quota_of(level)]
+    return min(quotas, default=None)
+
+
+def _quota_of(group: Path) -> Iterator[float]:
+    """The quota of one control group, in cores; nothing where it has none."""
+    for quota_file, period_file in (("cpu.max", "cpu.max"), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota = int((group / quota_file).read_text().split()[0])
+            period = int((group / period_file).read_text().split()[-1])
+        except (OSError, ValueError, IndexError):  # no such file, or "max"
+            continue
+        if quota > 0 and period > 0:
+            yield quota / period
 
 
 def reset_peak_memory() -> None:
@@ -56,14 +108,21 @@ def reset_peak_memory() -> None:
         return  # not Linux, or not allowed: peak_memory then covers the whole process
 
 
-def peak_memory() -> int:
-    """Largest resident memory of this process in bytes, since ``reset_peak_memory`` where the system can."""
+def peak_memory() -> int | None:
+    """Largest resident memory of this process in bytes, since ``reset_peak_memory`` where the system can.
+
+    None where the system does not tell, as Windows.
+    """
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
+    try:
+        import resource
+    except ImportError:
+        return None
     # Kilobytes on Linux, bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

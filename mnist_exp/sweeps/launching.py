@@ -6,6 +6,7 @@ became of the job is read there, not from what the launcher returns.
 
 from __future__ import annotations
 
+import multiprocessing
 import shlex
 import shutil
 import sys
@@ -31,11 +32,11 @@ from mnist_exp.config import check
 from mnist_exp.mistakes import UsageError, as_typed, report
 from mnist_exp.runs import RunDirectory, RunDirectoryError
 from mnist_exp.runs.directory import is_locked, read_config
-from mnist_exp.runs.provenance import cores
 from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, SweepDirectory, job_id
 from mnist_exp.sweeps.job import StopAll, train_apart, train_here
 from mnist_exp.sweeps.progress import Progress, count, print_table
+from mnist_exp.sweeps.shares import shares_of, warn_of_too_many_threads
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -95,17 +96,19 @@ def launch(
             for index, overrides in enumerate(job_overrides, initial_job_idx)
         ]
         with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
-            parallel, threads = _shares(inner)
+            shares = shares_of(inner)
+            if shares.at_once is not None:
+                warn_of_too_many_threads(shares.at_once, [job.tree["trainer"]["threads"] for job in composed])
             fixed = _fixed_keys(context, config)
             jobs = [
-                _find_or_add(sweep, job, list(overrides), fixed, {**record, "threads": threads})
+                _find_or_add(sweep, job, list(overrides), fixed, {**record, "threads": shares.threads})
                 for job, overrides, record in zip(composed, job_overrides, records, strict=True)
             ]
             wanted = list(dict.fromkeys(jobs))
             if config.sweep.resume:
                 wanted = list(dict.fromkeys([*wanted, *sweep.jobs.values()]))
             with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted, bar=inner._target_ != BASIC):
-                _run(sweep, wanted, _launcher(inner, config, sweep), stop, parallel)
+                _run(sweep, wanted, _launcher(inner, config, sweep), stop, shares.at_once if shares.capped else None)
             stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
             if _fingerprint(context) != files:
                 composed = [
@@ -116,7 +119,7 @@ def launch(
         if fresh and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
             shutil.rmtree(path)  # Hydra made it before anybody looked
         report(error)
-        sys.exit(2)
+        raise SystemExit(2) from error
     _LAST[:] = [sweep]
     if stopped_by is not None:
         conclude(int(stopped_by or 0))
@@ -144,6 +147,10 @@ def conclude(stopped_by: int = 0) -> None:
         sys.exit(1)
 
 
+class JobRefused(UsageError):
+    """A job that cannot run; nothing of it is on disk."""
+
+
 @dataclass(frozen=True)
 class Composed:
     """The whole configuration of a job; ``task`` is what is not Hydra's of it, ``tree`` what it computes, resolved."""
@@ -157,7 +164,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
     """The configuration of a job, checked.
 
     Raises:
-        UsageError: it cannot run; the message says which job.
+        JobRefused: it cannot run; the message says which job.
     """
     composed = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
@@ -173,7 +180,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
         fixed = _fixed_keys(context, config)
         varying = [override for override in overrides if override.partition("=")[0] not in fixed]
         which = f" (job {' '.join(varying)})" if varying else ""
-        raise UsageError("\n".join(f"{line}{which}" for line in str(error).splitlines())) from error
+        raise JobRefused("\n".join(f"{line}{which}" for line in str(error).splitlines())) from error
     finally:
         hydra.cfg = sweep
     del tree["sweep"]
@@ -219,26 +226,6 @@ def _find_or_add(
     return job
 
 
-def _shares(inner: DictConfig) -> tuple[int | None, int | None]:
-    """How many jobs run at once on this machine, where we must see to it, and how many threads each has.
-
-    Two pools of threads on the same cores are several times slower than one, so nobody but the only job of a machine
-    takes what it finds.
-    """
-    target = str(inner._target_)
-    if "joblib" in target:
-        jobs = int(inner.n_jobs)
-        jobs = jobs if jobs > 0 else max(1, cores() + 1 + jobs)
-        return None, max(1, cores() // jobs)
-    if "submitit" in target:
-        threads = int(inner.get("cpus_per_task") or inner.get("cpus_per_gpu") or 1)
-        # submitit would start all local jobs at once.
-        return (max(1, cores() // threads) if target.endswith("LocalLauncher") else None), threads
-    if "ray" in target:
-        return None, max(1, int(OmegaConf.select(inner, "ray.remote.num_cpus") or 1))
-    return None, None
-
-
 def _launcher(inner: DictConfig, config: DictConfig, sweep: SweepDirectory) -> Callable[[Sequence[Job]], None]:
     """The chosen launcher, which gets directories to train in."""
     on_slurm = str(inner._target_).endswith(".SlurmLauncher")
@@ -265,6 +252,11 @@ def _launcher(inner: DictConfig, config: DictConfig, sweep: SweepDirectory) -> C
                 **(own if ray.init.get("address") is None else {"object_store_memory": None, **ray.init}),
             }
     task = train_here if inner._target_ == BASIC else train_on_slurm if on_slurm else train_apart
+    if task is not train_here and "forkserver" not in multiprocessing.get_all_start_methods():
+        raise UsageError(
+            f"{str(inner._target_).rpartition('.')[2]} gives each job a forked process, which Windows does "
+            "not have; leave hydra/launcher out, and jobs run one after the other"
+        )
     context = HydraContext(config_loader=StoredJobs(), callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=job)
 

@@ -6,21 +6,68 @@ behind the median of earlier trials at the same epoch is pruned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import logging
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import optuna
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 from optuna.storages import RDBStorage
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from pydantic import Field, ValidationError
+from sqlalchemy.pool import NullPool
 
-from mnist_exp.mistakes import UsageError
+from mnist_exp.config import Config, Section
+from mnist_exp.mistakes import UsageError, explain_validation
+from mnist_exp.sweeps.directory import read_sweep
 from mnist_exp.training.events import EpochMetrics, Listener, Pruned
 
+LOG = logging.getLogger("mnist_exp")
 METRICS: Mapping[str, Literal["maximize", "minimize"]] = {"val_accuracy": "maximize", "val_loss": "minimize"}
 WARM_UP_EPOCHS = 1  # after which a run may be pruned; the first says little
+STUDY = "study.db"  # in the sweep directory
+REFUSED = "refused"  # attribute of a trial that was never trained: why
+
+
+class SearchSettings(Section):
+    """``hydra.sweeper`` of a search; ``conf/hydra/sweeper/optuna.yaml`` says what each means."""
+
+    n_trials: Annotated[int, Field(ge=1)]
+    n_jobs: Annotated[int, Field(ge=1)]
+    metric: str
+    seed: Annotated[int, Field(ge=0)]
+    startup_trials: Annotated[int, Field(ge=0)]
+    prune: bool
+
+    @classmethod
+    def check(cls, given: Mapping[str, Any]) -> SearchSettings:
+        """Raises:
+        UsageError: a value is of a wrong type, out of range, or chooses by something else than validation data.
+        """
+        try:
+            settings = cls.model_validate(given)
+        except ValidationError as error:
+            lines = explain_validation(error, given)
+            raise UsageError("\n".join(f"hydra.sweeper.{line}" for line in lines)) from error
+        if settings.metric not in METRICS:
+            raise UsageError(
+                f"hydra.sweeper.metric={settings.metric} is refused: the test set chooses nothing; choose from "
+                + ", ".join(METRICS)
+            )
+        return settings
 
 
 class Search:
@@ -28,52 +75,60 @@ class Search:
 
     Args:
         folder: the sweep directory.
-        space: a distribution for every key.
-        metric: of validation data, at the end of training and, for pruning, after every epoch.
-        seed: of the sampler.
-        startup_trials: chosen at random, and not pruned, before the study knows enough.
-        prune: end hopeless runs early.
+        space: a distribution for every key. A changed space starts a study of its own in the same file, which takes over
+            the earlier trials that lie in it.
+        settings: of the sweeper.
 
-    Raises:
-        UsageError: the metric is none of validation data.
+    Attributes:
+        earlier, taken_over: the number of trials that other search spaces had, and of those that lie in this one; both 0
+            where the space has not changed.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        space: Mapping[str, BaseDistribution],
-        *,
-        metric: str,
-        seed: int,
-        startup_trials: int,
-        prune: bool,
-    ) -> None:
-        if metric not in METRICS:
-            raise UsageError(
-                f"hydra.sweeper.metric={metric} is refused: the test set chooses nothing; choose from {', '.join(METRICS)}"
-            )
+    def __init__(self, folder: Path, space: Mapping[str, BaseDistribution], settings: SearchSettings) -> None:
+        self._folder = folder.absolute()
         self._space = space
-        self._metric = metric
-        self._prune = prune
+        self._settings = settings
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
-        self._url = f"sqlite:///{folder.absolute() / 'study.db'}"
+        self._storage = _storage(self._folder / STUDY)
+        text = json.dumps({key: distribution_to_json(space[key]) for key in sorted(space)})
+        self._name = f"{settings.metric}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         self.study = optuna.create_study(
-            storage=_storage(self._url),
-            study_name=metric,
-            direction=METRICS[metric],
+            storage=self._storage,
+            study_name=self._name,
+            direction=METRICS[settings.metric],
             load_if_exists=True,
-            pruner=_pruner(startup_trials) if prune else optuna.pruners.NopPruner(),
+            pruner=_pruner(settings.startup_trials) if settings.prune else optuna.pruners.NopPruner(),
         )
+        self.earlier = self.taken_over = 0
+        if not self.study.trials:
+            self._take_over()
         # A sampler that starts with the same seed again would ask for the same trials again.
         self.study.sampler = optuna.samplers.TPESampler(
-            seed=seed + len(self.study.trials), n_startup_trials=startup_trials
+            seed=settings.seed + len(self.study.trials), n_startup_trials=settings.startup_trials
         )
-        self._startup_trials = startup_trials
+
+    def _take_over(self) -> None:
+        """Add the trials of other studies of the same metric that lie in this search space."""
+        for params, trial in self._of_other_studies().items():
+            self.earlier += 1
+            if fitting := _in_space(trial, dict(params), self._space):
+                self.study.add_trial(fitting)
+                self.taken_over += 1
+
+    def _of_other_studies(self) -> dict[tuple[tuple[str, Any], ...], FrozenTrial]:
+        names = [name for name in optuna.get_all_study_names(self._storage) if name != self._name]
+        return {
+            tuple(sorted(trial.params.items())): trial
+            for name in names
+            if name.partition("-")[0] == self._settings.metric
+            for trial in optuna.load_study(study_name=name, storage=self._storage).trials
+            if REFUSED not in trial.user_attrs
+        }
 
     def finished(self) -> int:
         """Number of trials that need no more training."""
-        return sum(trial.state.is_finished() for trial in self.study.trials)
+        return sum(trial.state.is_finished() and REFUSED not in trial.user_attrs for trial in self.study.trials)
 
     def next(self, number: int) -> list[Trial]:
         """Trials to run now: first those that were interrupted, then new ones."""
@@ -82,11 +137,35 @@ class Search:
         return trials + [self.study.ask(dict(self._space)) for _ in range(number - len(trials))]
 
     def record(self, trial: Trial) -> dict[str, Any]:
-        """What the run of a trial is told: where to report, and when to give up."""
-        if not self._prune:
+        """What the run of a trial is told: as which trial to report, and when to give up."""
+        if not self._settings.prune:
             return {}
-        told = {"storage": self._url, "trial": trial._trial_id, "study": self._metric}
-        return {"search": {**told, "startup_trials": self._startup_trials}}
+        told = {"trial": trial._trial_id, "study": self._name, "startup_trials": self._settings.startup_trials}
+        return {"search": told}
+
+    def refuse(self, trials: Sequence[Trial], reason: str) -> None:
+        """Leave out trials whose runs cannot be; those that have a run already, and only cannot go on today, stay.
+
+        A study without any other trial is deleted.
+        """
+        stored = self._stored()
+        for trial in trials:
+            if not any(set(assignments(trial)) <= arguments for arguments in stored):
+                trial.set_user_attr(REFUSED, reason)
+                self.study.tell(trial, state=TrialState.FAIL)
+        if all(REFUSED in trial.user_attrs for trial in self.study.trials):
+            optuna.delete_study(study_name=self._name, storage=self._storage)
+            if not optuna.get_all_study_names(self._storage):
+                self._storage.engine.dispose()
+                (self._folder / STUDY).unlink()
+                with suppress(OSError):  # there is something else in it
+                    self._folder.rmdir()
+
+    def _stored(self) -> list[set[str]]:
+        """The overrides of each job that the sweep directory holds."""
+        if not (self._folder / "sweep.json").exists():
+            return []
+        return [set(job["arguments"]) for job in read_sweep(self._folder)["jobs"]]
 
     def tell(self, trial: Trial, status: str, value: float | None) -> None:
         """What became of a trial."""
@@ -101,19 +180,28 @@ class PruneHopeless(Listener):
 
     Args:
         search: what ``Search.record`` says.
+        folder: the sweep directory. A run that was taken out of it has no study, and is not pruned.
     """
 
-    def __init__(self, search: Mapping[str, Any]) -> None:
-        study = optuna.load_study(
-            study_name=search["study"],
-            storage=_storage(search["storage"]),
-            pruner=_pruner(search["startup_trials"]),
-        )
-        self._metric: str = search["study"]
-        self._trial = Trial(study, search["trial"])
+    def __init__(self, search: Mapping[str, Any], folder: Path) -> None:
+        name = str(search.get("study"))
+        self._metric = name.partition("-")[0]
+        self._trial: Trial | None = None
+        try:
+            if self._metric not in METRICS or not (folder / STUDY).is_file():
+                raise KeyError(name)
+            storage = _storage(folder.absolute() / STUDY)
+            study = optuna.load_study(study_name=name, storage=storage, pruner=_pruner(search["startup_trials"]))
+            storage.get_trial(search["trial"])
+        except KeyError:
+            LOG.warning("%s does not know this run: it is trained to the end, whatever its figures", folder / STUDY)
+        else:
+            self._trial = Trial(study, search["trial"])
 
     def on_epoch(self, event: EpochMetrics) -> None:
         value = getattr(event, self._metric)
+        if self._trial is None:
+            return
         if self._trial.storage.get_trial(self._trial._trial_id).state.is_finished():
             return  # the study has given up on it meanwhile; whoever runs it by hand may go on
         self._trial.report(value, event.epoch)
@@ -123,11 +211,19 @@ class PruneHopeless(Listener):
             )
 
 
-def space_of(overrides: Sequence[Override]) -> dict[str, BaseDistribution]:
+def assignments(trial: Trial) -> list[str]:
+    """The overrides that a trial stands for."""
+    return [f"{key}={value}" for key, value in trial.params.items()]
+
+
+def space_of(overrides: Sequence[Override], config: DictConfig) -> dict[str, BaseDistribution]:
     """Distributions for Hydra's ``interval``, ``range`` and ``choice``; ``tag(log, interval(...))`` is logarithmic.
 
+    Args:
+        config: of the sweep; the schema, or else the value there, says which keys hold integers.
+
     Raises:
-        UsageError: a kind of sweep that is none of these.
+        UsageError: a kind of sweep that is none of these, or bounds that are none.
     """
     space: dict[str, BaseDistribution] = {}
     for override in overrides:
@@ -135,12 +231,7 @@ def space_of(overrides: Sequence[Override]) -> dict[str, BaseDistribution]:
             continue
         key, value = override.get_key_element(), override.value()
         if isinstance(value, IntervalSweep):
-            assert value.start is not None
-            assert value.end is not None
-            if isinstance(value.start, int) and isinstance(value.end, int) and "float" not in value.tags:
-                space[key] = IntDistribution(value.start, value.end, log="log" in value.tags)
-            else:
-                space[key] = FloatDistribution(float(value.start), float(value.end), log="log" in value.tags)
+            space[key] = _between(override, value, integer=_is_integer(key.lstrip("+"), config))
         elif isinstance(value, RangeSweep | ChoiceSweep):
             space[key] = CategoricalDistribution([str(choice) for choice in override.sweep_string_iterator()])
         else:
@@ -150,9 +241,68 @@ def space_of(overrides: Sequence[Override]) -> dict[str, BaseDistribution]:
     return space
 
 
-def _storage(url: str) -> RDBStorage:
+def _between(override: Override, interval: IntervalSweep, *, integer: bool) -> BaseDistribution:
+    low, high, log = interval.start, interval.end, "log" in interval.tags
+    assert low is not None
+    assert high is not None
+    key = override.get_key_element()
+    if low > high or (log and low <= 0):
+        problem = "must be positive for a logarithmic scale" if low <= high else "are in the wrong order"
+        raise UsageError(f"{override.input_line}: the bounds {problem}")
+    if not integer and not (isinstance(low, int) and isinstance(high, int)):
+        return FloatDistribution(low, high, log=log)
+    if low != int(low) or high != int(high):
+        raise UsageError(f"{override.input_line}: {key} takes integers; write interval({int(low)},{int(high)})")
+    return IntDistribution(int(low), int(high), log=log)  # Hydra reads interval(16,128) as 16.0 and 128.0
+
+
+def _is_integer(key: str, config: DictConfig) -> bool:
+    """Whether a key holds integers: by the schema where that knows it, else by its value."""
+    kinds = {node.get("type") for node in _schemas(key.split("."))} - {"null", None}
+    value = None if kinds else OmegaConf.select(config, key)
+    return "number" not in kinds and ("integer" in kinds or (isinstance(value, int) and not isinstance(value, bool)))
+
+
+def _schemas(path: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """The JSON schemas of a key: one for each kind of section that has it."""
+    schema = Config.model_json_schema()
+
+    def walk(node: Mapping[str, Any], left: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        if "$ref" in node:
+            yield from walk(schema["$defs"][node["$ref"].rpartition("/")[2]], left)
+        for branch in [*node.get("anyOf", ()), *node.get("oneOf", ())]:
+            yield from walk(branch, left)
+        if not left:
+            yield node
+        elif left[0] in node.get("properties", ()):
+            yield from walk(node["properties"][left[0]], left[1:])
+
+    return walk(schema, path)
+
+
+def _in_space(trial: FrozenTrial, params: dict[str, Any], space: Mapping[str, BaseDistribution]) -> FrozenTrial | None:
+    """The trial with the distributions of ``space``; None where it does not lie there."""
+    integers = {key for key, distribution in space.items() if isinstance(distribution, IntDistribution)}
+    if params.keys() != space.keys() or not all(isinstance(params[key], int) for key in integers):
+        return None
+    try:
+        return create_trial(
+            state=trial.state,
+            value=trial.value,
+            params=params,
+            distributions=dict(space),
+            user_attrs=trial.user_attrs,
+            intermediate_values=trial.intermediate_values,
+        )
+    except ValueError:
+        return None
+
+
+def _storage(file: Path) -> RDBStorage:
+    # Not by its URL: Optuna fills in braces, and SQLAlchemy before 2.1 takes what follows a question mark for a query.
     # Several jobs report to one file; each waits for its turn.
-    return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    connection = {"creator": lambda: sqlite3.connect(file, timeout=60), "poolclass": NullPool}
+    return RDBStorage("sqlite://", engine_kwargs=connection)
 
 
 def _pruner(startup_trials: int) -> optuna.pruners.BasePruner:

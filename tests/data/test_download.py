@@ -254,3 +254,25 @@ def test_a_folder_that_cannot_be_written(
     publish(source, mirror(serve(source)))
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "at all")
     assert refusal(tmp_path / "dangling") == f"{tmp_path / 'dangling'}: cannot be written: is not a folder"
+
+
+def test_other_data_sets_are_not_sent_to_mnist_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MNIST_DIR is read by data=mnist alone, and 5,000 digits are no clothes."""
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with pytest.raises(DataError) as caught:
+        idx_folder(root=str(tmp_path), download="FashionMNIST")
+    assert str(caught.value).endswith("; set data.root to a folder with the four IDX files of FashionMNIST")
+
+
+def test_a_full_disk_is_no_mirror_s_fault(
+    idx: Callable[..., Path], mirror: Callable[[Answer], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [mirror(serve(idx(gz=True)))])
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", full)
+    with pytest.raises(DataError) as caught:
+        idx_folder(root=str(tmp_path / "root"), download="MNIST")
+    assert str(caught.value) == f"{tmp_path / 'root'}: cannot be written: No space left on device"

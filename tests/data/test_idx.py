@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,10 +63,10 @@ def test_without_a_root_files_are_taken_from_the_cache(idx: Callable[..., Path],
 
 def test_a_damaged_file_is_reported_and_left_alone_even_where_it_could_be_downloaded(idx: Callable[..., Path]) -> None:
     path = idx(gz=True) / f"{IMAGES}.gz"
-    path.write_bytes(b"not gzip")
+    path.write_bytes(b"not gzip")  # a page with an error message, for instance
     with pytest.raises(DataError) as caught:
         idx_folder(root=str(path.parent), download="MNIST")
-    assert str(caught.value) == f"{path}: damaged gzip"
+    assert str(caught.value) == f"{path}: is not gzip, though its name says so"
     assert path.read_bytes() == b"not gzip"
 
 
@@ -72,6 +74,11 @@ def test_a_damaged_file_is_reported_and_left_alone_even_where_it_could_be_downlo
     ("name", "damage", "problem"),
     [
         (IMAGES, lambda b: b"\x00\x00\x08\x01" + b[4:], "wrong magic number 0x00000801, expected 0x00000803"),
+        (
+            LABELS,
+            gzip.compress,
+            "wrong magic number 0x1f8b0800, expected 0x00000801; it is gzip, so let its name end in .gz",
+        ),
         (LABELS, lambda b: b"\x89PNG" + b[4:], "wrong magic number 0x89504e47, expected 0x00000801"),
         (IMAGES, lambda b: b[:-1], "truncated: 47055 bytes, expected 47056"),
         (IMAGES, lambda b: b[:12], "truncated: 12 bytes, the header alone has 16"),
@@ -99,7 +106,7 @@ def test_what_is_wrong_with_a_file(
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda b: b[:-9], lambda b: b[:40] + b"\xff\xff" + b[42:], lambda b: b"no" + b[2:], lambda b: b + b"junk"],
+    [lambda b: b[:-9], lambda b: b[:40] + b"\xff\xff" + b[42:], lambda b: b[:2] + b"no" + b[4:], lambda b: b + b"junk"],
 )
 def test_damaged_gzip(idx: Callable[..., Path], damage: Callable[[bytes], bytes]) -> None:
     path = idx(gz=True) / f"{LABELS}.gz"
@@ -117,7 +124,9 @@ def test_missing_files_are_listed(idx: Callable[..., Path]) -> None:
     root = idx()
     (root / IMAGES).unlink()
     (root / "t10k-labels-idx1-ubyte").unlink()
-    assert refusal(root) == f"{root}: missing {IMAGES}, t10k-labels-idx1-ubyte (plain or .gz)"
+    assert refusal(root) == (
+        f"{root}: missing {IMAGES}, t10k-labels-idx1-ubyte (plain or .gz); it holds t10k-images-idx3-ubyte, {LABELS}"
+    )
 
 
 def test_a_folder_that_is_none(idx: Callable[..., Path], tmp_path: Path) -> None:
@@ -126,7 +135,13 @@ def test_a_folder_that_is_none(idx: Callable[..., Path], tmp_path: Path) -> None
     assert refusal(path) == f"{path}: is not a folder"
     path.unlink()
     path.mkdir()
-    assert refusal(path.parent) == f"{path}: is a folder, not a file"
+    assert refusal(path.parent).startswith(
+        f"{path.parent}: missing {LABELS} (plain or .gz); it holds {LABELS}/, t10k-im"
+    )
+    path.rmdir()
+    path.symlink_to(tmp_path / "nowhere")
+    assert refusal(path.parent) == f"{path}: does not exist"
+    assert refusal(Path("~nobody-here/x")) == "data.root=~nobody-here/x: ~nobody-here is nobody's home here"
 
 
 def test_no_permission(idx: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +153,7 @@ def test_no_permission(idx: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", forbidden)
         assert refusal(root) == f"{root / IMAGES}: no permission"
-    monkeypatch.setattr(os, "listdir", forbidden)
+    monkeypatch.setattr(os, "scandir", forbidden)
     assert refusal(root) == f"{root}: no permission"
 
 
@@ -169,3 +184,96 @@ def test_the_whole_mnist(mnist_dir: Path) -> None:
     assert digits.train.images.std().item() == pytest.approx(1, abs=2e-4)
     assert digits.train.images.min().item() == digits.background
     assert seconds < 5  # under 1.5 s on two idle cores
+
+
+def spread(source: Path, root: Path, where: Callable[[str], str]) -> Path:
+    """The files of ``source`` below ``root``, each where its name says."""
+    for path in source.iterdir():
+        target = root / where(path.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return root
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda name: f"{name}/{name}",
+        lambda name: f"{name}/{name.replace('-idx', '.idx')}",  # as 7-Zip unpacks
+        lambda name: f"{name.replace('-idx', '.idx')}/{name}",
+        lambda name: f"MNIST/raw/{name}",
+        lambda name: f"KMNIST/raw/{name}",
+        lambda name: f"raw/{name}",
+        lambda name: f"any folder/{name}",
+        lambda name: f"archive/{name}/{name}",
+    ],
+)
+@pytest.mark.parametrize("gz", [False, True])
+def test_layouts_that_are_known(
+    idx: Callable[..., Path], tmp_path: Path, stored: dict[str, Labelled], where: Callable[[str], str], gz: bool
+) -> None:
+    root = spread(idx(gz=gz), tmp_path / "root", where)
+    (root / ".hidden").mkdir()
+    spread(idx(folder="other"), root, lambda name: f"__MACOSX/{name}")
+    digits = idx_folder(root=str(root), download=None)
+    assert digits.train.labels.tolist() == stored["train"].labels.tolist()
+    assert digits.test.labels.tolist() == stored["test"].labels.tolist()
+
+
+def test_a_file_goes_before_a_folder_of_its_name(idx: Callable[..., Path]) -> None:
+    """The best known MNIST on Kaggle has each file, and a folder of the same name that holds it again."""
+    root = idx(dotted=True)
+    for path in list(root.iterdir()):
+        folder = root / path.name.replace(".idx", "-idx")
+        folder.mkdir()
+        (folder / folder.name).write_bytes(b"never read")
+    assert len(idx_folder(root=str(root), download=None).train) == 60
+
+
+def test_several_data_sets_below(idx: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for MNIST gets what is called so; who does not say which is asked."""
+    fetched = []
+    monkeypatch.setattr(
+        "mnist_exp.data.idx.fetch", lambda dataset, names, folder: fetched.append((dataset, len(names)))
+    )
+    root = spread(idx(), tmp_path / "root", lambda name: f"FashionMNIST/raw/{name}")
+    with pytest.raises(DataError, match="does not exist"):
+        idx_folder(root=str(root), download="MNIST")
+    assert fetched == [("MNIST", 4)], "other pictures under the same names are not MNIST"
+    spread(tmp_path / "idx", root, lambda name: f"MNIST/raw/{name}")
+    assert len(idx_folder(root=str(root), download="MNIST").train) == 60
+    assert len(idx_folder(root=str(root), download="FashionMNIST").train) == 60
+    assert refusal(root) == (
+        f"{root}: MNIST/raw/, FashionMNIST/raw/ hold such files each; set data.root to one of them"
+    )
+
+    root = spread(tmp_path / "idx", tmp_path / "second", lambda name: f"a/{name}")
+    spread(tmp_path / "idx", root, lambda name: f"fashion_mnist/{name}")
+    assert len(idx_folder(root=str(root), download="MNIST").train) == 60
+    spread(tmp_path / "idx", root, lambda name: f"b/{name}")
+    with pytest.raises(DataError, match="a/, b/ hold such files each"):
+        idx_folder(root=str(root), download="MNIST")
+    assert len(idx_folder(root=str(root), download="FashionMNIST").train) == 60
+    assert len(fetched) == 1
+
+
+def test_what_is_found_instead_is_said(tmp_path: Path, png: Callable[..., Path]) -> None:
+    files = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"
+    assert refusal(tmp_path) == f"{tmp_path}: missing {files} (plain or .gz); it is empty"
+    root = png()
+    assert refusal(root) == (
+        f"{root}: missing {files} (plain or .gz); it holds test/, train/; data=png reads PNG files"
+    )
+    for name in ("mnist.npz", "Thumbs.db", "a", "b", "c"):
+        (root / name).touch()
+    assert "; it holds test/, train/, a, b, c and 1 more" in refusal(root)
+
+
+def test_torchvision_s_folder_as_typed(idx: Callable[..., Path], tmp_path: Path) -> None:
+    """Nothing is downloaded again, and the console says where the files are."""
+    root = spread(idx(gz=True), tmp_path / "root", lambda name: f"MNIST/raw/{name}")
+    command = [sys.executable, "-m", "mnist_exp.train", f"data.root={root}", "trainer.epochs=1", "logger=none"]
+    result = subprocess.run([*command, "hydra.run.dir=run"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"data: the files are in {root / 'MNIST' / 'raw'}\n")
+    assert "Downloading" not in result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
@@ -97,18 +98,19 @@ def test_equal_channels_count_as_grey(png: Callable[..., Path]) -> None:
     assert equal(png_folder(root=str(root)), first)
 
 
-def test_what_a_mac_leaves_behind_is_passed_over(png: Callable[..., Path]) -> None:
+def test_what_no_person_put_there_is_passed_over(png: Callable[..., Path]) -> None:
     root = png(folder="folders")
     first = png_folder(root=str(root))
-    for name in (".DS_Store", "._00000_5.png"):
+    for name in (".DS_Store", "._00000_5.png", "Thumbs.db", "desktop.ini", "Icon\r"):
         (root / "train" / name).write_bytes(b"junk")
+        (root / name).write_bytes(b"junk")
     (root / "train" / "__MACOSX").mkdir()
     (root / "train" / "__MACOSX" / "readme").write_bytes(b"junk")
     assert equal(png_folder(root=str(root)), first)
 
     root = png(archive=".tar", inside="./train/", folder="archives")
     with tarfile.open(root / "train.tar", "a") as tar:
-        for name in ("train/._00000_5.png", "__MACOSX/00000_5.png", "./.DS_Store"):
+        for name in ("train/._00000_5.png", "__MACOSX/00000_5.png", "./.DS_Store", "train/Thumbs.db"):
             tar.addfile(tarfile.TarInfo(name))
         folder = tarfile.TarInfo("train/")
         folder.type = tarfile.DIRTYPE
@@ -136,19 +138,26 @@ COLOUR = Image.new("RGB", (28, 28), (9, 9, 8))
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("7.png", GREY, "not named {number}_{label}.png"),
-        ("seven_7.png", GREY, "not named {number}_{label}.png"),
-        ("00007_7.jpg", GREY, "not named {number}_{label}.png"),
+        ("7.png", GREY, "not named {number}_{label}.png, nor in a folder named 0 to 9"),
+        ("seven_7.png", GREY, "not named {number}_{label}.png, nor in a folder named 0 to 9"),
+        ("00007_7.jpg", GREY, "not named {number}_{label}.png, nor in a folder named 0 to 9"),
         ("00007_12.png", GREY, "label 12 is no digit 0..9"),
-        ("1000_7.png", b"", "unreadable PNG (damaged or truncated)"),
-        ("1000_7.png", b"\xff\xd8\xff\xe0 a photograph", "unreadable PNG (damaged or truncated)"),
+        ("1000_7.png", b"", "is empty, though its name says so"),
+        ("1000_7.png", b"\xff\xd8\xff\xe0 a photograph", "is not a PNG file, though its name says so"),
         ("1000_7.png", GREY[:-40], "unreadable PNG (damaged or truncated)"),
         ("1000_7.png", GREY[:-5], "unreadable PNG (damaged or truncated)"),
         ("1000_7.png", saved(Image.new("L", (28, 32))), "28x32 pixels, expected 28x28"),
         ("1000_7.png", saved(Image.new("L", (1, 1))), "1x1 pixels, expected 28x28"),
         ("1000_7.png", saved(COLOUR), "not grey: mode RGB, expected 8-bit grey (L)"),
         ("1000_7.png", saved(COLOUR.convert("RGBA")), "not grey: mode RGBA, expected 8-bit grey (L)"),
-        ("1000_7.png", saved(COLOUR.convert("1")), "not grey: mode 1, expected 8-bit grey (L)"),
+        ("1000_7.png", saved(COLOUR.convert("P")), "not grey: mode P, expected 8-bit grey (L)"),
+        ("1000_7.png", saved(Image.new("LA", (28, 28))), "transparent pixels, expected 8-bit grey (L)"),
+        ("1000_7.png", saved(Image.new("I;16", (28, 28))), "16 bits a pixel, expected 8-bit grey (L)"),
+        ("1/1000_7.png", GREY, "label 7 by its name, 1 by its folder"),
+        ("7/1000.png", GREY, "not named {number}_{label}.png, though 00000_{first}.png lies in no folder of its label"),
+        ("7/1000.jpg", GREY, "not named *.png"),
+        ("12/1000.png", GREY, "not named {number}_{label}.png, nor in a folder named 0 to 9"),
+        ("seven/1000.png", GREY, "not named {number}_{label}.png, nor in a folder named 0 to 9"),
         ("00003_{same}.png", GREY, "number 3 occurs twice, also as 00003_{old}.png"),
     ],
 )
@@ -163,6 +172,7 @@ def test_what_is_wrong_with_an_image(
 ) -> None:
     root = png(archive=archive)
     old = int(stored["train"].labels[3])
+    problem = problem.replace("{first}", str(stored["train"].labels[0]))
     if "{same}" in name:
         name = name.format(same=9)
         problem = problem.format(old=old)
@@ -175,9 +185,13 @@ def test_what_is_wrong_with_an_image(
             tar.addfile(info, io.BytesIO(content))
     else:
         path = root / "train" / name
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         where = str(path)
-    assert refusal(root) == f"{where}: {problem}"
+    if name.startswith("7/1000.png") and archive:  # as it lies in the archive: the others come in another order
+        assert refusal(root).startswith(f"{where}: not named {{number}}_{{label}}.png, though 000")
+    else:
+        assert refusal(root) == f"{where}: {problem}"
     assert cached(cache) == []
 
 
@@ -212,11 +226,13 @@ def test_an_empty_split(png: Callable[..., Path], tmp_path: Path, cache: Path) -
 def test_a_split_that_is_not_there(png: Callable[..., Path], tmp_path: Path) -> None:
     root = png(archive=".tar")
     (root / "test.tar").unlink()
-    assert refusal(root) == f"{root}: no test folder, test.tar, test.tar.gz or test.tgz"
+    problem = f"{root}: no folder, .tar, .tar.gz or .tgz named test or testing; it holds"
+    assert refusal(root) == f"{problem} train.tar"
     (root / "test.tar").mkdir()
-    assert refusal(root) == f"{root / 'test.tar'}: is a folder, not a file"
     (root / "test").touch()
-    assert refusal(root) == f"{root / 'test'}: is not a folder"
+    assert refusal(root) == f"{problem} test.tar/, test, train.tar"
+    (root / "t10k-images-idx3-ubyte").touch()
+    assert refusal(root) == f"{problem} test.tar/, t10k-images-idx3-ubyte, test, train.tar; data=idx reads IDX files"
     assert refusal(tmp_path / "nowhere") == f"{tmp_path / 'nowhere'}: does not exist"
 
 
@@ -288,3 +304,105 @@ def test_a_bar_on_a_terminal(png: Callable[..., Path], monkeypatch: pytest.Monke
     monkeypatch.setenv("COLUMNS", "300")
     png_folder(root=str(png()))
     assert "100%" in terminal.getvalue()
+
+
+def by_class(root: Path, names: dict[str, str], stored: dict[str, Labelled], archive: str | None, name: str) -> Path:
+    """Both splits with a folder for each digit; ``name`` is filled in with the image's index and its place in its class."""
+    for split, (images, labels) in stored.items():
+        seen = [0] * 10
+        files = {}
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            place = f"{label}/{name.format(index=index, place=seen[label], label=label)}"
+            files[place] = saved(Image.fromarray(image))
+            seen[label] += 1
+        root.mkdir(exist_ok=True, parents=True)
+        if archive:
+            with tarfile.open(root / f"{names[split]}{archive}", "w" if archive == ".tar" else "w:gz") as tar:
+                for place, content in sorted(files.items(), reverse=True):
+                    info = tarfile.TarInfo(f"{names[split]}/{place}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+        else:
+            for place, content in files.items():
+                path = root / names[split] / place
+                path.parent.mkdir(exist_ok=True, parents=True)
+                path.write_bytes(content)
+    return root
+
+
+@pytest.mark.parametrize("archive", [None, ".tar", ".tgz"])
+@pytest.mark.parametrize("name", ["{index}.png", "img_{index}.PNG", "{index:05d}_{label}.png"])
+def test_a_folder_for_each_digit(
+    idx: Callable[..., Path], stored: dict[str, Labelled], tmp_path: Path, archive: str | None, name: str
+) -> None:
+    """Where files are named by their place in MNIST, the order is MNIST's."""
+    expected = idx_folder(root=str(idx()), download=None)
+    names = {"train": "training", "test": "Testing"}
+    assert equal(png_folder(root=str(by_class(tmp_path / "first", names, stored, archive, name))), expected)
+    names = {"train": "train", "test": "test"}
+    by_class(tmp_path / "second" / "mnist_png", names, stored, archive, name)
+    (tmp_path / "second" / "notes").mkdir()
+    assert equal(png_folder(root=str(tmp_path / "second")), expected)
+
+
+def test_names_that_repeat_from_class_to_class(stored: dict[str, Labelled], tmp_path: Path) -> None:
+    names = {"train": "train", "test": "test"}
+    digits = png_folder(root=str(by_class(tmp_path / "root", names, stored, None, "{place}.png")), mean=0.0, std=1.0)
+    images, labels = stored["train"]
+    expected = [np.flatnonzero(labels == label)[place] for place in range(6) for label in range(10)]
+    assert digits.train.labels.tolist() == list(range(10)) * 6
+    assert torch.equal(digits.train.images[:, 0], torch.from_numpy(images[expected]) / 255)
+
+
+def test_what_is_there_twice_is_refused(png: Callable[..., Path], stored: dict[str, Labelled], tmp_path: Path) -> None:
+    root = png()
+    (root / "training").mkdir()
+    assert refusal(root) == f"{root}: train and training are both there; leave the one that is meant"
+    (root / "training").rmdir()
+    for name in ("a", "b"):
+        (tmp_path / "above" / name).mkdir(parents=True)
+        for split in ("train", "test"):
+            (tmp_path / "above" / name / split).mkdir()
+    above = tmp_path / "above"
+    assert refusal(above) == f"{above}: a/, b/ hold train and test each; set data.root to one of them"
+
+    names = {"train": "train", "test": "test"}
+    root = by_class(tmp_path / "twice", names, stored, ".tar", "{index}.png")
+    with tarfile.open(root / "train.tar", "a") as tar:
+        info = tarfile.TarInfo(f"./train/{stored['train'].labels[0]}/0.png")
+        info.size = len(GREY)
+        tar.addfile(info, io.BytesIO(GREY))
+    assert refusal(root) == f"{root / 'train.tar'}: {info.name}: occurs twice"
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGB", "RGBA"])
+def test_grey_however_it_is_stored(png: Callable[..., Path], mode: str) -> None:
+    root = png()
+    path = min((root / "train").iterdir())
+    image = Image.open(path).point(lambda value: 255 * (value > 99))
+    image.save(path)
+    first = png_folder(root=str(root))
+    image.convert(mode).save(path)
+    assert equal(png_folder(root=str(root)), first)
+
+
+def test_class_folders_that_are_links(stored: dict[str, Labelled], tmp_path: Path) -> None:
+    root = by_class(tmp_path / "root", {"train": "train", "test": "test"}, stored, None, "{index}.png")
+    (root / "train" / "7").rename(tmp_path / "seven")
+    (root / "train" / "7").symlink_to(tmp_path / "seven")
+    assert len(png_folder(root=str(root)).train) == 60
+
+
+def test_class_folders_as_typed(stored: dict[str, Labelled], tmp_path: Path) -> None:
+    root = by_class(tmp_path / "root", {"train": "training", "test": "testing"}, stored, None, "{index}.png")
+    (root / "training" / "7" / "Thumbs.db").touch()
+    command = [sys.executable, "-m", "mnist_exp.train", "data=png", f"data.root={root}", "trainer.epochs=1"]
+    result = subprocess.run([*command, "logger=none", "hydra.run.dir=run"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "Decoding 60 images of" in result.stderr
+    (root / "training" / "7" / "notes.txt").touch()
+    result = subprocess.run(
+        [*command, "logger=none", "hydra.run.dir=run2"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert result.stderr == f"mnist-train: {root / 'training' / '7' / 'notes.txt'}: not named *.png\n"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,21 +27,26 @@ def search(mnist_train: Callable[..., int], small: list[str]) -> Callable[..., i
     return lambda *arguments: mnist_train("-m", *small, *SEARCH, *arguments)
 
 
-def trials() -> list[Any]:
-    (name,) = optuna.study.get_all_study_names("sqlite:///sweep/study.db")
-    study = optuna.load_study(study_name=name, storage="sqlite:///sweep/study.db")
-    return list(study.trials)
+def trials(study: int = -1) -> list[Any]:
+    name = optuna.study.get_all_study_names("sqlite:///sweep/study.db")[study]
+    return list(optuna.load_study(study_name=name, storage="sqlite:///sweep/study.db").trials)
 
 
-def test_a_study_is_as_long_as_asked_and_can_be_made_longer(search: Callable[..., int]) -> None:
+def test_a_study_is_as_long_as_asked_and_can_be_made_longer(
+    search: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert search("hydra.sweeper.n_trials=3") == 0
     first = trials()
     assert len(first) == 3
     assert all(0.001 <= trial.params["optimizer.lr"] <= 0.1 for trial in first)
     jobs = read_sweep(Path("sweep"))["jobs"]
     assert [job["val_accuracy"] for job in jobs] == [trial.value for trial in first]
+    capsys.readouterr()
     assert search("hydra.sweeper.n_trials=3") == 0
     assert len(trials()) == 3, "it is complete"
+    out = capsys.readouterr().out
+    assert "search: 3 trials are finished; ask for more: hydra.sweeper.n_trials=6\n" in out
+    assert out.count("│ completed │") == 3
     assert search("hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=2") == 0
     later = trials()
     assert [trial.params for trial in later[:3]] == [trial.params for trial in first]
@@ -83,14 +91,145 @@ def test_hopeless_runs_are_pruned(search: Callable[..., int], capsys: pytest.Cap
         ("hydra.sweeper.metric=test_accuracy", "hydra.sweeper.metric=test_accuracy is refused: the test set chooses "
          "nothing; choose from val_accuracy, val_loss"),
         ("data.val_size=0", "a search needs validation data; hold some out: data.val_size=5000"),
+        ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0 should be greater than or equal to 1"),
+        ("hydra.sweeper.n_jobs=two", "hydra.sweeper.n_jobs=two should be a valid integer"),
+        ("hydra.sweeper.seed=-1", "hydra.sweeper.seed=-1 should be greater than or equal to 0"),
+        ("hydra.sweeper.prune=maybe", "hydra.sweeper.prune=maybe should be a valid boolean"),
+        ("trainer.batch_size=interval(1.5,8)", "trainer.batch_size=interval(1.5,8): trainer.batch_size takes integers; "
+         "write interval(1,8)"),
+        ("optimizer.lr=tag(log,interval(0,1))", "optimizer.lr=tag(log,interval(0,1)): the bounds must be positive for a "
+         "logarithmic scale"),
+        ("optimizer.lr=interval(1,0.5)", "optimizer.lr=interval(1,0.5): the bounds are in the wrong order"),
+        ("seed=interval(-9,-9)", "seed=-9 should be greater than or equal to 0 (job optimizer.lr=0."),
     ],
 )  # fmt: skip
-def test_the_test_set_decides_nothing(
+def test_what_cannot_be_searched_is_said_in_one_line_and_leaves_nothing(
     override: str, message: str, search: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert search(override) == 2
-    assert capsys.readouterr().err == f"mnist-train: {message}\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"mnist-train: {message}")
     assert not Path("sweep").exists()
+
+
+INTEGERS = ["model.activation=relu", "optimizer.lr=0.01", "trainer.epochs=1", "hydra.sweeper.n_trials=2"]
+
+
+def test_integer_bounds_of_an_integer_key_give_integers(search: Callable[..., int]) -> None:
+    more = ["trainer.batch_size=interval(16,128)", "optimizer.lr=interval(1,2)", "model.hidden=[8,8]"]
+    assert search(*INTEGERS, *more) == 0
+    for trial in trials():
+        assert isinstance(trial.params["trainer.batch_size"], int)
+        assert isinstance(trial.params["optimizer.lr"], float)
+
+
+@pytest.mark.parametrize(
+    ("key", "integer"),
+    [
+        ("trainer.batch_size", True),
+        ("trainer.threads", True),  # null there: the schema knows
+        ("model.depth", True),  # of another model than the one there
+        ("seed", True),
+        ("scheduler.every", True),  # the schema does not know what a scheduler takes; the value does
+        ("optimizer.lr", False),
+        ("regularization.dropout", False),
+        ("regularization.mixup", False),
+        ("regularization.augmentation.strength", False),
+        ("model.dropout", False),
+        ("my.own", False),
+    ],
+)
+def test_which_keys_hold_integers(key: str, integer: bool, composed: Callable[..., dict[str, Any]]) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    from mnist_exp.sweeps.search import space_of
+
+    config = OmegaConf.create(composed("scheduler=step"))
+    space = space_of(OverridesParser.create().parse_overrides([f"+{key}=interval(1,2)"]), config)
+    assert isinstance(space[f"+{key}"], optuna.distributions.IntDistribution) == integer
+
+
+def test_a_refused_trial_is_not_asked_for_again(search: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    spaces = ["seed=interval(0,9)", "seed=interval(-9,-1)", "seed=interval(0,9)"]
+    assert [search(*INTEGERS, f"hydra.sweeper.n_trials={n}", space) for n, space in enumerate(spaces, 1)] == [0, 2, 0]
+    assert "search: 0 of 1 earlier trials lie in the changed search space" in capsys.readouterr().out
+    assert [trial.state.name for trial in trials(0)] == ["COMPLETE"] * 3
+    assert len(optuna.study.get_all_study_names("sqlite:///sweep/study.db")) == 1, "the one that was refused is gone"
+
+    assert search(*INTEGERS, "hydra.sweeper.n_trials=5", "seed=interval(0,9)", "model.kernel_size=choice(98,99)") == 2
+    assert search(*INTEGERS, "hydra.sweeper.n_trials=4", "seed=interval(0,9)") == 0
+    assert len(read_sweep(Path("sweep"))["jobs"]) == len({trial.params["seed"] for trial in trials(0)})
+
+
+def test_a_mistake_in_what_is_fixed_gives_up_no_interrupted_trial(
+    search: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mnist_exp import signals
+
+    calls = 0
+
+    def stopped(self: signals.StopRequest) -> bool:
+        nonlocal calls
+        calls += 1
+        self.signal = signal.SIGTERM if calls >= 5 else None  # in the first epoch
+        return self.signal is not None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(signals.StopRequest, "__call__", stopped)
+        assert search("hydra.sweeper.n_trials=1") == 143
+    assert [trial.state.name for trial in trials()] == ["RUNNING"]
+    assert search("hydra.sweeper.n_trials=1", "trainer.epochs=0") == 2
+    assert [trial.state.name for trial in trials()] == ["RUNNING"]
+    assert search("hydra.sweeper.n_trials=1") == 0
+    assert [trial.state.name for trial in trials()] == ["COMPLETE"]
+
+
+def test_a_changed_space_takes_over_the_trials_that_lie_in_it(
+    search: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    batches = "trainer.batch_size=choice(32,64,128)"
+    assert search(*INTEGERS, batches, "hydra.sweeper.n_trials=4") == 0
+    known = [trial.params["trainer.batch_size"] for trial in trials()]
+    kept = [value for value in dict.fromkeys(known) if value != "32"]
+    capsys.readouterr()
+    assert search(*INTEGERS, "trainer.batch_size=choice(64,128,256)", f"hydra.sweeper.n_trials={len(kept) + 1}") == 0
+    said = f"search: {len(kept)} of {len(set(known))} earlier trials lie in the changed search space\n"
+    assert (said in capsys.readouterr().out) == (len(kept) != len(set(known)))
+    assert [trial.params["trainer.batch_size"] for trial in trials()][:-1] == kept
+    assert search(*INTEGERS, batches, "hydra.sweeper.n_trials=4") == 0
+    assert [trial.params["trainer.batch_size"] for trial in trials(0)] == known
+
+
+def test_the_study_lies_in_the_sweep_directory_whatever_its_name(small: list[str], tmp_path: Path) -> None:
+    name = "lr?1 {a} #%41 [x]"
+    more = ["trainer.epochs=1", "hydra.sweeper.n_trials=1", f"hydra.sweep.dir='{name}'", "sweep.name=second"]
+    command = [shutil.which("mnist-train") or "mnist-train", "-m", *small, *SEARCH[:-1], *more]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+    (job,) = read_sweep(tmp_path / name)["jobs"]
+    assert (tmp_path / name / "study.db").stat().st_size > 0
+    told = json.loads((tmp_path / name / job["directory"] / "run.json").read_text())["search"]
+    assert "storage" not in told
+    assert set(told) == {"trial", "study", "startup_trials"}
+
+
+def test_a_search_goes_on_where_its_directory_was_moved_to(search: Callable[..., int], tmp_path: Path) -> None:
+    assert search("hydra.sweeper.n_trials=1") == 0
+    shutil.move(tmp_path / "sweep", tmp_path / "moved")
+    assert search("hydra.sweeper.n_trials=2", "hydra.sweep.dir=moved") == 0
+    assert not (tmp_path / "sweep").exists()
+    assert len(read_sweep(tmp_path / "moved")["jobs"]) == 2
+
+
+def test_a_run_without_its_study_is_trained_to_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from mnist_exp.sweeps.search import PruneHopeless
+
+    told = {"storage": "sqlite:////long/gone/study.db", "trial": 1, "study": "val_accuracy", "startup_trials": 5}
+    PruneHopeless(told, tmp_path)
+    assert "study.db does not know this run: it is trained to the end" in caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_preset_searches_all_four(mnist_train: Callable[..., int], small: list[str]) -> None:
@@ -101,3 +240,10 @@ def test_the_preset_searches_all_four(mnist_train: Callable[..., int], small: li
         *("optimizer.lr", "regularization.weight_decay", "regularization.dropout"),
         "regularization.augmentation.strength",
     }
+
+
+def test_what_is_deleted_stays_deleted(search: Callable[..., int]) -> None:
+    more = ["trainer.epochs=1", "hydra.sweeper.n_trials=1", "~regularization.augmentation.strength"]
+    assert search(*more) == 0
+    (job,) = read_sweep(Path("sweep"))["jobs"]
+    assert "strength" not in (Path("sweep") / job["directory"] / "config.yaml").read_text()

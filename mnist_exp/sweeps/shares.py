@@ -1,0 +1,64 @@
+"""How the jobs of a sweep share the cores of a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from omegaconf import DictConfig, OmegaConf
+
+from mnist_exp.mistakes import UsageError, report
+from mnist_exp.runs.provenance import available_cores, cores
+from mnist_exp.sweeps.progress import count
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How the jobs of a sweep share this machine.
+
+    Attributes:
+        at_once: jobs that run at once here; None where the launcher decides it, or it is the only one.
+        capped: the launcher would start all at once, so that we must see to it.
+        threads: of a job that says nothing else; None: what it finds.
+    """
+
+    at_once: int | None = None
+    capped: bool = False
+    threads: int | None = None
+
+
+def shares_of(inner: DictConfig) -> Shares:
+    """Two pools of threads on the same cores are several times slower than one, so nobody but the only job of a machine
+    takes what it finds."""
+    target, available = str(inner._target_), available_cores()
+    if "joblib" in target:
+        jobs = int(inner.n_jobs)
+        jobs = jobs if jobs > 0 else max(1, available + 1 + jobs)
+        return Shares(jobs, threads=min(cores(), max(1, available // jobs)))
+    if "submitit" in target:
+        threads = int(inner.get("cpus_per_task") or inner.get("cpus_per_gpu") or 1)
+        if target.endswith("LocalLauncher"):
+            return Shares(max(1, available // threads), capped=True, threads=threads)
+        return Shares(threads=threads)
+    if "ray" in target:
+        return Shares(threads=max(1, int(OmegaConf.select(inner, "ray.remote.num_cpus") or 1)))
+    return Shares()
+
+
+def warn_of_too_many_threads(at_once: int, wanted: Sequence[int | None]) -> None:
+    """Say where jobs that run at once were given more threads than there are cores.
+
+    Args:
+        at_once: jobs that run at once.
+        wanted: ``trainer.threads`` of each job.
+    """
+    at_once = min(at_once, len(wanted))
+    threads = max((number or 1 for number in wanted), default=1)
+    available = available_cores()
+    if at_once > 1 and threads > 1 and at_once * threads > available:
+        report(
+            UsageError(
+                f"{at_once} jobs at once with trainer.threads={threads} each on {count(available, 'core')}: training may "
+                f"be many times slower than with trainer.threads={max(1, available // at_once)}"
+            )
+        )
