@@ -21,8 +21,8 @@ def rounded(value: float) -> float:
 
 
 def in_lines(text: str, width: int) -> list[str]:
-    """Text in lines of at most ``width`` characters, broken at spaces, else behind commas, else anywhere."""
-    piece = re.compile(rf".{{1,{width}}}(?:(?<=,)|$)|.{{1,{width}}}")
+    """Text in lines of at most ``width`` characters, broken at spaces, else behind commas and dots, else anywhere."""
+    piece = re.compile(rf".{{1,{width}}}(?:(?<=[,.])|$)|.{{1,{width}}}")
     words = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
     return [line for word in words for line in piece.findall(word)]
 
@@ -66,6 +66,14 @@ def epoch_ticks(epochs: Sequence[int], most: int = 10) -> list[int]:
     return list(range(-(-first // step) * step, last + 1, step))
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 in each power of ten between ``low`` and ``high``, or the powers alone where they are many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(powers) <= 5 else (1,)
+    ticks = (float(f"{factor}e{power}") for power in powers for factor in factors)
+    return [tick for tick in ticks if low <= tick <= high]
+
+
 def swept(numbers: Sequence[float]) -> Spec:
     """Scale and axis for swept numbers: ticks at the numbers themselves, logarithmic where they span a power of ten."""
     levels = sorted(set(numbers))
@@ -76,4 +84,6 @@ def swept(numbers: Sequence[float]) -> Spec:
     else:
         scale |= {"type": "log"} if levels[0] > 0 else {"type": "symlog", "constant": positive[0]}
     axis: Spec = {"format": NUMBER, "labelOverlap": "greedy", "grid": False}
-    return {"scale": scale, "axis": axis | ({"values": levels} if len(levels) <= 15 else {})}
+    if len(levels) <= 15 or scale.get("type") == "log":
+        axis["values"] = levels if len(levels) <= 15 else log_ticks(levels[0], levels[-1])
+    return {"scale": scale, "axis": axis}

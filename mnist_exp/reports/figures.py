@@ -22,6 +22,7 @@ from mnist_exp.reports.axes import (
     accuracy_axis,
     epoch_ticks,
     in_lines,
+    log_ticks,
     rounded,
     rows_of,
     swept,
@@ -30,7 +31,7 @@ from mnist_exp.reports.axes import (
 )
 from mnist_exp.reports.collect import Arm, Comparison
 from mnist_exp.reports.pairwise import Pairwise
-from mnist_exp.reports.settings import ABSENT, Varied, natural
+from mnist_exp.reports.settings import ABSENT, Varied, natural, shortened
 from mnist_exp.reports.statistics import importance, over_seeds, pareto
 from mnist_exp.reports.tables import Row, seeds
 
@@ -137,6 +138,7 @@ def _config() -> Spec:
             "titleFontWeight": "normal",
             "labelLimit": 0,
             "labelSeparation": 6,
+            "labelFlush": False,
         },
         "legend": {"labelFontSize": 11, "titleFontSize": 12, "orient": "bottom", "columns": 2, "labelLimit": 0},
         "view": {"stroke": None},
@@ -355,7 +357,7 @@ def _cost(name: str, title: str, axis: str, measured: Sequence[tuple[Row, float]
     log = min(costs) > 0 and max(costs) / min(costs) > 8
     x = {"field": "cost", "type": "quantitative", "title": axis,
          "scale": {"type": "log", "nice": False, "padding": 20} if log else window(costs, low=0.0),
-         "axis": {"format": form, "labelOverlap": "greedy"}}  # fmt: skip
+         "axis": {"format": form, "labelOverlap": "greedy"} | ({"values": log_ticks(min(costs), max(costs))} if log else {})}  # fmt: skip
     keys = [*texts.values(), beaten]
     colours = [COLOURS[0]] * len(texts) + [COLOURS[7]]
     shapes = ["circle"] * len(texts) + ["triangle-down"]
@@ -440,7 +442,8 @@ def _parallel(columns: Sequence[Varied], arms: Sequence[tuple[int, Arm]]) -> Fig
     marks: list[Spec] = []
     accuracy = {index: float(np.mean(list(arm.final("test_accuracy").values()))) for index, arm in arms}
     for column in columns:
-        shown = {index: column.shown(index) for index, _ in arms}
+        texts = shortened(column)
+        shown = {index: texts[index] for index, _ in arms}
         levels = list(dict.fromkeys(shown[i] for i in sorted(shown, key=lambda i: natural(column.values[i]))))
         lines += [
             {"arm": arm.label, "axis": column.title, "place": rounded(levels.index(shown[index]) / max(len(levels) - 1, 1)),

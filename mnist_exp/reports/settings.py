@@ -15,6 +15,7 @@ ABSENT = "n/a"
 # Where one value is read from several places by interpolation, the place where a user sets it comes first.
 SECTIONS = ("regularization", "data", "trainer", "scheduler", "optimizer", "model")
 NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)")
+LONG_FRACTION = re.compile(r"\d+\.\d{5,}(?:e-?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -107,21 +108,48 @@ def _rank(section: str) -> int:
 
 
 def labels(names: Sequence[str], varied: Sequence[Varied], longest: int = 70) -> list[str]:
-    """A label for each arm: its name, and where arms share a name what tells them apart."""
+    """A label for each arm: its name, and where arms share a name what tells them apart.
+
+    Where that is too long, settings that are not needed to tell them apart are left out.
+    """
     result = list(names)
     for name, count in Counter(names).items():
         if count == 1:
             continue
         members = [index for index, other in enumerate(names) if other == name]
         telling = [column for column in varied if len({column.shown(index) for index in members}) > 1]
-        for index in members:
-            parts = [f"{_short(column, telling)}={column.shown(index)}" for column in telling]
-            result[index] = " ".join([name, *parts])
+        made = _told_apart(name, members, telling)
+        if max(map(len, made)) > longest:
+            made = _told_apart(name, members, _needed(members, telling))
+        for index, label in zip(members, made, strict=True):
+            result[index] = label
     for index, label in enumerate(result):
         if len(label) > longest:
             result[index] = f"{label[: longest - 6]}… #{index + 1}"
     seen = Counter(result)
     return [label if seen[label] == 1 else f"{label} #{index + 1}" for index, label in enumerate(result)]
+
+
+def _told_apart(name: str, members: Sequence[int], telling: Sequence[Varied]) -> list[str]:
+    texts = [[f"{_short(column, telling)}={text}" for text in shortened(column)] for column in telling]
+    return [" ".join([name, *(column[index] for column in texts)]) for index in members]
+
+
+def _needed(members: Sequence[int], telling: Sequence[Varied]) -> list[Varied]:
+    """The settings without which some arms would be called the same."""
+    kept = list(telling)
+    for column in reversed(telling):
+        others = [other for other in kept if other is not column]
+        if len({tuple(other.shown(index) for other in others) for index in members}) == len(members):
+            kept = others
+    return kept
+
+
+def shortened(column: Varied) -> list[str]:
+    """The values of all arms, long fractions with four digits where these still tell them apart."""
+    whole = [column.shown(index) for index in range(len(column.values))]
+    short = [LONG_FRACTION.sub(lambda number: f"{float(number[0]):.4g}", text) for text in whole]
+    return short if len(set(short)) == len(set(whole)) else whole
 
 
 def _short(column: Varied, others: Sequence[Varied]) -> str:

@@ -67,7 +67,8 @@ class TestNaturalOrder:
         ],
     )
     def test_values(self, values: list[Any]) -> None:
-        assert sorted(values[::-1], key=natural) == values
+        mixed = values[::-1]
+        assert sorted(mixed, key=natural) == values
 
     def test_arms_everywhere(self, sweep: Path) -> None:
         made = make(sweep)
