@@ -75,11 +75,7 @@ def _has(settings: dict[str, Any], key: str, text: str) -> bool:
     for known, value in settings.items():
         if known == f"{key}._target_" and _plain(str(value).rpartition(".")[2]) == _plain(text):
             return True
-        named = known == key or known.endswith(f".{key}")
-        if named and (
-            text in {as_typed(value), f"{value:.4g}" if isinstance(value, float) else ""}
-            or _number(value) == _number(text)
-        ):
+        if (known == key or known.endswith(f".{key}")) and (as_typed(value) == text or _number(value) == _number(text)):
             return True
     return False
 

@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mnist_exp.mistakes import as_typed
@@ -146,10 +147,17 @@ def _needed(members: Sequence[int], telling: Sequence[Varied]) -> list[Varied]:
 
 
 def shortened(column: Varied) -> list[str]:
-    """The values of all arms, long fractions with four digits where these still tell them apart."""
+    """The values of all arms, long fractions with as many digits, four at least, as tell them apart."""
     whole = [column.shown(index) for index in range(len(column.values))]
-    short = [LONG_FRACTION.sub(lambda number: f"{float(number[0]):.4g}", text) for text in whole]
-    return short if len(set(short)) == len(set(whole)) else whole
+    for digits in range(4, 16):
+        short = [LONG_FRACTION.sub(partial(_rounded, digits), text) for text in whole]
+        if len(set(short)) == len(set(whole)):
+            return short
+    return whole
+
+
+def _rounded(digits: int, number: re.Match[str]) -> str:
+    return f"{float(number[0]):.{digits}g}"
 
 
 def _short(column: Varied, others: Sequence[Varied]) -> str:

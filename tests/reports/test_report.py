@@ -101,7 +101,7 @@ class TestArms:
         columns = [Varied("optimizer.lr", (), (0.1, 0.2, 0.1)), Varied("model.hidden", (), ([8], [8], [16]))]
         assert labels(["a", "a", "b"], columns) == ["a lr=0.1", "a lr=0.2", "b"]
         long = Varied("k", (), (0.12345678, 0.12346789, 0.5)), Varied("l", (), ("y" * 60, "y" * 60, "z"))
-        assert labels(["a"] * 3, long) == ["a k=0.12345678", "a k=0.12346789", "a k=0.5"]
+        assert labels(["a"] * 3, long) == ["a k=0.12346", "a k=0.12347", "a k=0.5"]
         short = Varied("k", (), (0.12345678, 0.2, 1.23456e-05))
         assert labels(["a"] * 3, [short]) == ["a k=0.1235", "a k=0.2", "a k=1.235e-05"]
         assert len(set(labels(["a"] * 3, [Varied("k", (), ("x" * 90,) * 2 + ("y",))]))) == 3
