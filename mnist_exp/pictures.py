@@ -35,7 +35,7 @@ def confusion_matrix(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> 
         middle = margin + (number + 0.5) * cell
         draw.text((middle, margin - 14), str(number), fill="black", font=font, anchor="mm")
         draw.text((margin - 14, middle), str(number), fill="black", font=font, anchor="mm")
-    draw.text(((margin + end) / 2, 14), "predicted", fill="black", font=large, anchor="mm")
+    draw.text(((margin + end) / 2, 14), f"predicted, of {len(labels):,} images", fill="black", font=large, anchor="mm")
     upright = Image.new("RGB", (60, 24), "white")
     ImageDraw.Draw(upright).text((30, 12), "label", fill="black", font=large, anchor="mm")
     image.paste(upright.rotate(90, expand=True), (2, (margin + end) // 2 - 30))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """``mnist-report``: exit status 2 where there is nothing to show."""
     parser = argparse.ArgumentParser(prog="mnist-report", description="Compare runs from their directories.")
     parser.add_argument("directories", nargs="+", metavar="DIR", help="run directories, folders of them, or patterns")
-    parser.add_argument("--baseline", metavar="ARM", help="compare the others with it; default: most seeds, then first")
+    parser.add_argument(
+        "--baseline",
+        metavar="ARM",
+        help="compare the others with it: its label, its name or settings (lr=0.01,model=lenet5); "
+        "default: the sweep's first job, without a sweep the arm nearest to the default settings",
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/report"), help="folder; default: outputs/report")
     parser.add_argument("--wandb", action="store_true", help="also build a report on Weights & Biases, beside the runs")
     parser.add_argument(
@@ -37,22 +43,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         report = build(compare(paths_of(options.directories), options.baseline))
+        others = {}
+        if options.wandb_dry_run:
+            others["wandb_report.json"] = json.dumps(wandb_report.specification(report), indent=2) + "\n"
         try:
-            files = write(report, options.output)
+            files = write(report, options.output, others)
         except OSError as error:
             raise UsageError(f"--output {options.output} cannot be written: {error.strerror or error}") from error
-        address = None
-        if options.wandb_dry_run:
-            files.append(options.output / "wandb_report.json")
-            files[-1].write_text(json.dumps(wandb_report.specification(report), indent=2) + "\n", encoding="utf-8")
-        elif options.wandb:
-            address = wandb_report.publish(report)
+        address = wandb_report.publish(report) if options.wandb and not options.wandb_dry_run else None
     except (UsageError, RunDirectoryError) as error:
         report_mistake(error, "mnist-report")
         sys.exit(2)
-    print_summary(report, files)
-    if address:
-        print(f"W&B report: {address}")
+    try:
+        print_summary(report, files)
+        if address:
+            print(f"W&B report: {address}", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails once more as it exits
+        written = ", ".join(str(file) for file in files)
+        report_mistake(
+            UsageError(f"written: {written}; the summary cannot be printed: {error.strerror}"), "mnist-report"
+        )
+        sys.exit(2)
 
 
 def print_summary(report: Report, files: Sequence[Path]) -> None:
@@ -61,6 +73,7 @@ def print_summary(report: Report, files: Sequence[Path]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from mnist_exp.reports.markdown import chosen
     from mnist_exp.reports.tables import COLUMNS
 
     columns = [column for column in COLUMNS if column.title in ON_A_TERMINAL]
@@ -72,6 +85,8 @@ def print_summary(report: Report, files: Sequence[Path]) -> None:
         table.add_row(*(escape(column.show(row)) for column in columns))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
+    if len(report.rows) > 1:
+        console.print(f"{chosen(report.comparison)} Another one: --baseline ARM", markup=False)
     if len(report.rows) > 40:
         console.print(f"{len(report.rows) - 40} more arms are in the report")
     if report.comparison.problems:

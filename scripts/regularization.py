@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from campaign import FIGURES, ROOT, Campaign, Grid, run, write_between_markers
 
 from mnist_exp.reports.statistics import Difference, holm, over_seeds, seed_difference
+from mnist_exp.reports.tables import seeds
 
 TECHNIQUES = {
     "none": "none",
@@ -82,20 +83,21 @@ def draw(campaign: Campaign) -> None:
     for height, technique in enumerate(order):
         arm = accuracies(campaign, technique)
         dots = [arm[seed] - baseline[seed] for seed in sorted(arm.keys() & baseline.keys())]
-        label = "one seed" if height == 0 else None
-        axes.plot(dots, [height - 0.2] * len(dots), "o", color="tab:grey", alpha=0.6, markersize=4, label=label)
+        axes.plot(dots, [height - 0.2] * len(dots), "o", color="tab:grey", alpha=0.6, markersize=4, label="one seed")
         mean, interval = compared[technique].mean, compared[technique].interval
-        if interval is not None:
-            label = "mean, 95 % interval" if height == 0 else None
-            reach = [[mean - interval.low], [interval.high - mean]]
-            axes.errorbar([mean], [height], xerr=reach, fmt="s", color="tab:blue", capsize=4, label=label)
+        reach = None if interval is None else [[mean - interval.low], [interval.high - mean]]
+        label = "mean" if interval is None else "mean, 95 % interval"
+        axes.errorbar([mean], [height], xerr=reach, fmt="s", color="tab:blue", capsize=4, label=label)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(order)), [TECHNIQUES[technique] for technique in order])
     axes.set_xlabel(
-        f"test accuracy minus that without regularization, percentage points; n = {len(baseline)} seeds, paired"
+        "test accuracy minus that without regularization, percentage points; "
+        + seeds(len(accuracies(campaign, technique).keys() & baseline.keys()) for technique in order)
     )
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
+    handles, titles = axes.get_legend_handles_labels()
+    once = dict(zip(titles, handles, strict=True))
+    axes.legend(once.values(), once.keys(), loc="lower right", fontsize=8)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=110)
 

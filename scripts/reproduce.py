@@ -132,6 +132,7 @@ def draw() -> None:
     """Study B's LeNet-5, epoch by epoch: each seed as a line, what the report says as dots."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     curves = read_csv(CURVES_CSV)
     figure = Figure(figsize=(9, 3.4), layout="constrained")
@@ -146,12 +147,17 @@ def draw() -> None:
                 label = f"{split}, {len(seeds)} seeds" if seed == seeds[0] else None
                 axes.plot(range(1, len(values) + 1), values, color=colour, alpha=0.6, linewidth=1.2, label=label)
             claimed = [line[column] for line in CLAIMED_CURVE]
-            axes.plot(range(1, 11), claimed, "o", color=colour, markersize=4, label=f"{split}, as reported")
+            axes.plot(
+                range(1, len(claimed) + 1), claimed, "o", color=colour, markersize=4, label=f"{split}, as reported"
+            )
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("accuracy, %" if name == "accuracy" else "loss, nats")
         axes.grid(alpha=0.3)
     right.set_ylim(97, 100)
+    right.set_title("below 97 % not shown", fontsize=9)
     left.set_ylim(0, 0.15)
+    left.set_title("above 0.15 not shown", fontsize=9)
     right.legend(fontsize=8)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=110)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from campaign import FIGURES, ROOT, Campaign, Grid, run, write_between_markers
 
 from mnist_exp.reports.statistics import over_seeds
+from mnist_exp.reports.tables import seeds
 
 LENET5 = {
     0.25: ("[2,4]", "[30,21]"),
@@ -68,46 +69,49 @@ def table(campaign: Campaign) -> Iterable[str]:
 
 
 def draw(campaign: Campaign) -> None:
-    """Accuracy against parameters; a disc's area is the time of an epoch."""
+    """Accuracy against parameters, and against depth at one budget; a disc's area is the time of an epoch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    figure = Figure(figsize=(9.5, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    smallest = 3
-    for (title, arms), colour in zip(families().items(), ("tab:blue", "tab:orange", "tab:green"), strict=True):
+    axes, depths = figure.subplots(1, 2, width_ratios=(3, 1), sharey=True)
+    counts = []
+    (lenets, widths, deep), (blue, orange, green) = families().items(), ("tab:blue", "tab:orange", "tab:green")
+    for panel, (title, arms), colour in ((axes, lenets, blue), (axes, widths, orange), (depths, deep, green)):
         points = []
         for arm in arms:
-            values = [100 * value for value in campaign.figures(arm, "test_accuracy").values()]
-            if values:
+            if values := [100 * value for value in campaign.figures(arm, "test_accuracy").values()]:
                 sample = over_seeds(values)
-                smallest = min(smallest, sample.n)
+                counts.append(sample.n)
                 parameters = next(iter(campaign.figures(arm, "parameters").values()))
+                x = parameters if panel is axes else 2 if "[" in arm else int(arm.rpartition("=")[2])
                 seconds = min(campaign.figures(arm, "fastest_epoch_seconds").values())
-                points.append((parameters, sample.mean, sample.std or 0.0, seconds))
-                if arm.startswith("model=mlp model.depth"):
-                    depth = arm.rpartition("=")[2]
-                    axes.annotate(depth, points[-1][:2], fontsize=7, xytext=(7, -3), textcoords="offset points")
+                points.append((x, sample.mean, sample.std or 0.0, seconds))
         points.sort()
         x, y, std, seconds = zip(*points, strict=True)
-        axes.errorbar(x, y, yerr=std, color=colour, capsize=3, linewidth=1, label=title)
-        axes.scatter(x, y, s=[60 * value for value in seconds], color=colour, alpha=0.35)
-    axes.axvline(61_706, color="black", linewidth=0.6, linestyle=":")
-    axes.annotate("61,706", (61_706, axes.get_ylim()[0]), fontsize=8, xytext=(3, 4), textcoords="offset points")
+        panel.errorbar(x, y, yerr=std, color=colour, capsize=3, linewidth=1, label=title)
+        panel.scatter(x, y, s=[60 * value for value in seconds], color=colour, alpha=0.35)
+        panel.grid(alpha=0.3)
+    budget = next(iter(campaign.figures(ONE, "parameters").values()))
+    axes.axvline(budget, color="black", linewidth=0.6, linestyle=":")
+    axes.annotate(f"{budget:,.0f}", (budget, axes.get_ylim()[0]), fontsize=8, xytext=(3, 4), textcoords="offset points")
     axes.set_xscale("log")
     axes.set_xlabel("parameters")
     axes.set_ylabel("test accuracy, %")
-    axes.set_title(f"Mean ± standard deviation, n = {smallest} seeds; area of a disc: time of an epoch", fontsize=10)
-    axes.grid(alpha=0.3)
+    depths.set_xlabel(f"hidden layers of an MLP\nof about {budget:,.0f} parameters")
+    depths.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(f"Mean ± standard deviation, {seeds(counts)}; area of a disc: time of an epoch", fontsize=10)
     legend = axes.legend(loc="lower right", fontsize=8)
     axes.add_artist(legend)
     sizes = [
         axes.scatter([], [], s=60 * value, color="tab:grey", alpha=0.5, label=f"{value} s") for value in (1, 5, 20)
     ]
     axes.legend(
-        handles=sizes, loc="center right", fontsize=8, labelspacing=1.6, borderpad=1, title="an epoch", title_fontsize=8
-    )
+        handles=sizes, loc="center right", fontsize=8, labelspacing=2, borderpad=1.5, handletextpad=2,
+        title="an epoch", title_fontsize=8, bbox_to_anchor=(1, 0.45),
+    )  # fmt: skip
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=110)
 

@@ -25,6 +25,7 @@ def write_run(
     accuracy: float = 0.9,
     epochs: int = 3,
     images: int = 1000,
+    classes: int = 10,
     status: str = "completed",
     error: str | None = None,
     predictions: bool = True,
@@ -33,7 +34,7 @@ def write_run(
     """A run whose final test accuracy is ``accuracy`` to the image.
 
     Which images are wrong depends on the seed in part: image i has the difficulty of a fixed random permutation,
-    perturbed by the seed. Labels are i mod 10.
+    perturbed by the seed. Labels are i modulo ``classes``.
     """
     path.mkdir(parents=True)
     tree = {**tree, "seed": seed}
@@ -56,7 +57,7 @@ def write_run(
     if status == "completed":
         content["final"] = rows[-1]
         if predictions:
-            _write_predictions(path, random, accuracy, images)
+            _write_predictions(path, random, accuracy, images, classes)
     (path / "run.json").write_text(json.dumps(content))
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (path / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
@@ -64,11 +65,11 @@ def write_run(
     return path
 
 
-def _write_predictions(path: Path, random: np.random.Generator, accuracy: float, images: int) -> None:
-    labels = np.arange(images) % 10
+def _write_predictions(path: Path, random: np.random.Generator, accuracy: float, images: int, classes: int) -> None:
+    labels = np.arange(images) % classes
     difficulty = np.random.default_rng(1).permutation(images) + 0.1 * images * random.random(images)
     wrong = difficulty.argsort()[::-1][: images - round(accuracy * images)]
-    logits = random.normal(0, 0.5, (images, 10)).astype(np.float32)
+    logits = random.normal(0, 0.5, (images, classes)).astype(np.float32)
     logits[np.arange(images), labels] += 5
     logits[wrong, labels[wrong]] -= 8
     worst = wrong[:100]

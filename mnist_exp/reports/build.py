@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from errno import EISDIR, ENOTDIR
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mnist_exp.reports import html, markdown
 from mnist_exp.reports.collect import Comparison
@@ -30,20 +33,52 @@ def build(comparison: Comparison) -> Report:
     table = rows(comparison)
     place = {row.arm.label: index for index, row in enumerate(table)}
     pairs = sorted(against_baseline(comparison), key=lambda pair: place[pair.arm.label])
-    return Report(comparison, table, pairs, all_figures(comparison, table, pairs), _headline(table, pairs))
+    return Report(comparison, table, pairs, all_figures(comparison, table, pairs), _headline(comparison, table, pairs))
 
 
-def write(report: Report, output: Path) -> list[Path]:
-    """Write ``report.html``, ``report.md``, ``results.csv`` and ``figures/*.svg`` and ``*.png``; returns the former."""
-    folder = output / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in [*folder.glob("*.svg"), *folder.glob("*.png")]:  # of an earlier report with other runs
-        old.unlink()
+def write(report: Report, output: Path, others: Mapping[str, str] | None = None) -> list[Path]:
+    """Write ``report.html``, ``report.md``, ``results.csv`` and ``figures/*.svg`` and ``*.png``; returns the former.
 
-    def save(figure: Figure) -> None:
+    Everything is written beside its place first, so that a disk that is full leaves an earlier report as it was.
+
+    Args:
+        others: more files by name, with their contents.
+
+    Raises:
+        OSError: ``output`` cannot be written.
+    """
+    made = [folder for folder in [output, *output.parents] if not folder.exists()]  # innermost first
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(ENOTDIR, "it is a file, not a folder")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=output, prefix=".writing-") as temporary:
+            staged = Path(temporary)
+            names = _write_into(staged, report, others or {})
+            _refuse_folders(output, names)
+            figures = output / "figures"
+            figures.mkdir(exist_ok=True)
+            for old in [*figures.glob("*.svg"), *figures.glob("*.png")]:  # of an earlier report with other runs
+                old.unlink()
+            for name in names:
+                os.replace(staged / name, output / name)
+    except OSError:
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+    return [output / name for name in names if "/" not in name]
+
+
+def _write_into(folder: Path, report: Report, others: Mapping[str, str]) -> list[str]:
+    """Write all files, and return their names below ``folder``."""
+    (folder / "figures").mkdir()
+
+    def save(figure: Figure) -> list[str]:
         svg, png = draw(figure)
-        (folder / f"{figure.name}.svg").write_text(svg, encoding="utf-8")
-        (folder / f"{figure.name}.png").write_bytes(png)
+        (folder / "figures" / f"{figure.name}.svg").write_text(svg, encoding="utf-8")
+        (folder / "figures" / f"{figure.name}.png").write_bytes(png)
+        return [f"figures/{figure.name}.svg", f"figures/{figure.name}.png"]
 
     parts = (report.comparison, report.rows, report.pairs, report.figures, report.headline)
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -52,14 +87,24 @@ def write(report: Report, output: Path) -> list[Path]:
             "report.html": html.page(*parts),
             "report.md": markdown.document(*parts),
             "results.csv": results_csv(report.comparison),
+            **others,
         }
-        list(drawn)  # raises what went wrong
+        pictures = [name for names in drawn for name in names]
     for name, content in contents.items():
-        (output / name).write_text(content, encoding="utf-8")
-    return [output / name for name in contents]
+        (folder / name).write_text(content, encoding="utf-8")
+    return [*contents, *pictures]
 
 
-def _headline(table: Sequence[Row], pairs: Sequence[Pairwise]) -> str:
+def _refuse_folders(output: Path, names: Iterable[str]) -> None:
+    """Find out what cannot be replaced before anything is."""
+    if (output / "figures").exists() and not (output / "figures").is_dir():
+        raise NotADirectoryError(ENOTDIR, "figures is not a folder")
+    for name in names:
+        if (output / name).is_dir():
+            raise IsADirectoryError(EISDIR, f"{name} is a folder")
+
+
+def _headline(comparison: Comparison, table: Sequence[Row], pairs: Sequence[Pairwise]) -> str:
     """The result in words, with what it does and does not say."""
     best = table[0]
     if best.accuracy is None:
@@ -67,8 +112,12 @@ def _headline(table: Sequence[Row], pairs: Sequence[Pairwise]) -> str:
     seeds = f"{best.accuracy.n} seeds" if best.accuracy.n > 1 else "one seed, which says nothing about another one"
     known = f", 95 % interval over seeds {interval(best.accuracy.interval)} %" if best.accuracy.interval else ""
     text = f"Highest mean test accuracy: {percent(best.accuracy.mean)} by {best.arm.label} ({seeds}{known})."
-    if best.is_baseline or not pairs:
+    if not pairs:
         return text
+    if best.is_baseline:
+        return f"{text} This is the baseline ({comparison.reason})."
     pair = next(pair for pair in pairs if pair.arm is best.arm)
-    effect = f" ({1e4 * pair.seeds.mean:+.0f} images of 10,000)" if pair.seeds else ""
-    return f"{text} Against the baseline: {pair.verdict}{effect}."
+    counted = f", {pair.in_images} test images" if pair.test_images else ""
+    effect = f" ({pair.effect} points{counted})" if pair.seeds else ""
+    baseline = comparison.arms[comparison.baseline].label
+    return f"{text} Against the baseline {baseline} ({comparison.reason}): {pair.verdict}{effect}."

@@ -5,8 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_exp.config import what_counts
-from mnist_exp.mistakes import UsageError, as_typed, nearest
+from mnist_exp.reports.baseline import choose
+from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, what_varies
 from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.runs import Run, RunDirectoryError, find_runs, read_run
-
-ABSENT = "n/a"
-# Where one value is read from several places by interpolation, the place where a user sets it comes first.
-SECTIONS = ("regularization", "data", "trainer", "scheduler", "optimizer", "model")
 
 
 @dataclass
@@ -34,7 +30,7 @@ class Arm:
         label: short and unique in a comparison.
         runs: completed, one for each seed, by seed.
         others: not completed, whatever the reason.
-        test_set: digest of the test labels; None without predictions.
+        test_set: digest of the test labels and number of classes; None without predictions.
         correct: by seed, which test images (N,) are classified correctly.
         confusion: (C, C), rows are labels, columns predictions, summed over seeds; None without predictions.
         calibration: of all seeds together.
@@ -53,6 +49,11 @@ class Arm:
     @property
     def any_run(self) -> Run:
         return next(iter(self.runs.values()), None) or self.others[0]
+
+    @property
+    def test_images(self) -> int | None:
+        """Size of the test set; None without predictions."""
+        return next((len(correct) for correct in self.correct.values()), None)
 
     def final(self, metric: str) -> dict[int, float]:
         """A metric of the result by seed, such as ``test_accuracy``, a fraction."""
@@ -104,52 +105,26 @@ class Problem:
     arm: str | None
 
 
-@dataclass(frozen=True)
-class Varied:
-    """A setting that differs between arms. ``aliases`` always have the same value, by interpolation as a rule."""
-
-    key: str
-    aliases: tuple[str, ...]
-    values: tuple[Any, ...]  # one for each arm; ABSENT where the arm has no such setting
-
-    @property
-    def title(self) -> str:
-        return self.key.removesuffix("._target_")
-
-    def shown(self, index: int) -> str:
-        value = self.values[index]
-        if self.key.endswith("_target_") and value != ABSENT:
-            return str(value).rpartition(".")[2]
-        return ABSENT if isinstance(value, str) and value == ABSENT else as_typed(value)
-
-    @property
-    def is_numeric(self) -> bool:
-        """Whether three or more distinct numbers, and nothing else, are there to draw a result against."""
-        numbers = [value for value in self.values if isinstance(value, int | float) and not isinstance(value, bool)]
-        return len(numbers) == len([v for v in self.values if v != ABSENT]) and len(set(numbers)) >= 3
-
-
 @dataclass
 class Comparison:
     """All that a report shows, before any of it is drawn.
 
     Attributes:
-        arms: in the order in which they were found.
-        baseline: position of the arm that the others are compared with.
+        arms: in the natural order of their names and settings.
+        baseline: position of the arm that the others are compared with. reason: why this one, in words.
         common: settings that all arms share.
         notes: what a reader must know before comparing.
         hard_digits: of the baseline's test set.
-        images: size of the baseline's test set; 0 without predictions.
     """
 
     arms: list[Arm]
     baseline: int
+    reason: str
     varied: list[Varied]
     common: dict[str, Any]
     problems: list[Problem]
     notes: list[str]
     hard_digits: list[HardDigit]
-    images: int
     found: int
 
 
@@ -165,7 +140,11 @@ def paths_of(patterns: Sequence[str]) -> list[Path]:
         if not matches:
             raise RunDirectoryError(f"{pattern} does not exist; name run directories, folders of them, or a pattern")
         directories = [Path(match) for match in matches if len(matches) == 1 or Path(match).is_dir()]
-        found.update(dict.fromkeys(path for root in directories for path in sorted(find_runs(root), key=_natural)))
+        found.update(
+            dict.fromkeys(
+                path for root in directories for path in sorted(find_runs(root), key=lambda path: natural(str(path)))
+            )
+        )
     if not found:
         raise RunDirectoryError(f"no run in {', '.join(patterns)}; a run directory has a run.json")
     return list(found)
@@ -175,7 +154,8 @@ def compare(paths: Iterable[Path], baseline: str | None = None) -> Comparison:
     """Read runs and group them into arms.
 
     Args:
-        baseline: label or name of an arm; None is the first of those with the most seeds.
+        baseline: label, name or settings of an arm; None: the arm of the sweep's first job, or the one nearest to the
+            default settings.
 
     Raises:
         RunDirectoryError: none of them can be read.
@@ -185,7 +165,7 @@ def compare(paths: Iterable[Path], baseline: str | None = None) -> Comparison:
     paths = list(paths)
     for path in paths:
         gathering.add(path)
-    arms = list(gathering.arms.values())
+    arms = gathering.ordered_arms()
     if not arms:
         first = gathering.problems[0]
         more = f" (and {len(gathering.problems) - 1} more)" if len(gathering.problems) > 1 else ""
@@ -193,17 +173,17 @@ def compare(paths: Iterable[Path], baseline: str | None = None) -> Comparison:
     varied, common = what_varies([arm.settings for arm in arms])
     for arm, label in zip(arms, labels([arm.name for arm in arms], varied), strict=True):
         arm.label = label
-    chosen = _choose(arms, baseline)
+    chosen, reason = choose(arms, baseline)
     test_set = gathering.test_sets.get(arms[chosen].test_set or "")
     return Comparison(
         arms=arms,
         baseline=chosen,
+        reason=reason,
         varied=varied,
         common=common,
         problems=gathering.problems + _not_completed(arms),
         notes=[*gathering.notes, *_notes(arms)],
         hard_digits=test_set.hardest() if test_set else [],
-        images=len(test_set.labels) if test_set else 0,
         found=len(paths),
     )
 
@@ -246,6 +226,17 @@ class _Gathering:
             arm.runs[seed] = run
             self._add_predictions(arm, seed, run)
 
+    def ordered_arms(self) -> list[Arm]:
+        """Arms in the natural order of their names and settings, runs by seed."""
+        arms = list(self.arms.values())
+        keys = ordered_keys([arm.settings for arm in arms])
+        for arm in arms:
+            arm.runs = dict(sorted(arm.runs.items()))
+            arm.others.sort(key=lambda run: int(run.config["seed"]))
+        return sorted(
+            arms, key=lambda arm: (natural(arm.name), [natural(arm.settings.get(key, ABSENT)) for key in keys])
+        )
+
     def _add_predictions(self, arm: Arm, seed: int, run: Run) -> None:
         file = run.path / "predictions.npz"
         try:
@@ -263,7 +254,7 @@ class _Gathering:
             reason = " ".join(str(error).split()) or type(error).__name__
             self.notes.append(f"{file} cannot be read ({reason}): no errors or tests by image for that run")
             return
-        digest = hashlib.sha256(truth.tobytes()).hexdigest()[:12]
+        digest = f"{hashlib.sha256(truth.tobytes()).hexdigest()[:12]}-{classes}"
         if arm.test_set not in {None, digest}:
             self.notes.append(f"{file} holds other test labels than its arm's other runs: not compared by image")
             return
@@ -315,83 +306,6 @@ class _TestSet:
         ]
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key; lists stay whole."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def what_varies(settings: Sequence[Mapping[str, Any]]) -> tuple[list[Varied], dict[str, Any]]:
-    """The settings that differ, each named once, and those that all arms share.
-
-    A setting that only some kinds of model (or optimizer, ...) have, and that is the same for all of those, follows
-    from the kind and is not listed.
-    """
-    keys = list(dict.fromkeys(key for arm in settings for key in arm))
-    keys.sort(key=lambda key: _rank(key.partition(".")[0]))
-    columns: dict[str, list[str]] = defaultdict(list)
-    values: dict[str, tuple[Any, ...]] = {}
-    common: dict[str, Any] = {}
-    for key in keys:
-        row = tuple(arm.get(key, ABSENT) for arm in settings)
-        present = {json.dumps(arm[key], sort_keys=True) for arm in settings if key in arm}
-        if len(present) == 1 and ABSENT not in row:
-            common[key] = row[0]
-        elif len(present) > 1 or not _follows_from_kind(key, settings):
-            columns[json.dumps(row, sort_keys=True)].append(key)
-            values[key] = row
-    return [Varied(same[0], tuple(same[1:]), values[same[0]]) for same in columns.values()], common
-
-
-def _follows_from_kind(key: str, settings: Sequence[Mapping[str, Any]]) -> bool:
-    kind = f"{key.rpartition('.')[0]}._target_"
-    having = {arm.get(kind) for arm in settings if key in arm}
-    return kind in settings[0] and not any(arm.get(kind) in having for arm in settings if key not in arm)
-
-
-def _rank(section: str) -> int:
-    return SECTIONS.index(section) if section in SECTIONS else -1
-
-
-def labels(names: Sequence[str], varied: Sequence[Varied], longest: int = 70) -> list[str]:
-    """A label for each arm: its name, and where arms share a name what tells them apart."""
-    result = list(names)
-    for name, count in Counter(names).items():
-        if count == 1:
-            continue
-        members = [index for index, other in enumerate(names) if other == name]
-        telling = [column for column in varied if len({column.shown(index) for index in members}) > 1]
-        for index in members:
-            parts = [f"{_short(column, telling)}={column.shown(index)}" for column in telling]
-            result[index] = " ".join([name, *parts])
-    for index, label in enumerate(result):
-        if len(label) > longest:
-            result[index] = f"{label[: longest - 6]}… #{index + 1}"
-    seen = Counter(result)
-    return [label if seen[label] == 1 else f"{label} #{index + 1}" for index, label in enumerate(result)]
-
-
-def _short(column: Varied, others: Sequence[Varied]) -> str:
-    last = column.title.rpartition(".")[2]
-    return last if sum(other.title.rpartition(".")[2] == last for other in others) == 1 else column.title
-
-
-def _choose(arms: Sequence[Arm], baseline: str | None) -> int:
-    if baseline is None:
-        return max(range(len(arms)), key=lambda index: (len(arms[index].runs), -index))
-    for names in ([arm.label for arm in arms], [arm.name for arm in arms]):
-        if names.count(baseline) == 1:
-            return names.index(baseline)
-    all_labels = [arm.label for arm in arms]
-    shown = ", ".join(repr(label) for label in all_labels[:12]) + (", ..." if len(arms) > 12 else "")
-    raise UsageError(f"--baseline {baseline!r} is not one arm; choose from {shown}{nearest(baseline, all_labels)}")
-
-
 def _not_completed(arms: Sequence[Arm]) -> list[Problem]:
     problems = []
     for arm in arms:
@@ -421,8 +335,8 @@ def _notes(arms: Sequence[Arm]) -> Iterable[str]:
     test_sets = Counter(arm.test_set for arm in arms if arm.test_set)
     if len(test_sets) > 1:
         yield (
-            f"The arms were tested on {len(test_sets)} different test sets; their accuracies cannot be compared, and "
-            "only arms with the baseline's test set are compared with it"
+            f"The arms were tested on {len(test_sets)} different test sets ({_sizes(arms)}); their accuracies cannot be "
+            "compared, and only arms with the baseline's test set are compared with it"
         )
     for package in ("mnist-exp", "torch", "python"):
         yield from distinct(
@@ -436,12 +350,25 @@ def _notes(arms: Sequence[Arm]) -> Iterable[str]:
     machines = [f"{of(run, 'hardware', 'cpu')}, {of(run, 'device')}, {of(run, 'threads')} threads" for _, run in done]
     for line in distinct("Seconds, images/s and memory were measured in different places", machines):
         yield f"{line}; compare them with care"
-    if single := [arm.label for arm in arms if len(arm.runs) == 1]:
-        shown = ", ".join(single[:6]) + (f" and {len(single) - 6} more" if len(single) > 6 else "")
-        yield f"One seed only, so nothing can be said about training again: {shown}"
+    if single := [arm for arm in arms if len(arm.runs) == 1]:
+        yield f"One seed only, so nothing can be said about training again: {_listed(single)}"
     seeds = {tuple(sorted(arm.runs)) for arm in arms if len(arm.runs) > 1}
     if len(seeds) > 1:
         yield "Not all arms have the same seeds; differences use the seeds that both arms have"
+
+
+def _sizes(arms: Sequence[Arm]) -> str:
+    """Which arms were tested on how many images."""
+    by_set: dict[str, list[Arm]] = {}
+    for arm in arms:
+        if arm.test_set:
+            by_set.setdefault(arm.test_set, []).append(arm)
+    return "; ".join(f"{same[0].test_images:,} images: {_listed(same)}" for same in by_set.values())
+
+
+def _listed(arms: Sequence[Arm]) -> str:
+    """The labels of the first few arms."""
+    return ", ".join(arm.label for arm in arms[:6]) + (f" and {len(arms) - 6} more" if len(arms) > 6 else "")
 
 
 def cut_off(path: Path, run: Run) -> bool:
@@ -451,8 +378,3 @@ def cut_off(path: Path, run: Run) -> bool:
         return False
     with file.open("rb") as stream:
         return sum(1 for _ in stream) > len(run.metrics)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts 2 before 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]

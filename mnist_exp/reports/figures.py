@@ -6,25 +6,40 @@ Colours are those of Okabe and Ito (2008), told apart without colour vision; lin
 from __future__ import annotations
 
 import copy
-import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mnist_exp.reports.collect import ABSENT, Arm, Comparison, Varied
+from mnist_exp.reports.axes import (
+    COUNT,
+    NUMBER,
+    PERCENT,
+    Spec,
+    accuracy_axis,
+    epoch_ticks,
+    in_lines,
+    log_ticks,
+    rounded,
+    rows_of,
+    swept,
+    whole_legend,
+    window,
+)
+from mnist_exp.reports.collect import Arm, Comparison
 from mnist_exp.reports.pairwise import Pairwise
+from mnist_exp.reports.settings import ABSENT, Varied, natural, shortened
 from mnist_exp.reports.statistics import importance, over_seeds, pareto
-from mnist_exp.reports.tables import Row
-
-Spec = dict[str, Any]
+from mnist_exp.reports.tables import Row, seeds
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6A3B", "#888888")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 CURVES = 12  # arms in figures with a line for each; more cannot be told apart
 DOTS = 40  # arms in figures with a row for each
+WIDTH = 460
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # names the language's version; nothing is fetched
 
 
@@ -37,6 +52,7 @@ class Figure:
         section: of the page: curves, pairwise, costs, settings or errors.
         spec: Vega-Lite without size and colours of text.
         switchable: whether its arms follow the page's switches.
+        width: in files; on the page it is as wide as its place, or scrolls where it needs more than other figures.
     """
 
     name: str
@@ -46,6 +62,7 @@ class Figure:
     spec: Spec
     switchable: bool = False
     height: int = 280
+    width: int = WIDTH
 
 
 def style(index: int) -> tuple[str, list[int]]:
@@ -65,15 +82,16 @@ def all_figures(comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pai
         figures.append(_differences(pairs, comparison.arms[comparison.baseline].label))
     figures.extend(_costs(rows))
     figures.extend(_settings(comparison))
-    figures.extend(_errors(comparison, shown))
+    figures.extend(_errors(comparison, rows, shown))
     return figures
 
 
 def shown_arms(rows: Sequence[Row]) -> list[Arm]:
-    """The arms that figures with a line for each show: the best with an epoch, and the baseline whatever its place."""
-    arms = [row.arm for row in rows if row.arm.curves()]
-    baseline = [row.arm for row in rows if row.is_baseline and row.arm not in arms[:CURVES] and row.arm in arms]
-    return [*arms[: CURVES - len(baseline)], *baseline]
+    """The arms that figures with a line for each show, in natural order: the best, and the baseline whatever its place."""
+    known = [row for row in rows if row.arm.curves()]
+    baseline = [row for row in known[CURVES:] if row.is_baseline]
+    chosen = [*known[: CURVES - len(baseline)], *baseline]
+    return [row.arm for row in sorted(chosen, key=lambda row: row.place)]
 
 
 def for_page(figure: Figure) -> Spec:
@@ -87,8 +105,7 @@ def for_page(figure: Figure) -> Spec:
         "text": {"color": "currentColor"},
         "rule": {"color": "currentColor"},
     }
-    if figure.switchable:
-        _hide_legends(spec)
+    _hide_legends(spec)
     return {
         "$schema": SCHEMA, **spec, "width": "container", "height": figure.height,
         "autosize": {"type": "fit-x", "contains": "padding"}, "background": "transparent", "config": config,
@@ -97,9 +114,9 @@ def for_page(figure: Figure) -> Spec:
 
 def for_file(figure: Figure) -> Spec:
     """Fixed size on white, with its title and legend."""
-    title = {"text": figure.title, "anchor": "start", "fontSize": 14}
+    title = {"text": in_lines(figure.title, 60), "anchor": "start", "fontSize": 14}
     return {
-        "$schema": SCHEMA, **figure.spec, "title": title, "width": 460, "height": figure.height,
+        "$schema": SCHEMA, **figure.spec, "title": title, "width": figure.width, "height": figure.height,
         "background": "white", "config": _config(),
     }  # fmt: skip
 
@@ -112,28 +129,27 @@ def draw(figure: Figure) -> tuple[str, bytes]:
     return svg, vl_convert.svg_to_png(svg, scale=2)
 
 
-def png_of(pixels: Any) -> bytes:
-    """A digit (S, S), uint8, ink bright, as PNG bytes, dark on white."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(255 - pixels).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
 def _config() -> Spec:
     return {
         "font": "system-ui, sans-serif",
-        "axis": {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 170},
-        "legend": {"labelFontSize": 11, "titleFontSize": 12, "orient": "bottom", "columns": 2, "labelLimit": 220},
+        "axis": {
+            "labelFontSize": 11,
+            "titleFontSize": 12,
+            "titleFontWeight": "normal",
+            "labelLimit": 0,
+            "labelSeparation": 6,
+            "labelFlush": False,
+        },
+        "legend": {"labelFontSize": 11, "titleFontSize": 12, "orient": "bottom", "columns": 2, "labelLimit": 0},
         "view": {"stroke": None},
     }
 
 
 def _hide_legends(node: Any) -> None:
+    """The page has switches for arms, and the caption names the Pareto front."""
     if isinstance(node, dict):
         for channel in ("color", "strokeDash", "shape"):
-            if isinstance(node.get(channel), dict) and node[channel].get("field") == "arm":
+            if isinstance(node.get(channel), dict) and node[channel].get("field") in {"arm", "front"}:
                 node[channel]["legend"] = None
         for value in node.values():
             _hide_legends(value)
@@ -146,12 +162,16 @@ def _by_arm(arms: Sequence[Arm]) -> Spec:
     """Encodings that give each arm its colour and dashes."""
     names = [arm.label for arm in arms]
     styles = [style(index) for index in range(len(arms))]
+    legend = whole_legend(names, symbolType="stroke", symbolSize=500, symbolStrokeWidth=2, symbolOpacity=1)
     return {
-        "color": {"field": "arm", "type": "nominal", "title": None,
-                  "scale": {"domain": names, "range": [colour for colour, _ in styles]}},
-        "strokeDash": {"field": "arm", "type": "nominal", "title": None,
-                       "scale": {"domain": names, "range": [dash for _, dash in styles]}},
+        channel: {"field": "arm", "type": "nominal", "title": None, "legend": legend,
+                  "scale": {"domain": names, "range": [pair[place] for pair in styles]}}
+        for place, channel in enumerate(("color", "strokeDash"))
     }  # fmt: skip
+
+
+def _seeds(arms: Iterable[Arm]) -> str:
+    return seeds(len(arm.curves()) for arm in arms)
 
 
 def _switch(arms: Sequence[Arm]) -> Spec:
@@ -162,74 +182,70 @@ def _switch(arms: Sequence[Arm]) -> Spec:
     }
 
 
-def _round(value: float) -> float:
-    return float(f"{value:.6g}")
-
-
 def _curves(arms: Sequence[Arm]) -> Iterator[Figure]:
     for split, metric in (("train", "loss"), ("test", "loss"), ("train", "accuracy"), ("test", "accuracy")):
-        key, percent = f"{split}_{metric}", metric == "accuracy"
-        values = []
-        for arm in arms:
-            by_epoch: dict[int, list[float]] = {}
-            for run in arm.curves():
-                for row in run.metrics:
-                    if math.isfinite(row[key]):
-                        by_epoch.setdefault(int(row["epoch"]), []).append(float(row[key]))
-            for epoch, measured in sorted(by_epoch.items()):
-                mean, low, high = (_round(float(f(measured))) for f in (np.mean, min, max))
-                values.append(
-                    {"arm": arm.label, "epoch": epoch, "mean": mean, "low": low, "high": high, "runs": len(measured)}
-                )
-        form = ".2%" if percent else ".4f"
-        x = {"field": "epoch", "type": "quantitative", "title": "epoch",
-             "axis": {"tickMinStep": 1, "format": "d", "grid": False}, "scale": {"nice": False}}  # fmt: skip
-        y = {"type": "quantitative", "title": f"{split} {metric}{'' if percent else ' (nats)'}",
-             "scale": {"zero": False}, "axis": {"format": ".0%" if percent and _wide(values) else
-                                                ".1%" if percent else "~g"}}  # fmt: skip
-        tooltip = [
-            {"field": "arm", "type": "nominal"},
-            {"field": "epoch", "type": "quantitative"},
-            {"field": "mean", "type": "quantitative", "format": form},
-            {"field": "low", "type": "quantitative", "format": form, "title": "lowest seed"},
-            {"field": "high", "type": "quantitative", "format": form, "title": "highest seed"},
-            {"field": "runs", "type": "quantitative"},
-        ]
-        colour = _by_arm(arms)
-        spec = {
-            "data": {"values": values},
-            **_switch(arms),
-            "encoding": {"x": x},
-            "layer": [
-                {
-                    "mark": {"type": "area", "opacity": 0.18},
-                    "encoding": {
-                        "y": {"field": "low", **y},
-                        "y2": {"field": "high"},
-                        "color": colour["color"],
-                    },
-                },
-                {
-                    "mark": {"type": "line", "strokeWidth": 2, "point": {"size": 45, "opacity": 0}},
-                    "encoding": {"y": {"field": "mean", **y}, **colour, "tooltip": tooltip},
-                },
-            ],
-        }
-        name = f"{split} {metric}"
-        told = "seen while the epoch ran, in training mode" if split == "train" else "of the weights after the epoch"
-        caption = f"{name.capitalize()}, {told}: mean over seeds, band from the lowest to the highest seed."
-        yield Figure(f"curves_{key}", name.capitalize(), caption, "curves", spec, switchable=True)
+        values = [value for arm in arms for value in _by_epoch(arm, f"{split}_{metric}")]
+        if values:
+            yield _curve(arms, split, metric, values)
 
 
-def _wide(values: Sequence[Spec]) -> bool:
-    """Whether an axis needs no digit after the point."""
-    return bool(values) and max(v["high"] for v in values) - min(v["low"] for v in values) > 0.05
+def _by_epoch(arm: Arm, key: str) -> Iterator[Spec]:
+    """Mean and range over the arm's runs after each epoch."""
+    by_epoch: dict[int, list[float]] = {}
+    for run in arm.curves():
+        for row in run.metrics:
+            if math.isfinite(row[key]):
+                by_epoch.setdefault(int(row["epoch"]), []).append(float(row[key]))
+    for epoch, measured in sorted(by_epoch.items()):
+        mean, low, high = (rounded(float(f(measured))) for f in (np.mean, min, max))
+        yield {"arm": arm.label, "epoch": epoch, "mean": mean, "low": low, "high": high, "runs": len(measured)}
+
+
+def _curve(arms: Sequence[Arm], split: str, metric: str, values: Sequence[Spec]) -> Figure:
+    name, form = f"{split} {metric}", ".2%" if metric == "accuracy" else ".4f"
+    epochs = [value["epoch"] for value in values]
+    x = {"field": "epoch", "type": "quantitative", "title": "epoch", "scale": {"nice": False},
+         "axis": {"values": epoch_ticks(epochs), "format": "d", "grid": False}}  # fmt: skip
+    ends = [value[end] for value in values for end in ("low", "high")]
+    if metric == "accuracy":
+        y = accuracy_axis(ends, name, margin=0.05)
+    else:
+        y = {"type": "quantitative", "title": f"{name} (nats)", "scale": window(ends, 0.05, low=0.0),
+             "axis": {"format": NUMBER}}  # fmt: skip
+    tooltip = [
+        {"field": "arm", "type": "nominal"},
+        {"field": "epoch", "type": "quantitative"},
+        {"field": "mean", "type": "quantitative", "format": form},
+        {"field": "low", "type": "quantitative", "format": form, "title": "lowest seed"},
+        {"field": "high", "type": "quantitative", "format": form, "title": "highest seed"},
+        {"field": "runs", "type": "quantitative"},
+    ]
+    colour = _by_arm(arms)
+    alone = min(Counter(value["arm"] for value in values).values()) == 1  # one point makes no line
+    spec = {
+        "data": {"values": list(values)},
+        **_switch(arms),
+        "encoding": {"x": x},
+        "layer": [
+            {"mark": {"type": "area", "opacity": 0.18},
+             "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}, "color": colour["color"]}},
+            {"mark": {"type": "line", "strokeWidth": 2, "point": {"size": 45, "opacity": int(alone)}},
+             "encoding": {"y": {"field": "mean", **y}, **colour, "tooltip": tooltip}},
+        ],
+    }  # fmt: skip
+    told = "seen while the epoch ran, in training mode" if split == "train" else "of the weights after the epoch"
+    fewer = any(len({len(run.metrics) for run in arm.curves()}) > 1 for arm in arms)
+    ended = (
+        " Where the runs of an arm have different numbers of epochs, late points are means of fewer." if fewer else ""
+    )
+    caption = f"{name.capitalize()}, {told}: mean over seeds, band from the lowest to the highest seed; {_seeds(arms)}.{ended}"
+    return Figure(f"curves_{split}_{metric}", name.capitalize(), caption, "curves", spec, switchable=True)
 
 
 def _accuracies(rows: Sequence[Row]) -> Figure:
     shown = [row for row in rows if row.accuracy][:DOTS]
     means: list[Spec] = []
-    seeds: list[Spec] = []
+    single: list[Spec] = []
     for row in shown:
         assert row.accuracy is not None
         known = row.accuracy.interval
@@ -237,17 +253,16 @@ def _accuracies(rows: Sequence[Row]) -> Figure:
             {"arm": row.arm.label, "accuracy": row.accuracy.mean, "n": row.accuracy.n,
              "low": known.low if known else None, "high": known.high if known else None}
         )  # fmt: skip
-        seeds += [
+        single += [
             {"arm": row.arm.label, "accuracy": value, "seed": seed}
             for seed, value in row.arm.final("test_accuracy").items()
         ]
-    y = {"field": "arm", "type": "nominal", "sort": [row.arm.label for row in shown], "title": None}
-    scale = _window([seed["accuracy"] for seed in seeds])
-    x = {"type": "quantitative", "title": "test accuracy", "scale": scale, "axis": {"format": "~%"}}
+    y, height = rows_of([row.arm.label for row in shown])
+    x = accuracy_axis([seed["accuracy"] for seed in single])
     spec = {
-        "encoding": {"y": y},
+        "encoding": {"y": {"field": "arm", **y}},
         "layer": [
-            {"data": {"values": seeds}, "mark": {"type": "tick", "color": COLOURS[1], "thickness": 1.5, "size": 10},
+            {"data": {"values": single}, "mark": {"type": "tick", "color": COLOURS[1], "thickness": 1.5, "size": 10},
              "encoding": {"x": {"field": "accuracy", **x},
                           "tooltip": [{"field": "arm"}, {"field": "seed"}, {"field": "accuracy", "format": ".2%"}]}},
             {"data": {"values": [mean for mean in means if mean["low"] is not None]},
@@ -263,105 +278,109 @@ def _accuracies(rows: Sequence[Row]) -> Figure:
     more = f" The best {DOTS} of {len(rows)} arms." if len(rows) > DOTS else ""
     caption = (
         "Test accuracy of the result: each seed (ticks), mean (point) and 95 % interval of the mean over seeds "
-        f"(line, cut at the edge of the picture; none where there is one seed).{more}"
+        f"(line, cut at the edge of the picture; none where there is one seed); {_seeds(row.arm for row in shown)}.{more}"
     )
-    return Figure("accuracy", "Test accuracy by arm", caption, "pairwise", spec, height=60 + 24 * len(shown))
-
-
-def _window(points: Sequence[float]) -> Spec:
-    """A scale around what was measured: with two seeds an interval can be a hundred times as wide."""
-    low, high = min(points), max(points)
-    margin = 0.15 * (high - low) or 0.01 * abs(high) or 1.0
-    return {"domain": [_round(low - margin), _round(high + margin)], "nice": False}
+    return Figure("accuracy", "Test accuracy by arm", caption, "pairwise", spec, height=height)
 
 
 def _differences(pairs: Sequence[Pairwise], baseline: str) -> Figure:
     known = sorted((pair for pair in pairs if pair.seeds), key=lambda pair: -(pair.seeds.mean if pair.seeds else 0))
     values: list[Spec] = []
-    seeds: list[Spec] = []
+    over_runs: list[Spec] = []
     images: list[Spec] = []
     for pair in known[:DOTS]:
         assert pair.seeds is not None
         name = pair.arm.label
-        values.append({"arm": name, "images": 1e4 * pair.seeds.mean, "verdict": pair.verdict})
-        if pair.seeds.interval:
-            seeds.append({"arm": name, "low": 1e4 * pair.seeds.interval.low, "high": 1e4 * pair.seeds.interval.high})
-        if pair.images:
-            images.append({"arm": name, "low": 1e4 * pair.images.interval.low, "high": 1e4 * pair.images.interval.high})
+        values.append({"arm": name, "points": 100 * pair.seeds.mean, "verdict": pair.verdict, "images": pair.in_images})
+        for found, spans in ((pair.seeds.interval, over_runs), (pair.images and pair.images.interval, images)):
+            if found:
+                spans.append({"arm": name, "low": 100 * found.low, "high": 100 * found.high})
     ends = [end for image in images for end in (image["low"], image["high"])]
-    scale = _window([0.0, *(value["images"] for value in values), *ends])
-    x = {"type": "quantitative", "title": "more images right, of 10,000", "scale": scale}
-    y = {"field": "arm", "type": "nominal", "sort": [value["arm"] for value in values], "title": None}
-    spans = {"x": {"field": "low", **x}, "x2": {"field": "high"}}
+    x = {"type": "quantitative", "title": "difference, percentage points", "axis": {"format": NUMBER},
+         "scale": window([0.0, *(value["points"] for value in values), *ends])}  # fmt: skip
+    rows, height = rows_of([value["arm"] for value in values])
+    y = {"field": "arm", **rows}
+    span = {"x": {"field": "low", **x}, "x2": {"field": "high"}}
     spec = {
         "layer": [
             {"data": {"values": [{"zero": 0}]}, "mark": {"type": "rule", "strokeDash": [4, 3]},
              "encoding": {"x": {"field": "zero", **x}}},
             {"data": {"values": images}, "mark": {"type": "rule", "strokeWidth": 7, "opacity": 0.35,
-             "color": COLOURS[4]}, "encoding": {"y": y, **spans}},
-            {"data": {"values": seeds}, "mark": {"type": "rule", "strokeWidth": 2, "color": COLOURS[0],
-             "clip": True}, "encoding": {"y": y, **spans}},
+             "color": COLOURS[4]}, "encoding": {"y": y, **span}},
+            {"data": {"values": over_runs}, "mark": {"type": "rule", "strokeWidth": 2, "color": COLOURS[0],
+             "clip": True}, "encoding": {"y": y, **span}},
             {"data": {"values": values}, "mark": {"type": "point", "filled": True, "size": 60, "color": COLOURS[0]},
-             "encoding": {"y": y, "x": {"field": "images", **x},
-                          "tooltip": [{"field": "arm"}, {"field": "images", "format": "+.1f"}, {"field": "verdict"}]}},
+             "encoding": {"y": y, "x": {"field": "points", **x},
+                          "tooltip": [{"field": "arm"}, {"field": "points", "format": "+.2f"},
+                                      {"field": "images", "title": "test images"}, {"field": "verdict"}]}},
         ],
     }  # fmt: skip
     caption = (
-        f"Difference from {baseline}, to the right is better. Thin line: 95 % over seeds, cut at the edge of the picture; broad band: "
+        f"Difference of the mean test accuracy from that of {baseline}, to the right is better. Thin line: 95 % over seeds, cut at the edge of the picture; broad band: "
         "95 % over test images. Neither is corrected for the number of comparisons; the table's p-values are."
+        + (f" The best {DOTS} of {len(known)} arms." if len(known) > DOTS else "")
     )
-    height = 60 + 24 * len(values)
     return Figure("differences", f"Difference from {baseline}", caption, "pairwise", spec, height=height)
 
 
-COSTS: tuple[tuple[str, str, str, Callable[[Row], float | None], str], ...] = (
-    ("parameters", "Trainable parameters", "trainable parameters", lambda row: row.parameters, "~s"),
-    ("macs", "Multiply-accumulates", "multiply-accumulates for one image", lambda row: row.macs, "~s"),
-    ("seconds", "Training time", "seconds of training", lambda row: row.train_seconds, "~g"),
-    ("memory", "Peak memory", "peak memory (MiB)", lambda row: row.memory and row.memory / 2**20, "~g"),
-)
-
-
 def _costs(rows: Sequence[Row]) -> Iterator[Figure]:
-    for name, title, axis, get, form in COSTS:
-        known = [(row, float(cost)) for row in rows if row.accuracy and (cost := get(row)) is not None]
-        if len({cost for _, cost in known}) < 2:
-            continue
-        front = set(pareto([cost for _, cost in known], [row.accuracy.mean if row.accuracy else 0 for row, _ in known]))
-        values = [
-            {"arm": row.arm.label, "cost": _round(cost), "accuracy": row.accuracy.mean if row.accuracy else None,
-             "front": "nothing is cheaper and better" if index in front else "beaten"}
-            for index, (row, cost) in enumerate(known)
-        ]  # fmt: skip
-        costs = [cost for _, cost in known]
-        scale = {"type": "log", "nice": False} if min(costs) > 0 and max(costs) / min(costs) > 8 else {"zero": False}
-        x = {"field": "cost", "type": "quantitative", "title": axis,
-             "scale": {**scale, "padding": 15}, "axis": {"format": form, "labelOverlap": True}}  # fmt: skip
-        y = {"field": "accuracy", "type": "quantitative", "title": "test accuracy",
-             "scale": {"zero": False, "padding": 15}, "axis": {"format": "~%"}}  # fmt: skip
-        on_front: Spec = {"filter": "datum.front != 'beaten'"}
-        tooltip = [{"field": "arm"}, {"field": "cost", "title": axis, "format": ",.4~g"},
-                   {"field": "accuracy", "format": ".2%"}]  # fmt: skip
-        spec = {
-            "data": {"values": values},
-            "encoding": {"x": x, "y": y},
-            "layer": [
-                {"transform": [on_front], "mark": {"type": "line", "interpolate": "step-after", "color": COLOURS[0]}},
-                {"mark": {"type": "point", "size": 70, "filled": True, "opacity": 0.9},
-                 "encoding": {
-                     "color": {"field": "front", "type": "nominal", "title": None,
-                               "scale": {"domain": ["nothing is cheaper and better", "beaten"],
-                                         "range": [COLOURS[0], COLOURS[7]]}},
-                     "shape": {"field": "front", "type": "nominal", "title": None,
-                               "scale": {"domain": ["nothing is cheaper and better", "beaten"],
-                                         "range": ["circle", "triangle-down"]}},
-                     "tooltip": tooltip}},
-                {"transform": [on_front], "mark": {"type": "text", "dy": -10, "fontSize": 10, "limit": 150},
-                 "encoding": {"text": {"field": "arm"}}},
-            ],
-        }  # fmt: skip
-        caption = f"Mean test accuracy against {axis}; the line joins the Pareto front, arms that no other arm beats."
-        yield Figure(f"pareto_{name}", f"Accuracy against {title.lower()}", caption, "costs", spec)
+    known = [row for row in rows if row.accuracy]
+    longest = max((row.train_seconds or 0.0 for row in known), default=0.0)
+    unit, length = ("hours", 3600) if longest >= 7200 else ("minutes", 60) if longest >= 120 else ("seconds", 1)
+    costs: tuple[tuple[str, str, str, Callable[[Row], float | None], str], ...] = (
+        ("parameters", "Trainable parameters", "trainable parameters", lambda row: row.parameters, COUNT),
+        ("macs", "Multiply-accumulates", "multiply-accumulates for one image", lambda row: row.macs, COUNT),
+        ("seconds", "Training time", f"{unit} of training",
+         lambda row: None if row.train_seconds is None else row.train_seconds / length, NUMBER),
+        ("memory", "Peak memory", "peak memory (MiB)", lambda row: row.memory and row.memory / 2**20, NUMBER),
+    )  # fmt: skip
+    for name, title, axis, get, form in costs:
+        measured = [(row, float(cost)) for row in known if (cost := get(row)) is not None]
+        if len({cost for _, cost in measured}) >= 2:
+            yield _cost(name, title, axis, measured, form)
+
+
+def _cost(name: str, title: str, axis: str, measured: Sequence[tuple[Row, float]], form: str) -> Figure:
+    costs = [cost for _, cost in measured]
+    accuracies = [row.mean or 0.0 for row, _ in measured]
+    front = {index: number for number, index in enumerate(pareto(costs, accuracies), start=1)}
+    texts = {index: f"{number} {measured[index][0].arm.label}" for index, number in front.items()}
+    beaten = "beaten by one of these"
+    at: dict[tuple[float, float], list[str]] = {}  # arms in one place share a text
+    for index, number in front.items():
+        at.setdefault((costs[index], accuracies[index]), []).append(str(number))
+    values = [
+        {"arm": row.arm.label, "cost": cost, "accuracy": row.mean, "front": texts.get(index, beaten),
+         "text": ", ".join(at.pop((cost, accuracies[index]), [])) if index in front else ""}
+        for index, (row, cost) in enumerate(measured)
+    ]  # fmt: skip
+    log = min(costs) > 0 and max(costs) / min(costs) > 8
+    x = {"field": "cost", "type": "quantitative", "title": axis,
+         "scale": {"type": "log", "nice": False, "padding": 20} if log else window(costs, low=0.0),
+         "axis": {"format": form, "labelOverlap": "greedy"} | ({"values": log_ticks(min(costs), max(costs))} if log else {})}  # fmt: skip
+    keys = [*texts.values(), beaten]
+    colours = [COLOURS[0]] * len(texts) + [COLOURS[7]]
+    shapes = ["circle"] * len(texts) + ["triangle-down"]
+    look = {"field": "front", "type": "nominal", "title": None, "legend": whole_legend(keys)}
+    tooltip = [{"field": "arm"}, {"field": "cost", "title": axis, "format": NUMBER},
+               {"field": "accuracy", "format": ".2%"}]  # fmt: skip
+    on_front: Spec = {"filter": f"datum.front != '{beaten}'"}
+    spec = {
+        "data": {"values": values},
+        "encoding": {"x": x, "y": {"field": "accuracy", **accuracy_axis(accuracies)}},
+        "layer": [
+            {"transform": [on_front], "mark": {"type": "line", "interpolate": "step-after", "color": COLOURS[0]}},
+            {"mark": {"type": "point", "size": 70, "filled": True, "opacity": 0.9},
+             "encoding": {"color": {**look, "scale": {"domain": keys, "range": colours}},
+                          "shape": {**look, "scale": {"domain": keys, "range": shapes}}, "tooltip": tooltip}},
+            {"mark": {"type": "text", "dy": -10, "fontSize": 11}, "encoding": {"text": {"field": "text"}}},
+        ],
+    }  # fmt: skip
+    caption = (
+        f"Mean test accuracy against {axis}. The line joins the Pareto front, the arms that no other arm beats: "
+        f"{'; '.join(texts.values())}. Triangles are beaten by one of these; {_seeds(row.arm for row, _ in measured)}."
+    )
+    return Figure(f"pareto_{name}", f"Accuracy against {title.lower()}", caption, "costs", spec)
 
 
 def _settings(comparison: Comparison) -> Iterator[Figure]:
@@ -389,12 +408,9 @@ def _against(column: Varied, arms: Sequence[tuple[int, Arm]]) -> Figure:
                 {"arm": arm.label, "x": column.values[index], "mean": sample.mean, "low": sample.mean - spread,
                  "high": sample.mean + spread, "seeds": sample.n}
             )  # fmt: skip
-    numbers = [value["x"] for value in values]
-    log = bool(numbers) and min(numbers) > 0 and max(numbers) / min(numbers) >= 10
-    x = {"field": "x", "type": "quantitative", "title": column.key,
-         "scale": {"type": "log", "nice": False, "padding": 15} if log else {"zero": False, "padding": 15},
-         "axis": {"format": "~g", "labelOverlap": True, "grid": False}}  # fmt: skip
-    y = {"type": "quantitative", "title": "test accuracy", "scale": {"zero": False}, "axis": {"format": "~%"}}
+    ends = [value[end] for value in values for end in ("low", "high")]
+    x = {"field": "x", "type": "quantitative", "title": column.key, **swept([value["x"] for value in values])}
+    y = accuracy_axis(ends)
     tooltip = [
         {"field": "arm"},
         {"field": "x", "title": column.key},
@@ -415,7 +431,7 @@ def _against(column: Varied, arms: Sequence[tuple[int, Arm]]) -> Figure:
     }  # fmt: skip
     caption = (
         f"Test accuracy against {column.key}: a point for each arm, its line one standard deviation over seeds to either "
-        "side; the grey line is the mean of the arms with that value."
+        f"side; the grey line is the mean of the arms with that value; {_seeds(arm for _, arm in arms)}."
     )
     name = "setting_" + column.key.replace(".", "_")
     return Figure(name, f"Accuracy against {column.key}", caption, "settings", spec)
@@ -425,51 +441,50 @@ def _parallel(columns: Sequence[Varied], arms: Sequence[tuple[int, Arm]]) -> Fig
     lines: list[Spec] = []
     marks: list[Spec] = []
     accuracy = {index: float(np.mean(list(arm.final("test_accuracy").values()))) for index, arm in arms}
-    axes: list[tuple[str, dict[int, Any], bool]] = [
-        (column.title, {index: column.values[index] if column.is_numeric else column.shown(index) for index, _ in arms},
-         column.is_numeric)
-        for column in columns
-    ]  # fmt: skip
-    axes.append(("test accuracy", dict(accuracy), True))
-    for title, found, numeric in axes:
-        present = {index: value for index, value in found.items() if not (numeric and value == ABSENT)}
-        levels = (
-            sorted(set(present.values()), key=str) if not numeric else [min(present.values()), max(present.values())]
-        )
-        log = numeric and levels[0] > 0 and levels[1] / levels[0] >= 10
-
-        def place(value: Any, levels: list[Any] = levels, numeric: bool = numeric, log: bool = log) -> float:
-            if not numeric:
-                return levels.index(value) / max(len(levels) - 1, 1)
-            low, high, value = (np.log10(levels[0]), np.log10(levels[1]), np.log10(value)) if log else (*levels, value)
-            return float((value - low) / ((high - low) or 1))
-
+    for column in columns:
+        texts = shortened(column)
+        shown = {index: texts[index] for index, _ in arms}
+        levels = list(dict.fromkeys(shown[i] for i in sorted(shown, key=lambda i: natural(column.values[i]))))
         lines += [
-            {"arm": arm.label, "axis": title, "place": _round(place(present[index])), "accuracy": accuracy[index],
-             "value": f"{100 * present[index]:.2f} %" if title == "test accuracy" else str(present[index])}
-            for index, arm in arms if index in present
+            {"arm": arm.label, "axis": column.title, "place": rounded(levels.index(shown[index]) / max(len(levels) - 1, 1)),
+             "accuracy": accuracy[index], "value": shown[index]}
+            for index, arm in arms
         ]  # fmt: skip
-        for level in levels if len(levels) <= 6 else [levels[0], levels[-1]]:
-            text = f"{100 * level:.2f} %" if title == "test accuracy" else f"{level:g}" if numeric else str(level)
-            marks.append({"axis": title, "place": place(level), "text": text})
-    x = {"field": "axis", "type": "nominal", "sort": [title for title, _, _ in axes], "title": None,
-         "axis": {"labelAngle": -20, "grid": True}}  # fmt: skip
-    y = {"field": "place", "type": "quantitative", "axis": None}
+        for position in range(0, len(levels), -(-len(levels) // 12)):
+            place = rounded(position / max(len(levels) - 1, 1))
+            marks.append({"axis": column.title, "place": place, "text": in_lines(levels[position], 14)})
+    low, high = min(accuracy.values()), max(accuracy.values())
+    for index, arm in arms:
+        place = rounded((accuracy[index] - low) / ((high - low) or 1))
+        lines.append({"arm": arm.label, "axis": "test accuracy", "place": place, "accuracy": accuracy[index],
+                      "value": f"{100 * accuracy[index]:.2f} %"})  # fmt: skip
+    for place, level in enumerate(dict.fromkeys((low, high))):
+        marks.append({"axis": "test accuracy", "place": place, "text": [f"{100 * level:.2f} %"]})
+    titles = [*(column.title for column in columns), "test accuracy"]
+    x = {"field": "axis", "type": "nominal", "sort": titles, "title": None,
+         "axis": {"labelAngle": -20, "grid": True, "labelLimit": 0}}  # fmt: skip
+    colour = {"field": "accuracy", "type": "quantitative", "legend":
+              {"format": PERCENT, "title": "test accuracy", "gradientLength": 300, "tickCount": 4, "labelOverlap": True},
+              "scale": {"scheme": "viridis"} if high > low else {"scheme": "viridis", **window([low])}}  # fmt: skip
     spec = {
-        "encoding": {"x": x, "y": y},
+        "encoding": {"x": x, "y": {"field": "place", "type": "quantitative", "axis": None}},
         "layer": [
             {"data": {"values": lines}, "mark": {"type": "line", "opacity": 0.75, "strokeWidth": 1.5},
-             "encoding": {"detail": {"field": "arm"},
-                          "color": {"field": "accuracy", "type": "quantitative", "scale": {"scheme": "viridis"},
-                                    "legend": {"format": ".1%", "title": "test accuracy", "gradientLength": 200}},
+             "encoding": {"detail": {"field": "arm"}, "color": colour,
                           "tooltip": [{"field": "arm"}, {"field": "axis"}, {"field": "value"},
                                       {"field": "accuracy", "format": ".2%"}]}},
-            {"data": {"values": marks}, "mark": {"type": "text", "dx": 6, "align": "left", "fontSize": 10, "limit": 90},
+            {"data": {"values": marks}, "mark": {"type": "text", "dx": 6, "align": "left", "fontSize": 10},
              "encoding": {"text": {"field": "text"}}},
         ],
     }  # fmt: skip
-    caption = "Each line is an arm, from its settings to its mean test accuracy; wide ranges are logarithmic."
-    return Figure("parallel_coordinates", "Settings and accuracy together", caption, "settings", spec, height=320)
+    caption = (
+        "Each line is an arm, from its settings to its mean test accuracy. The values of a setting stand in their order, "
+        f"evenly spaced; {_seeds(arm for _, arm in arms)}."
+    )
+    width = max(WIDTH, 100 * len(titles))
+    return Figure(
+        "parallel_coordinates", "Settings and accuracy together", caption, "settings", spec, height=320, width=width
+    )
 
 
 def _weight(column: Varied, arms: Sequence[tuple[int, Arm]]) -> float | None:
@@ -487,11 +502,12 @@ def _weight(column: Varied, arms: Sequence[tuple[int, Arm]]) -> float | None:
 def _importance(weighed: Sequence[tuple[Varied, float | None]]) -> Figure:
     values = [{"setting": column.title, "share": weight} for column, weight in weighed if weight is not None]
     values.sort(key=lambda value: -float(str(value["share"])))
+    y, height = rows_of([str(value["setting"]) for value in values])
     spec = {
         "data": {"values": values},
         "mark": {"type": "bar", "color": COLOURS[0]},
         "encoding": {
-            "y": {"field": "setting", "type": "nominal", "sort": None, "title": None},
+            "y": {"field": "setting", **y},
             "x": {"field": "share", "type": "quantitative", "title": "share of variance", "scale": {"domain": [0, 1]},
                   "axis": {"format": "%"}},
             "tooltip": [{"field": "setting"}, {"field": "share", "format": ".1%"}],
@@ -501,42 +517,45 @@ def _importance(weighed: Sequence[tuple[Varied, float | None]]) -> Figure:
         "How much of the variance of test accuracy between runs each setting explains by itself (epsilon squared; numbers "
         "with more than five values in fifths). Settings that change together share what they explain."
     )
-    height = 60 + 24 * len(values)
     return Figure("importance", "Importance of the settings", caption, "settings", spec, height=height)
 
 
-def _errors(comparison: Comparison, shown: Sequence[Arm]) -> Iterator[Figure]:
+def _errors(comparison: Comparison, rows: Sequence[Row], shown: Sequence[Arm]) -> Iterator[Figure]:
     test_set = comparison.arms[comparison.baseline].test_set
     arms = [arm for arm in shown if arm.confusion is not None and arm.test_set == test_set]
     if not arms:
         return
-    cells, classes = [], []
+    cells: list[Spec] = []
+    classes: list[Spec] = []
     for arm in arms:
         assert arm.confusion is not None
         for label, counts in enumerate(arm.confusion.tolist()):
             total, n = sum(counts), len(arm.correct)
-            classes.append({"arm": arm.label, "digit": str(label), "accuracy": _round(counts[label] / max(total, 1))})
+            classes.append({"arm": arm.label, "digit": label, "accuracy": rounded(counts[label] / max(total, 1))})
             cells += [
-                {"arm": arm.label, "label": str(label), "predicted": str(column), "share": _round(c / max(total, 1)),
-                 "errors": None if column == label else _round(c / max(total, 1)), "images": _round(c / n),
+                {"arm": arm.label, "label": label, "predicted": column, "share": rounded(c / max(total, 1)),
+                 "errors": None if column == label else rounded(c / max(total, 1)), "images": rounded(c / n),
                  "text": f"{c / n:.0f}" if c / n >= 9.5 or c % n == 0 else f"{c / n:.1f}"}
                 for column, c in enumerate(counts) if c
             ]  # fmt: skip
-    first = arms[0].label
+    first = next(row.arm.label for row in rows if any(row.arm is arm for arm in arms))
+    number = len(arms[0].confusion) if arms[0].confusion is not None else 0
+    all_classes = {"domain": list(range(number))}
+    font = max(5, min(11, 220 // number))
     yield Figure(
         "confusion",
         "Confusion matrix",
         "Images of each digit (rows) by what they were taken for (columns), mean over the arm's runs; errors are shaded. "
-        f"In the files: {first}.",
+        f"{_seeds(arms)}. In the files: {first}.",
         "errors",
         {
             "data": {"values": cells},
             "params": [{"name": "arm", "value": first}],
             "transform": [{"filter": "datum.arm == arm"}],
             "encoding": {
-                "x": {"field": "predicted", "type": "ordinal", "title": "predicted",
+                "x": {"field": "predicted", "type": "ordinal", "title": "predicted", "scale": all_classes,
                       "axis": {"labelAngle": 0, "orient": "top"}},
-                "y": {"field": "label", "type": "ordinal", "title": "label"},
+                "y": {"field": "label", "type": "ordinal", "title": "label", "scale": all_classes},
             },
             "layer": [
                 {"mark": {"type": "rect"},
@@ -545,7 +564,7 @@ def _errors(comparison: Comparison, shown: Sequence[Arm]) -> Iterator[Figure]:
                               "tooltip": [{"field": "label"}, {"field": "predicted"},
                                           {"field": "images", "title": "images a run", "format": ".1f"},
                                           {"field": "share", "format": ".2%", "title": "of this digit"}]}},
-                {"mark": {"type": "text", "fontSize": 11}, "encoding": {"text": {"field": "text"}}},
+                {"mark": {"type": "text", "fontSize": font}, "encoding": {"text": {"field": "text"}}},
             ],
         },
         height=330,
@@ -554,7 +573,7 @@ def _errors(comparison: Comparison, shown: Sequence[Arm]) -> Iterator[Figure]:
     yield Figure(
         "per_class",
         "Accuracy by digit",
-        "Share of each digit's test images that is recognised, all runs of an arm together.",
+        f"Share of each digit's test images that is recognised, all runs of an arm together; {_seeds(arms)}.",
         "errors",
         {
             "data": {"values": classes},
@@ -562,7 +581,7 @@ def _errors(comparison: Comparison, shown: Sequence[Arm]) -> Iterator[Figure]:
             "mark": {"type": "line", "point": {"filled": True, "size": 45}, "strokeWidth": 1},
             "encoding": {
                 "x": {"field": "digit", "type": "ordinal", "axis": {"labelAngle": 0}},
-                "y": {"field": "accuracy", "type": "quantitative", "scale": {"zero": False}, "axis": {"format": "~%"}},
+                "y": {"field": "accuracy", **accuracy_axis([value["accuracy"] for value in classes], "accuracy", margin=0.05)},
                 **colour,
                 "tooltip": [{"field": "arm"}, {"field": "digit"}, {"field": "accuracy", "format": ".2%"}],
             },
@@ -577,16 +596,16 @@ def _errors(comparison: Comparison, shown: Sequence[Arm]) -> Iterator[Figure]:
         ):
             if images:
                 bins.append(
-                    {"arm": arm.label, "confidence": _round(confidence / images), "accuracy": _round(correct / images),
+                    {"arm": arm.label, "confidence": rounded(confidence / images), "accuracy": rounded(correct / images),
                      "images": int(images)}
                 )  # fmt: skip
     diagonal = [{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]
-    axis = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": {"format": "%"}}
+    axis = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": {"format": "%", "tickCount": 5}}
     yield Figure(
         "reliability",
         "Reliability diagram",
         "Accuracy against confidence in 15 bins, all runs of an arm together; on the dashed line a network is as often right "
-        "as it says, below it is too sure. Larger points are more images.",
+        f"as it says, below it is too sure. Larger points are more images; {_seeds(arms)}.",
         "errors",
         {
             "params": _switch(arms)["params"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mnist_exp.mistakes import as_typed
-from mnist_exp.reports import tables
+from mnist_exp.reports import markdown, tables
 from mnist_exp.reports.collect import Comparison, HardDigit
-from mnist_exp.reports.figures import Figure, for_page, png_of, shown_arms, style
+from mnist_exp.reports.figures import Figure, for_page, shown_arms, style
 from mnist_exp.reports.pairwise import Pairwise
 from mnist_exp.reports.tables import COLUMNS, Row, reproductions
 
@@ -36,7 +37,8 @@ def page(
     return environment.get_template("report.html.j2").render(
         comparison=comparison,
         rows=rows,
-        order=[comparison.arms.index(row.arm) for row in rows],
+        heading=markdown.heading(comparison),
+        chosen=markdown.chosen(comparison),
         columns=COLUMNS,
         pairs=pairs,
         baseline=comparison.arms[comparison.baseline],
@@ -47,6 +49,7 @@ def page(
         switches=[(arm.label, *style(index)) for index, arm in enumerate(curves)],
         hidden_arms=len(rows) - len(curves),
         confused=list(dict.fromkeys(cell["arm"] for cell in errors.spec["data"]["values"])) if errors else [],
+        first_confused=errors.spec["params"][0]["value"] if errors else "",
         digits=[_digit(digit) for digit in comparison.hard_digits],
         reproductions=reproductions(comparison),
         headline=headline,
@@ -64,10 +67,19 @@ def _library() -> str:
     return script.replace("</script", "<\\/script")
 
 
+def _png_of(pixels: Any) -> bytes:
+    """A digit (S, S), uint8, ink bright, as PNG bytes, dark on white."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(255 - pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def _digit(digit: HardDigit) -> dict[str, Any]:
     likely = digit.probabilities.argsort()[::-1][:3]
     return {
-        "source": "data:image/png;base64," + base64.b64encode(png_of(digit.pixels)).decode(),
+        "source": "data:image/png;base64," + base64.b64encode(_png_of(digit.pixels)).decode(),
         "label": digit.label,
         "index": digit.index,
         "wrong": digit.wrong,

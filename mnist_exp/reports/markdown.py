@@ -15,8 +15,7 @@ def document(
     comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise], figures: Sequence[Figure], headline: str
 ) -> str:
     """The whole file."""
-    order = [comparison.arms.index(row.arm) for row in rows]
-    parts = [f"# Comparison of {comparison.found} runs in {len(rows)} arms", headline]
+    parts = [f"# {heading(comparison)}", headline]
     parts.append("\n".join(f"- {_cell(note)}" for note in comparison.notes))
     parts.append("## What differs")
     if comparison.varied:
@@ -24,15 +23,18 @@ def document(
         parts.append(
             _table(
                 heads,
-                ([comparison.arms[i].label, *(column.shown(i) for column in comparison.varied)] for i in order),
+                (
+                    [arm.label, *(column.shown(i) for column in comparison.varied)]
+                    for i, arm in enumerate(comparison.arms)
+                ),
             )
         )
     shared = "\n".join(f"{key}={as_typed(value)}" for key, value in comparison.common.items())
     parts.append(f"<details><summary>Settings that all arms share</summary>\n\n{_code(shared)}\n\n</details>")
     parts += ["## Arms", arms_table(rows)]
     parts += ["## Curves", *_pictures(figures, "curves")]
-    baseline = comparison.arms[comparison.baseline].label
-    parts += [f"## Against the baseline: {baseline}", pairs_table(pairs), METHOD, *_pictures(figures, "pairwise")]
+    parts += [f"## Against the baseline: {comparison.arms[comparison.baseline].label}", chosen(comparison)]
+    parts += [pairs_table(pairs), METHOD, *_pictures(figures, "pairwise")]
     parts += ["## Costs and settings", *_pictures(figures, "costs"), *_pictures(figures, "settings")]
     parts += ["## Errors", *_pictures(figures, "errors")]
     if comparison.hard_digits:
@@ -57,8 +59,19 @@ def document(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def heading(comparison: Comparison) -> str:
+    """What is compared, in numbers."""
+    runs, arms = comparison.found, len(comparison.arms)
+    return f"Comparison of {runs} {'run' if runs == 1 else 'runs'} in {arms} {'arm' if arms == 1 else 'arms'}"
+
+
+def chosen(comparison: Comparison) -> str:
+    """Which arm is the baseline, and why."""
+    return f"The baseline is {comparison.arms[comparison.baseline].label}: {comparison.reason}."
+
+
 METHOD = (
-    "Differences are arm minus baseline, in images of 10,000. Over seeds: Student's paired t (Welch's where fewer than two "
+    "Differences are arm minus baseline, in percentage points of test accuracy. Over seeds: Student's paired t (Welch's where fewer than two "
     "seeds are shared), covers training again. Over images: McNemar's mid-p test on each pair of networks, merged over "
     "seeds, covers other test images. P-values are corrected for the number of comparisons by Holm's method."
 )
@@ -74,7 +87,8 @@ def pairs_table(pairs: Sequence[Pairwise]) -> str:
     heads = [
         "arm",
         "verdict",
-        "images of 10,000",
+        "difference, points",
+        "test images",
         "95 % over seeds",
         "p, seeds (Holm)",
         "95 % over images",
@@ -86,10 +100,11 @@ def pairs_table(pairs: Sequence[Pairwise]) -> str:
             [
                 pair.arm.label,
                 pair.verdict,
-                f"{10000.0 * pair.seeds.mean:+.1f}" if pair.seeds else "-",
-                interval(pair.seeds.interval if pair.seeds else None, 10000.0, 1),
+                pair.effect,
+                pair.in_images,
+                interval(pair.seeds.interval if pair.seeds else None),
                 p_value(pair.seeds_p),
-                interval(pair.images.interval if pair.images else None, 10000.0, 1),
+                interval(pair.images.interval if pair.images else None),
                 p_value(pair.images_p),
             ]
             for pair in pairs

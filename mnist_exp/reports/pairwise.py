@@ -22,6 +22,7 @@ class Pairwise:
     Attributes:
         seeds: over seeds; None where either has no result.
         images: over test images; None without predictions for the same test set.
+        test_images: size of the test set that both were tested on; None where it is not known.
         seeds_p, images_p: corrected by Holm's method, each over the comparisons that this report makes of its kind.
         verdict: in words.
     """
@@ -29,9 +30,22 @@ class Pairwise:
     arm: Arm
     seeds: Difference | None
     images: ImageDifference | None
+    test_images: int | None
     seeds_p: float | None
     images_p: float | None
     verdict: str
+
+    @property
+    def effect(self) -> str:
+        """Mean difference in percentage points; ``-`` where there is none."""
+        return f"{100 * self.seeds.mean:+.2f}" if self.seeds else "-"
+
+    @property
+    def in_images(self) -> str:
+        """The same as a number of test images, of how many; ``-`` where that is not known."""
+        if self.seeds is None or self.test_images is None:
+            return "-"
+        return f"{self.seeds.mean * self.test_images:+,.1f}".removesuffix(".0") + f" of {self.test_images:,}"
 
 
 def against_baseline(comparison: Comparison) -> list[Pairwise]:
@@ -48,7 +62,13 @@ def against_baseline(comparison: Comparison) -> list[Pairwise]:
     all_images_p = _corrected([difference.p if difference else None for difference in images])
     return [
         Pairwise(
-            arm, by_seed, by_image, seeds_p, images_p, _verdict(arm, baseline, by_seed, by_image, seeds_p, images_p)
+            arm=arm,
+            seeds=by_seed,
+            images=by_image,
+            test_images=arm.test_images if arm.test_set == baseline.test_set else None,
+            seeds_p=seeds_p,
+            images_p=images_p,
+            verdict=_verdict(arm, baseline, by_seed, by_image, seeds_p, images_p),
         )
         for arm, by_seed, by_image, seeds_p, images_p in zip(
             others, seeds, images, all_seeds_p, all_images_p, strict=True

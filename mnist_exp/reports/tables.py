@@ -7,14 +7,15 @@ import io
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 import yaml
 
-from mnist_exp.reports.collect import ABSENT, Arm, Comparison
+from mnist_exp.reports.collect import Arm, Comparison
+from mnist_exp.reports.settings import ABSENT
 from mnist_exp.reports.statistics import Interval, Sample, over_seeds, wilson
 from mnist_exp.runs import Run
 
@@ -24,6 +25,7 @@ class Row:
     """One arm's figures. Accuracies and intervals are fractions; None is unknown.
 
     Attributes:
+        place: of the arm in the natural order of all.
         accuracy: test accuracy of the result, over seeds.
         images_interval: of the mean accuracy, over test images.
         best: highest mean test accuracy of any epoch and that epoch (chosen on test data: optimistic).
@@ -34,6 +36,7 @@ class Row:
     """
 
     arm: Arm
+    place: int
     is_baseline: bool
     accuracy: Sample | None
     images_interval: Interval | None
@@ -66,20 +69,21 @@ class Row:
 
 def rows(comparison: Comparison) -> list[Row]:
     """One for each arm, best mean accuracy first, arms without a result last."""
-    made = [_row(arm, index == comparison.baseline) for index, arm in enumerate(comparison.arms)]
+    made = [_row(arm, index, index == comparison.baseline) for index, arm in enumerate(comparison.arms)]
     return sorted(made, key=lambda row: -row.accuracy.mean if row.accuracy else math.inf)
 
 
-def _row(arm: Arm, is_baseline: bool) -> Row:
+def _row(arm: Arm, place: int, is_baseline: bool) -> Row:
     accuracies = list(arm.final("test_accuracy").values())
     losses = list(arm.final("test_loss").values())
     accuracy = _within_bounds(over_seeds(accuracies)) if accuracies else None
-    images = len(next(iter(arm.correct.values()))) if arm.correct else 0
+    images = arm.test_images
     ends = [int(run.record["final"]["epoch"]) for run in arm.runs.values()]
     speeds = [speed for run in arm.runs.values() if (speed := _images_per_second(run)) is not None]
     record = arm.any_run.record
     return Row(
         arm=arm,
+        place=place,
         is_baseline=is_baseline,
         accuracy=accuracy,
         images_interval=wilson(accuracy.mean * images, images) if accuracy and images else None,
@@ -145,12 +149,23 @@ def count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
+def seconds(value: float | None) -> str:
+    """With three digits at least, so that 0.04 s is not 0.0 s."""
+    return "-" if value is None else f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
+
+
+def seeds(counts: Iterable[int]) -> str:
+    """How many seeds stand behind a figure, one count for each arm: ``n = 1 to 3 seeds``."""
+    fewest, *others = sorted(set(counts)) or [0]
+    return f"n = {fewest}{f' to {others[-1]}' if others else ''} {'seeds' if others or fewest != 1 else 'seed'}"
+
+
 def p_value(value: float | None) -> str:
     return "-" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 COLUMNS = (
-    Column("arm", "Runs that differ in their seed only", lambda r: r.arm.label, lambda r: r.arm.label),
+    Column("arm", "Runs that differ in their seed only", lambda r: r.place, lambda r: r.arm.label),
     Column("n", "Seeds that completed", lambda r: len(r.arm.runs), lambda r: str(len(r.arm.runs))),
     Column(
         "accuracy",
@@ -160,7 +175,7 @@ COLUMNS = (
     ),
     Column(
         "std",
-        "Standard deviation over seeds, in points of a percent",
+        "Standard deviation over seeds, in percentage points",
         lambda r: r.std,
         lambda r: "one seed" if r.accuracy and r.std is None else percent(r.std),
     ),
@@ -195,7 +210,7 @@ COLUMNS = (
         "train s",
         "Seconds of training, mean over seeds",
         lambda r: r.train_seconds,
-        lambda r: _fixed(r.train_seconds, 1),
+        lambda r: seconds(r.train_seconds),
     ),
     Column("images/s", "Training images a second", lambda r: r.images_per_second, lambda r: count(r.images_per_second)),
     Column(
@@ -227,13 +242,13 @@ def results_csv(comparison: Comparison) -> str:
     for index, arm in enumerate(comparison.arms):
         counted = list(arm.runs.values())
         for run in [*counted, *arm.others]:
-            record, seconds = run.record, run.record.get("seconds") or {}
+            record, spent = run.record, run.record.get("seconds") or {}
             # The result of a completed run; of another one how far it got.
             last = record.get("final") or (run.metrics[-1] if run.metrics else {})
             writer.writerow(
                 [run.path, arm.label, run.status, record.get("error"), run.config["seed"], last.get("epoch")]
                 + [last.get(name) for name in figures]
-                + [record.get("parameters"), record.get("macs"), seconds.get("train"), seconds.get("total")]
+                + [record.get("parameters"), record.get("macs"), spent.get("train"), spent.get("total")]
                 + [_images_per_second(run), record.get("peak_memory_bytes"), record["config_hash"]]
                 + [(record.get("git") or {}).get("commit"), (record.get("versions") or {}).get("torch")]
                 + [None if column.values[index] == ABSENT else column.shown(index) for column in columns]
@@ -258,8 +273,8 @@ class Reproduction:
 
 
 def reproductions(comparison: Comparison) -> list[Reproduction]:
-    """One for each arm, in the order of ``rows``."""
-    return [_reproduction(row.arm) for row in rows(comparison)]
+    """One for each arm."""
+    return [_reproduction(arm) for arm in comparison.arms]
 
 
 def _reproduction(arm: Arm) -> Reproduction:

@@ -17,7 +17,7 @@ from mnist_exp.mistakes import UsageError
 from mnist_exp.reports.build import Report
 from mnist_exp.reports.collect import Arm
 from mnist_exp.reports.figures import CURVES, shown_arms, style
-from mnist_exp.reports.markdown import METHOD, arms_table, pairs_table, problems_table
+from mnist_exp.reports.markdown import METHOD, arms_table, chosen, heading, pairs_table, problems_table
 from mnist_exp.runs import Run
 
 SECONDS = 60.0  # the longest wait for the server, from the first question to the saved report
@@ -45,7 +45,7 @@ def specification(report: Report) -> dict[str, Any]:
     entity, project = project_of(report)
     workspaces = _workspaces()
     made = workspaces.Report(
-        project=project, entity=entity or "", title=_title(report), description=report.headline[:900], width="fluid",
+        project=project, entity=entity or "", title=heading(report.comparison), description=report.headline[:900], width="fluid",
         blocks=_blocks(report, workspaces, entity, project, server=False),
     )  # fmt: skip
     model = made._to_model()
@@ -80,7 +80,7 @@ def publish(report: Report) -> str:
     def save() -> None:
         owner = entity or wandb.Api().default_entity
         made = workspaces.Report(
-            project=project, entity=owner, title=_title(report), description=report.headline[:900], width="fluid",
+            project=project, entity=owner, title=heading(report.comparison), description=report.headline[:900], width="fluid",
             blocks=_blocks(report, workspaces, owner, project, server=True),
         )  # fmt: skip
         made.save()
@@ -105,10 +105,6 @@ def _workspaces() -> ModuleType:
     except ImportError as error:
         raise UsageError("--wandb needs wandb-workspaces: pip install 'mnist-exp[workspaces]'") from error
     return workspaces  # type: ignore[no-any-return, unused-ignore]  # typed or not, by its version
-
-
-def _title(report: Report) -> str:
-    return f"Comparison of {report.comparison.found} runs in {len(report.rows)} arms"
 
 
 def _runs(report: Report) -> list[Run]:
@@ -160,7 +156,7 @@ def _blocks(report: Report, w: ModuleType, entity: str | None, project: str, *, 
         w.H2(text="Curves"),
         w.PanelGrid(runsets=sets, panels=curves),
         w.H2(text=f"Against the baseline: {comparison.arms[comparison.baseline].label}"),
-        w.MarkdownBlock(text=f"{METHOD}\n\n{pairs_table(report.pairs)}"),
+        w.MarkdownBlock(text=f"{chosen(comparison)} {METHOD}\n\n{pairs_table(report.pairs)}"),
         w.PanelGrid(runsets=sets, panels=bars),
         w.H2(text="Settings and runs"),
         w.PanelGrid(runsets=[every], panels=compare),
@@ -186,11 +182,11 @@ def _left_out(report: Report, arms: Sequence[Arm]) -> list[str]:
 
 def _links(report: Report) -> str:
     lines = []
-    for row in report.rows:
+    for arm in report.comparison.arms:
         links = [
             f"[seed {seed}]({identity['url']})" if identity.get("url") else f"seed {seed} (offline, `{identity['id']}`)"
-            for seed, run in row.arm.runs.items()
+            for seed, run in arm.runs.items()
             if (identity := _identity(run))
         ]
-        lines.append(f"- {row.arm.label}: {', '.join(links) or 'not on W&B'}")
+        lines.append(f"- {arm.label}: {', '.join(links) or 'not on W&B'}")
     return "\n".join(lines)

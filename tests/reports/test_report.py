@@ -100,12 +100,16 @@ class TestArms:
     def test_arms_of_one_name_are_told_apart(self) -> None:
         columns = [Varied("optimizer.lr", (), (0.1, 0.2, 0.1)), Varied("model.hidden", (), ([8], [8], [16]))]
         assert labels(["a", "a", "b"], columns) == ["a lr=0.1", "a lr=0.2", "b"]
+        long = Varied("k", (), (0.12345678, 0.12346789, 0.5)), Varied("l", (), ("y" * 60, "y" * 60, "z"))
+        assert labels(["a"] * 3, long) == ["a k=0.12346", "a k=0.12347", "a k=0.5"]
+        short = Varied("k", (), (0.12345678, 0.2, 1.23456e-05))
+        assert labels(["a"] * 3, [short]) == ["a k=0.1235", "a k=0.2", "a k=1.235e-05"]
         assert len(set(labels(["a"] * 3, [Varied("k", (), ("x" * 90,) * 2 + ("y",))]))) == 3
 
     def test_headline(self, runs: Path) -> None:
         assert make(runs).headline == (
             "Highest mean test accuracy: 98.65 % by wide (4 seeds, 95 % interval over seeds 98.44 to 98.86 %). "
-            "Against the baseline: better (+235 images of 10,000)."
+            "Against the baseline base (asked for with --baseline): better (+2.35 points, +23.5 of 1,000 test images)."
         )
 
 
@@ -123,7 +127,10 @@ class TestPairs:
         made = make(runs)
         pair = next(pair for pair in made.pairs if pair.arm.label == "other")
         assert (pair.seeds, pair.images, pair.verdict) == (None, None, "other test set: not comparable")
-        assert any(note.startswith("The arms were tested on 2 different test sets") for note in made.comparison.notes)
+        assert (
+            "The arms were tested on 2 different test sets (1,000 images: base, mlp, single, wide; 500 images: other); their "
+            "accuracies cannot be compared, and only arms with the baseline's test set are compared with it"
+        ) in made.comparison.notes
         assert other.exists()
 
     def test_no_p_value_without_an_effect(self, runs: Path) -> None:
@@ -137,6 +144,26 @@ class TestPairs:
             if pair.seeds and pair.seeds.p is not None:
                 assert pair.seeds_p is not None
                 assert pair.seeds_p >= pair.seeds.p
+
+    def test_images_are_counted_of_the_test_set(self, tmp_path: Path, composed: Compose) -> None:
+        for name, lr, accuracy in (("a", 1, 0.9), ("b", 2, 0.92)):
+            tree = composed(f"name={name}", "data=mnist5k", f"optimizer.lr={lr}")
+            write_run(tmp_path / "runs" / name, tree, accuracy=accuracy, images=500)
+        made = make(tmp_path / "runs", baseline="a")
+        (pair,) = made.pairs
+        assert (pair.effect, pair.in_images) == ("+2.00", "+10 of 500")
+        assert "(+2.00 points, +10 of 500 test images)" in made.headline
+        written = [path.read_text() for path in write(made, tmp_path / "out")]
+        assert not any("10,000" in text.partition("<script>")[0] for text in written)
+
+    def test_no_images_are_counted_where_their_number_is_unknown(self, tmp_path: Path, composed: Compose) -> None:
+        for lr, accuracy in ((1, 0.9), (2, 0.92)):
+            tree = composed(f"name=lr{lr}", "data=mnist5k", f"optimizer.lr={lr}")
+            write_run(tmp_path / "runs" / str(lr), tree, accuracy=accuracy, predictions=False)
+        made = make(tmp_path / "runs", baseline="lr1")
+        (pair,) = made.pairs
+        assert (pair.effect, pair.in_images) == ("+2.00", "-")
+        assert made.headline.endswith("(+2.00 points).")
 
 
 class TestNotes:
@@ -213,15 +240,60 @@ class TestMistakes:
 
     def test_unknown_baseline(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert refused(capsys, runs, "--baseline", "bose") == (
-            "mnist-report: --baseline 'bose' is not one arm; choose from 'base', 'single', 'mlp', 'wide'; "
+            "mnist-report: --baseline 'bose' is not one arm; choose from 'base', 'mlp', 'single', 'wide'; "
             "did you mean base?\n"
         )
 
     def test_output_that_cannot_be_written(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         Path("taken").write_text("a file")
         assert refused(capsys, runs, "--output", "taken") == (
-            "mnist-report: --output taken cannot be written: Not a directory\n"
+            "mnist-report: --output taken cannot be written: it is a file, not a folder\n"
         )
+        assert refused(capsys, runs, "--output", "taken/below") == (
+            "mnist-report: --output taken/below cannot be written: Not a directory\n"
+        )
+        assert Path("taken").read_text() == "a file"
+
+    @pytest.mark.parametrize("name", ["report.md", "figures/curves_test_loss.svg"])
+    def test_a_folder_where_a_file_belongs(self, name: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (Path("out") / name).mkdir(parents=True)
+        assert refused(capsys, runs, "--output", "out") == (
+            f"mnist-report: --output out cannot be written: {name} is a folder\n"
+        )
+        assert [path for path in Path("out").rglob("*") if path.is_file()] == []
+
+    @pytest.mark.parametrize("there", [True, False])
+    def test_a_full_disk_leaves_what_was_there(self, there: bool, runs: Path) -> None:
+        if there:
+            write(make(runs / "base-0", baseline=None), Path("some/out"))
+        before = {path: path.read_bytes() for path in Path().rglob("some/**/*") if path.is_file()}
+        program = (  # the system calls a file that grows over a limit too large as it calls a disk full
+            "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2); "
+            "from mnist_exp.report import main; main(sys.argv[1:])"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", program, str(runs), "--output", "some/out"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr == "mnist-report: --output some/out cannot be written: File too large\n"
+        assert {path: path.read_bytes() for path in Path().rglob("some/**/*") if path.is_file()} == before
+        assert Path("some").exists() == there
+        assert not list(Path().rglob(".writing-*"))
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+    def test_a_summary_that_cannot_be_printed(self, runs: Path) -> None:
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-m", "mnist_exp.report", str(runs / "base-0"), "--output", "out"]
+            ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert ended.returncode == 2
+        assert ended.stderr == (
+            "mnist-report: written: out/report.html, out/report.md, out/results.csv; the summary cannot be printed: "
+            "No space left on device\n"
+        )
+        assert Path("out/report.html").is_file()
 
 
 def test_patterns_sweeps_and_runs_are_found_once_and_in_order(runs: Path) -> None:

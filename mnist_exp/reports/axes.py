@@ -1,0 +1,89 @@
+"""Scales, ticks and labels of figures: every label whole, every tick a number of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+Spec = dict[str, Any]
+
+# Ticks with the digits of their own: without a precision d3 takes it from their distance, and 98.2 % alone is "98%", 20
+# is "2e+1".
+PERCENT, NUMBER, COUNT = ".4~%", ",.8~r", ".4~s"
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def in_lines(text: str, width: int) -> list[str]:
+    """Text in lines of at most ``width`` characters, broken at spaces, else behind commas and dots, else anywhere."""
+    piece = re.compile(rf".{{1,{width}}}(?:(?<=[,.])|$)|.{{1,{width}}}")
+    words = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return [line for word in words for line in piece.findall(word)]
+
+
+def whole_labels(labels: Sequence[str], width: int = 30) -> Spec:
+    """Axis labels in as many lines as they need: cut, those of different arms would look alike."""
+    lines = {label: in_lines(label, width) for label in labels}
+    return {"labelExpr": f"({json.dumps(lines)})[datum.label]"}
+
+
+def rows_of(labels: Sequence[str]) -> tuple[Spec, int]:
+    """An axis with a row for each label, and the height that it needs."""
+    most = max(len(in_lines(label, 30)) for label in labels)
+    y = {"type": "nominal", "sort": list(labels), "title": None, "axis": whole_labels(labels)}
+    return y, 60 + (12 + 12 * most) * len(labels)
+
+
+def window(points: Sequence[float], margin: float = 0.15, low: float = -math.inf, high: float = math.inf) -> Spec:
+    """A scale around what was measured, within what can be; equal values get an axis, too."""
+    least, most = min(points), max(points)
+    more = margin * (most - least) or 0.01 * abs(most) or 1.0
+    return {"domain": [rounded(max(low, least - more)), rounded(min(high, most + more))], "nice": False}
+
+
+def accuracy_axis(points: Sequence[float], title: str = "test accuracy", margin: float = 0.15) -> Spec:
+    """A channel on which accuracies are drawn; none is above 100 %."""
+    scale = window(points, margin, 0.0, 1.0)
+    return {"type": "quantitative", "title": title, "scale": scale, "axis": {"format": PERCENT}}
+
+
+def whole_legend(texts: Sequence[str], **more: Any) -> Spec:
+    """A legend that shows each text whole."""
+    return {"columns": 2 if max(map(len, texts)) <= 34 else 1, **more}
+
+
+def epoch_ticks(epochs: Sequence[int], most: int = 10) -> list[int]:
+    """Whole epochs, each once, at most ``most`` of them: every one, every second, every fifth, ..."""
+    first, last = min(epochs), max(epochs)
+    steps = (factor * 10**power for power in range(10) for factor in (1, 2, 5))
+    step = next(step for step in steps if last // step - (first - 1) // step <= most)
+    return list(range(-(-first // step) * step, last + 1, step))
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 in each power of ten between ``low`` and ``high``, or the powers alone where they are many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(powers) <= 5 else (1,)
+    ticks = (float(f"{factor}e{power}") for power in powers for factor in factors)
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def swept(numbers: Sequence[float]) -> Spec:
+    """Scale and axis for swept numbers: ticks at the numbers themselves, logarithmic where they span a power of ten."""
+    levels = sorted(set(numbers))
+    positive = [level for level in levels if level > 0]
+    scale: Spec = {"nice": False, "padding": 15}
+    if levels[0] < 0 or positive[-1] / positive[0] < 10:
+        scale["zero"] = False
+    else:
+        scale |= {"type": "log"} if levels[0] > 0 else {"type": "symlog", "constant": positive[0]}
+    axis: Spec = {"format": NUMBER, "labelOverlap": "greedy", "grid": False}
+    if len(levels) <= 15 or scale.get("type") == "log":
+        axis["values"] = levels if len(levels) <= 15 else log_ticks(levels[0], levels[-1])
+    return {"scale": scale, "axis": axis}

@@ -1,0 +1,165 @@
+"""What differs between arms: their settings by dotted key, in which order, and under which label."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mnist_exp.mistakes import as_typed
+
+ABSENT = "n/a"
+# Where one value is read from several places by interpolation, the place where a user sets it comes first.
+SECTIONS = ("regularization", "data", "trainer", "scheduler", "optimizer", "model")
+NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)")
+LONG_FRACTION = re.compile(r"\d+\.\d{5,}(?:e-?\d+)?")
+
+
+@dataclass(frozen=True)
+class Varied:
+    """A setting that differs between arms. ``aliases`` always have the same value, by interpolation as a rule."""
+
+    key: str
+    aliases: tuple[str, ...]
+    values: tuple[Any, ...]  # one for each arm; ABSENT where the arm has no such setting
+
+    @property
+    def title(self) -> str:
+        return self.key.removesuffix("._target_")
+
+    def shown(self, index: int) -> str:
+        value = self.values[index]
+        if self.key.endswith("_target_") and value != ABSENT:
+            return str(value).rpartition(".")[2]
+        return ABSENT if isinstance(value, str) and value == ABSENT else as_typed(value)
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether three or more distinct numbers, and nothing else, are there to draw a result against."""
+        numbers = [value for value in self.values if isinstance(value, int | float) and not isinstance(value, bool)]
+        return len(numbers) == len([v for v in self.values if v != ABSENT]) and len(set(numbers)) >= 3
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def ordered_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every key that one of the arms has, those that users set before those that follow from them."""
+    keys = dict.fromkeys(key for arm in settings for key in arm)
+    return sorted(keys, key=lambda key: _rank(key.partition(".")[0]))
+
+
+def natural(value: Any) -> tuple[Any, ...]:
+    """A key to sort values as a person would: null, false, true, numbers by size, lists item by item, words, ``ABSENT``.
+
+    Numbers inside words count as numbers: run-2 before run-10, lr=0.003 before lr=0.1.
+    """
+    if value is None or isinstance(value, bool):
+        return (0, -1 if value is None else int(value))
+    if isinstance(value, int | float):
+        return (1, float(value), type(value).__name__)
+    if isinstance(value, list | tuple):
+        return (2, *(natural(item) for item in value))
+    if value == ABSENT:
+        return (4,)
+    parts = NUMBER.split(str(value))
+    return (3, *((0, float(part), part) if i % 2 else (1, 0.0, part) for i, part in enumerate(parts) if part))
+
+
+def what_varies(settings: Sequence[Mapping[str, Any]]) -> tuple[list[Varied], dict[str, Any]]:
+    """The settings that differ, each named once, and those that all arms share.
+
+    A setting that only some kinds of model (or optimizer, ...) have, and that is the same for all of those, follows
+    from the kind and is not listed.
+    """
+    columns: dict[str, list[str]] = defaultdict(list)
+    values: dict[str, tuple[Any, ...]] = {}
+    common: dict[str, Any] = {}
+    for key in ordered_keys(settings):
+        row = tuple(arm.get(key, ABSENT) for arm in settings)
+        present = {json.dumps(arm[key], sort_keys=True) for arm in settings if key in arm}
+        if len(present) == 1 and ABSENT not in row:
+            common[key] = row[0]
+        elif len(present) > 1 or not _follows_from_kind(key, settings):
+            columns[json.dumps(row, sort_keys=True)].append(key)
+            values[key] = row
+    return [Varied(same[0], tuple(same[1:]), values[same[0]]) for same in columns.values()], common
+
+
+def _follows_from_kind(key: str, settings: Sequence[Mapping[str, Any]]) -> bool:
+    kind = f"{key.rpartition('.')[0]}._target_"
+    having = {arm.get(kind) for arm in settings if key in arm}
+    return kind in settings[0] and not any(arm.get(kind) in having for arm in settings if key not in arm)
+
+
+def _rank(section: str) -> int:
+    return SECTIONS.index(section) if section in SECTIONS else -1
+
+
+def labels(names: Sequence[str], varied: Sequence[Varied], longest: int = 70) -> list[str]:
+    """A label for each arm: its name, and where arms share a name what tells them apart.
+
+    Where that is too long, settings that are not needed to tell them apart are left out.
+    """
+    result = list(names)
+    for name, count in Counter(names).items():
+        if count == 1:
+            continue
+        members = [index for index, other in enumerate(names) if other == name]
+        telling = [column for column in varied if len({column.shown(index) for index in members}) > 1]
+        made = _told_apart(name, members, telling)
+        if max(map(len, made)) > longest:
+            made = _told_apart(name, members, _needed(members, telling))
+        for index, label in zip(members, made, strict=True):
+            result[index] = label
+    for index, label in enumerate(result):
+        if len(label) > longest:
+            result[index] = f"{label[: longest - 6]}… #{index + 1}"
+    seen = Counter(result)
+    return [label if seen[label] == 1 else f"{label} #{index + 1}" for index, label in enumerate(result)]
+
+
+def _told_apart(name: str, members: Sequence[int], telling: Sequence[Varied]) -> list[str]:
+    texts = [[f"{_short(column, telling)}={text}" for text in shortened(column)] for column in telling]
+    return [" ".join([name, *(column[index] for column in texts)]) for index in members]
+
+
+def _needed(members: Sequence[int], telling: Sequence[Varied]) -> list[Varied]:
+    """The settings without which some arms would be called the same."""
+    kept = list(telling)
+    for column in reversed(telling):
+        others = [other for other in kept if other is not column]
+        if len({tuple(other.shown(index) for other in others) for index in members}) == len(members):
+            kept = others
+    return kept
+
+
+def shortened(column: Varied) -> list[str]:
+    """The values of all arms, long fractions with as many digits, four at least, as tell them apart."""
+    whole = [column.shown(index) for index in range(len(column.values))]
+    for digits in range(4, 16):
+        short = [LONG_FRACTION.sub(partial(_rounded, digits), text) for text in whole]
+        if len(set(short)) == len(set(whole)):
+            return short
+    return whole
+
+
+def _rounded(digits: int, number: re.Match[str]) -> str:
+    return f"{float(number[0]):.{digits}g}"
+
+
+def _short(column: Varied, others: Sequence[Varied]) -> str:
+    last = column.title.rpartition(".")[2]
+    return last if sum(other.title.rpartition(".")[2] == last for other in others) == 1 else column.title
