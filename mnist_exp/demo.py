@@ -11,20 +11,22 @@ import argparse
 import base64
 import io
 import json
+import re
 import sys
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from mnist_exp.data.handwriting import grey, like_mnist
+from mnist_exp.data.photographs import decoded
 from mnist_exp.mistakes import UsageError, report
 from mnist_exp.runs import RunDirectoryError
 
 if TYPE_CHECKING:
-    from mnist_exp.trained import Classifier
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mnist_exp.trained import Classifier, TrainingImages
 
 MOST_NETWORKS = 24
 LARGEST_REQUEST = 2_000_000  # bytes; a drawing has about 5,000
@@ -94,27 +96,40 @@ class Demo(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def answer(self, picture: bytes) -> dict[str, Any]:
-        """What every network says of a PNG, and what it sees.
+        """What every network says of a picture, and what it sees; ``error`` where the network does not take it.
 
         Raises:
-            ValueError: no picture, or nothing on it.
+            ValueError: no picture, nothing on it, several marks on it, or no network takes it.
         """
-        from PIL import Image
+        colours = decoded(picture)
+        seen: dict[TrainingImages, NDArray[np.uint8]] = {}
+        refused: dict[TrainingImages, ValueError] = {}
+        for images in {network.images for network in self.networks}:
+            try:
+                seen[images], _ = images.like_them(colours)
+            except ValueError as error:
+                refused[images] = error
+        if not seen:
+            raise next(iter(refused.values()))
+        networks: list[dict[str, Any]] = []
+        for network in self.networks:
+            entry: dict[str, Any] = {"name": network.name, "directory": str(network.path)}
+            if network.images in seen:
+                image = seen[network.images]
+                entry["seen"] = _data_url(image)
+                entry["probabilities"] = [float(p) for p in network.probabilities(image[None])[0]]
+            else:
+                entry["error"] = str(refused[network.images])
+            networks.append(entry)
+        return {"seen": next(entry["seen"] for entry in networks if "seen" in entry), "networks": networks}
 
-        digit = like_mnist(grey(picture))
-        buffer = io.BytesIO()
-        Image.fromarray(digit).save(buffer, "PNG")
-        return {
-            "seen": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
-            "networks": [
-                {
-                    "name": network.name,
-                    "directory": str(network.path),
-                    "probabilities": [float(p) for p in network.probabilities(np.stack([digit]))[0]],
-                }
-                for network in self.networks
-            ],
-        }
+
+def _data_url(image: NDArray[np.uint8]) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -144,7 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_foreign(self) -> bool:
         """Whether some other site's page asks through the user's browser; refuses it then."""
-        if self.headers.get("Host") in {f"{name}:{self.server.server_port}" for name in ("127.0.0.1", "localhost")}:
+        # The name alone: behind a forwarded port, such as that of ssh -L, the browser names another one.
+        if re.fullmatch(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", self.headers.get("Host") or "", re.IGNORECASE):
             return False
         self._send(403, "text/plain", b"only for this machine\n")
         return True

@@ -3,7 +3,8 @@
     mnist-predict outputs/2026-11-21/lenet5-a1b2c3 seven.png photo.jpg
     mnist-predict outputs/2026-11-21/lenet5-a1b2c3 scans/ --json
 
-PNG or JPEG, any size, dark on light or light on dark, one digit a picture; each is centred and scaled as MNIST's are.
+Scans, drawings and photographs of any size, in any two colours, one digit a picture; each is centred and scaled as the
+network's training data are.
 """
 
 from __future__ import annotations
@@ -12,26 +13,35 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from mnist_exp.data.files import DataError
-from mnist_exp.data.handwriting import SUFFIXES, read_digit
+from mnist_exp.data.files import DataError, describe
+from mnist_exp.data.handwriting import SeveralMarks
+from mnist_exp.data.photographs import SUFFIXES, read_picture
 from mnist_exp.mistakes import UsageError, report
 from mnist_exp.runs import RunDirectoryError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SEEN = Path("seen")  # the folder of --show
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """``mnist-predict``: exit status 2 where there is no network, no picture, or a picture that is none."""
+    """``mnist-predict``: exit status 2 where there is no network, no picture, or a picture that is not of one digit."""
     parser = argparse.ArgumentParser(prog="mnist-predict", description="Classify pictures of digits.")
     parser.add_argument("directory", type=Path, help="run directory of the network")
-    parser.add_argument("images", nargs="+", type=Path, metavar="image", help="PNG or JPEG files, or folders of them")
+    kinds = "PNG, JPEG, WebP, GIF, BMP or TIFF files, or folders of them"
+    parser.add_argument("images", nargs="+", type=Path, metavar="image", help=kinds)
     parser.add_argument("--json", action="store_true", help="print JSON: all probabilities of each picture")
+    parser.add_argument("--show", action="store_true", help=f"write what the network saw into the folder {SEEN}")
     options = parser.parse_args(arguments)
     try:
-        results, mistakes = classify(options.directory, find_images(options.images))
+        folder = SEEN if options.show else None
+        results, mistakes = classify(options.directory, find_images(options.images), folder)
     except (UsageError, RunDirectoryError) as error:
         report(error, "mnist-predict")
         sys.exit(2)
@@ -40,58 +50,95 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         for result in results:
             shown = "   ".join(f"{entry['digit']} {entry['probability']:7.2%}" for entry in result["top"])
-            print(f"{result['image']}: {shown}")
+            saw = f"   saw {result['seen']}" if result["seen"] else ""
+            print(f"{result['image']}: {shown or 'no answer'}{saw}")
+    sys.stdout.flush()
     for mistake in mistakes:
         report(mistake, "mnist-predict")
-    if mistakes:
+    for result in results:
+        if result["warning"]:
+            report(UsageError(f"{result['image']}: {result['warning']}"), "mnist-predict")
+    if mistakes or any(result["digit"] is None for result in results):
         sys.exit(2)
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and those with a suffix of a picture in the folders named.
+    """The files named, and those with a suffix of a picture in the folders named, hidden ones passed over.
 
     Raises:
         UsageError: a folder without a picture.
     """
     found: list[Path] = []
     for path in paths:
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not inside:
             raise UsageError(f"{path} holds no picture; expected files that end in {', '.join(SUFFIXES)}")
         found += inside
     return found
 
 
-def classify(directory: Path, images: Sequence[Path]) -> tuple[list[dict[str, Any]], list[DataError]]:
+def classify(
+    directory: Path, images: Sequence[Path], show: Path | None = None
+) -> tuple[list[dict[str, Any]], list[DataError]]:
     """For each picture that can be read its top three and all probabilities; and what is wrong with the others.
 
+    Where a picture shows several marks, ``digit`` is None, ``top`` is empty, and ``warning`` says so.
+
+    Args:
+        show: a folder into which the images are written that the network saw; None: nowhere.
+
     Raises:
-        UsageError, RunDirectoryError: there is no trained network in ``directory``.
+        UsageError, RunDirectoryError: there is no trained network in ``directory``, or ``show`` cannot be written.
     """
     from mnist_exp.trained import Classifier
 
     network = Classifier(directory)
-    digits, readable, mistakes = [], [], []
+    taken = {path.absolute() for path in images}
+    results: list[dict[str, Any]] = []
+    mistakes: list[DataError] = []
     for path in images:
+        result: dict[str, Any] = {"image": str(path), "digit": None, "warning": None, "seen": None, "top": []}
         try:
-            digits.append(read_digit(path))
-            readable.append(path)
+            seen, result["warning"] = network.images.like_them(read_picture(path))
+        except SeveralMarks as error:
+            results.append({**result, "warning": str(error), "probabilities": None})
+            continue
+        except ValueError as error:
+            mistakes.append(DataError(f"{path}: {error}"))
+            continue
         except DataError as error:
             mistakes.append(error)
-    if not digits:
-        return [], mistakes
-    results = []
-    for path, probabilities in zip(readable, network.probabilities(np.stack(digits)), strict=True):
+            continue
+        probabilities = network.probabilities(seen[None])[0]
         order = probabilities.argsort()[::-1][:3]
-        results.append(
-            {
-                "image": str(path),
-                "digit": int(order[0]),
-                "top": [{"digit": int(digit), "probability": float(probabilities[digit])} for digit in order],
-                "probabilities": [float(value) for value in probabilities],
-            }
-        )
+        result["digit"] = int(order[0])
+        result["top"] = [{"digit": int(digit), "probability": float(probabilities[digit])} for digit in order]
+        result["probabilities"] = [float(value) for value in probabilities]
+        if show is not None:
+            result["seen"] = str(write_seen(seen, show, path.stem, taken))
+            taken.add(Path(result["seen"]).absolute())
+        results.append(result)
     return results, mistakes
+
+
+def write_seen(seen: NDArray[np.uint8], folder: Path, stem: str, taken: set[Path]) -> Path:
+    """Write an image (S, S) as PNG into a folder under a name that no other picture of this call has.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    from PIL import Image
+
+    names = (folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png") for number in count(1))
+    file = next(name for name in names if name.absolute() not in taken)
+    try:
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(seen).save(file)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be written: {describe(error)}") from error
+    return file
 
 
 if __name__ == "__main__":

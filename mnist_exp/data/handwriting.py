@@ -1,81 +1,303 @@
-"""Digits from anywhere, made to look like MNIST's."""
+"""The digit in a picture, made to look like MNIST's."""
 
 from __future__ import annotations
 
-import io
 import math
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+from scipy import ndimage
 
-from mnist_exp.data.files import DataError, read_bytes
+Plane = NDArray[np.float32]  # (H, W), 0 is dark and 255 is light
+Colours = NDArray[np.float32]  # (H, W, 3), 0 to 255
+Mask = NDArray[np.bool_]  # (H, W)
+Box = tuple[slice, ...]  # rows and columns
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
-LARGEST = 50_000_000  # pixels; a photograph has fewer
+LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts to grey
+NEIGHBOURS = np.ones((3, 3), dtype=bool)
+SEARCHED = 400  # pixels of the longer side in which marks are looked for
 
 
-def read_digit(path: Path) -> NDArray[np.uint8]:
-    """The digit in a PNG or JPEG file of any size, as ``like_mnist`` returns it.
+class SeveralMarks(ValueError):
+    """A picture shows more than one mark that could be a digit."""
+
+
+@dataclass(eq=False)
+class Mark:
+    """Connected ink: its bounding box, the pixels of it in that box, and how much darker than its surroundings it is."""
+
+    box: Box
+    mask: Mask
+    strength: float
+    edge: float  # how much of it lies at the picture's edge, as a share of its length
+
+    @property
+    def length(self) -> float:
+        return math.hypot(*self.mask.shape)
+
+    @cached_property
+    def weight(self) -> float:
+        """How likely a mark is the digit: long, dark, made of strokes, which are narrow, and not at the edge.
+
+        What lies at the picture's edge mostly belongs to the table, the shadow of a hand, or the next word.
+        """
+        widest = 2 * float(ndimage.distance_transform_edt(np.pad(self.mask, 1)).max())
+        return self.length * self.strength * max(0.0, 1 - widest / self.length) ** 2 * (1 - self.edge)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The contrast (H, W) of what is dark with its surroundings, the mark taken for the digit, and the other marks."""
+
+    contrast: Plane
+    digit: Mark
+    others: list[Mark]
+
+
+def like_mnist(colours: Colours, box: int = 20) -> NDArray[np.uint8]:
+    """A digit (28, 28), ink bright on black, from a picture of one in any two colours, framed as ``framed`` does.
+
+    It is looked for in the whole picture, then on the sheet of paper if there is one, and then from nearby.
 
     Raises:
-        DataError: the file cannot be read, is neither PNG nor JPEG, or shows nothing.
+        SeveralMarks: two marks or more could be the digit.
+        ValueError: nothing stands out from its surroundings.
     """
-    try:
-        return like_mnist(grey(read_bytes(path)))
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def grey(content: bytes) -> NDArray[np.uint8]:
-    """Brightness (H, W) of an image file, upright, what is transparent on white.
-
-    Raises:
-        ValueError: not a whole PNG or JPEG, or larger than ``LARGEST``.
-    """
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as image:
-            if image.width * image.height > LARGEST:
-                raise ValueError(f"{image.width}x{image.height} pixels are too many")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits, which conversion would cut off instead of scaling
-                return np.asarray(np.asarray(upright, dtype=np.int64) >> 8, dtype=np.uint8)
-            with_alpha = upright.convert("RGBA")
-            paper = Image.new("RGBA", with_alpha.size, "white")
-            return np.asarray(Image.alpha_composite(paper, with_alpha).convert("L"))
-    except ValueError:
-        raise
-    except Exception as error:  # Pillow has no common base: OSError, SyntaxError, zlib.error, struct.error ...
-        raise ValueError("not a whole PNG or JPEG image") from error
-
-
-def like_mnist(brightness: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A digit (28, 28), ink bright on black, from a picture (H, W) of one, dark on light or light on dark.
-
-    As MNIST was made (LeCun et al. 1998, section III.A): scaled to fit 20x20 pixels, proportions kept, with grey levels
-    from the reduction, and placed so that its centre of mass is at the centre of 28x28. What is paper is read from the
-    picture's edge; ink is what differs from it, by more than the paper differs from itself.
-
-    Raises:
-        ValueError: the picture shows nothing.
-    """
-    if min(brightness.shape) < 2:
+    if min(colours.shape[:2]) < 2:
         raise ValueError("shows no digit: smaller than 2x2 pixels")
-    values = brightness.astype(np.float64)
-    edge = np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
-    paper = float(np.median(edge))
-    noise = 3 * float(np.median(np.abs(edge - paper))) * 1.4826  # deviation of a normal distribution from its median
-    side = 1.0 if values.max() - paper >= paper - values.min() else -1.0  # light on dark, or dark on light
-    ink = np.clip(side * (values - paper) - noise, 0, None)
-    if ink.max() < 25:
-        raise ValueError("shows no digit: it is of one brightness")
-    ink /= ink.max()
-    rows, columns = np.nonzero(ink.max(axis=1) > 0.1)[0], np.nonzero(ink.max(axis=0) > 0.1)[0]
-    box = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = 20 / max(box.shape)
-    height, width = (max(1, round(length * scale)) for length in box.shape)
-    picture = Image.fromarray(box.astype(np.float32))
+    if np.ptp(colours, axis=(0, 1)).max() < 3:
+        raise ValueError("shows no digit: it is of one colour")
+    found, scale = _search(colours)
+    if found is not None and is_sheet(found.digit):
+        colours = only_sheet(colours, found.digit, scale)
+        found, scale = _search(colours)
+    if found is None:
+        raise ValueError("shows no digit: nothing stands out from its surroundings")
+    if found.others:
+        raise SeveralMarks(f"shows {1 + len(found.others)} marks where one digit is expected; cut out one of them")
+    closer, _ = _search(_cut(colours, found.digit.box, scale, 0.5))
+    if closer is not None and closer.digit.length > 0.2 * math.hypot(*closer.contrast.shape):
+        found = closer
+    return framed(ink_of(found), box)
+
+
+def _search(colours: Colours) -> tuple[Found | None, int]:
+    """The digit in a picture, and how many times smaller than the picture it was looked for."""
+    scale = math.ceil(max(colours.shape[:2]) / SEARCHED)
+    grey = strongest_mixture(reduced(colours, scale))
+    candidates = [found for plane in (grey, 255 - grey) if (found := find_digit(plane)) is not None]
+    return max(candidates, key=lambda f: (is_sheet(f.digit), f.digit.weight), default=None), scale
+
+
+def _cut(colours: Colours, box: Box, scale: int, margin: float) -> Colours:
+    """A part of a picture: a box in the picture ``scale`` times smaller, with a margin as a share of its longer side."""
+    more = round(margin * max(part.stop - part.start for part in box) * scale)
+    rows, columns = (slice(max(0, part.start * scale - more), part.stop * scale + more) for part in box)
+    return colours[rows, columns]
+
+
+def only_sheet(colours: Colours, sheet: Mark, scale: int) -> Colours:
+    """The part of a picture that shows a sheet of paper, with the paper's colour where it ends."""
+    whole = ndimage.binary_erosion(filled(sheet.mask), NEIGHBOURS, iterations=max(1, round(0.015 * sheet.length)))
+    part = _cut(colours, sheet.box, scale, 0)
+    inside = np.kron(whole, np.ones((scale, scale), dtype=bool))[: part.shape[0], : part.shape[1]]
+    paper = np.kron(sheet.mask & whole, np.ones((scale, scale), dtype=bool))[: part.shape[0], : part.shape[1]]
+    return np.where(inside[..., None], part, np.median(part[paper], axis=0))
+
+
+def filled(mask: Mask) -> Mask:
+    """A mask with its holes."""
+    outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    return np.asarray(outside[1:-1, 1:-1] != outside[0, 0])
+
+
+def reduced(colours: Colours, factor: int) -> Colours:
+    """Means of squares of ``factor`` pixels a side; what is left over at the right and at the bottom is dropped."""
+    height, width = (length // factor for length in colours.shape[:2])
+    squares = colours[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+    return colours if factor == 1 else squares.mean(axis=(1, 3))
+
+
+def strongest_mixture(colours: Colours) -> Plane:
+    """The mixture of red, green and blue in which neighbouring pixels differ most; brightness where that is as good."""
+    grey = colours @ LUMINANCE
+    size = max(3, min(grey.shape) // 3)
+    detail = (colours - ndimage.uniform_filter(colours, (size, size, 1))).reshape(-1, 3).astype(np.float64)
+    spread = detail.T @ detail / len(detail)
+    mixture = np.linalg.eigh(spread)[1][:, -1]
+    mixture *= (np.sign(mixture.sum()) or 1) / np.abs(mixture).sum()
+    if mixture @ spread @ mixture < 2 * (LUMINANCE @ spread @ LUMINANCE):
+        return grey
+    return (colours @ mixture + 255 * np.abs(mixture[mixture < 0]).sum()).astype(np.float32)
+
+
+def find_digit(plane: Plane) -> Found | None:
+    """The largest dark mark with the pieces that belong to it, and the other marks that could be another digit."""
+    plane = without_noise(plane)
+    ground = ground_of(plane)
+    # A share of the light, because that may be uneven.
+    contrast = np.clip((ground - plane) / np.maximum(ground, np.float32(24)), 0, 1).astype(np.float32)
+    mask = ink_mask(contrast)
+    marks = without_frames(connected(without_ruling(mask), ground - plane))
+    if not marks:
+        return None
+    digit, rest = joined(marks[0], marks[1:], mask.shape)
+    others = [m for m in rest if m.length > 0.4 * digit.length and m.strength > 0.5 * digit.strength and m.edge < 0.25]
+    return Found(contrast, digit, others)
+
+
+def without_noise(plane: Plane) -> Plane:
+    """Blurred by more where neighbouring pixels differ at random by more, compared with the picture's range."""
+    if max(plane.shape) < 100:
+        return plane
+    span = float(np.ptp(np.percentile(plane, [0.5, 99.5])))
+    blur = min(10 * noise_of(plane) / max(span, 1), 3) * max(plane.shape) / 300
+    return ndimage.gaussian_filter(plane, blur) if blur > 0.2 else plane
+
+
+def noise_of(plane: Plane) -> float:
+    """The standard deviation of what differs at random between neighbouring pixels, from its median."""
+    step = 3 if min(plane.shape) > 100 else 1
+    return 1.4826 * float(np.median(np.abs(plane[:, step:] - plane[:, :-step]))) / math.sqrt(2)
+
+
+def ground_of(plane: Plane) -> Plane:
+    """The picture without dark marks: each is filled with what surrounds it.
+
+    What is wider than a stroke, which are shadows and tables, stays, with edges as sharp as they are. Light specks and
+    lines are taken out first, because a single one would pass for the light around a mark.
+    """
+    stroke, speck = (max(1, round(share * sum(plane.shape))) for share in (0.15, 0.03))
+    calm = ndimage.grey_opening(ndimage.median_filter(plane, 3) if speck > 3 else plane, (speck, speck))
+    return np.maximum(ndimage.grey_closing(calm, (stroke, stroke)), 1)
+
+
+def ink_mask(contrast: Plane) -> Mask:
+    """Pixels of clear contrast, and those of less that are connected with them."""
+    floor = float(np.percentile(contrast, 25)) + max(0.02, 4 * noise_of(contrast))
+    strong = max(floor, otsu(contrast[contrast > floor]))
+    weak = max(floor, 0.6 * strong)
+    labels, count = ndimage.label(contrast > weak, NEIGHBOURS)
+    kept = np.zeros(count + 1, dtype=bool)
+    kept[labels[contrast > strong]] = True
+    return kept[labels] & (labels > 0)
+
+
+def otsu(values: NDArray[np.float32]) -> float:
+    """The threshold that divides values into two classes of the least variance (Otsu 1979); 0 where they are equal."""
+    if not len(values) or np.ptp(values) < 1e-3:
+        return 0.0
+    counts, edges = np.histogram(values, 128)
+    middles = (edges[:-1] + edges[1:]) / 2
+    below, sums = np.cumsum(counts).astype(float), np.cumsum(counts * middles)
+    above = below[-1] - below[:-1]
+    between = below[:-1] * above * (sums[:-1] / below[:-1] - (sums[-1] - sums[:-1]) / above) ** 2
+    return float(edges[1 + int(between.argmax())])
+
+
+def without_ruling(mask: Mask) -> Mask:
+    """Thin lines from edge to edge are ruled on the paper; what crosses them is kept."""
+    for turned in (mask, mask.T):
+        height, width = turned.shape
+        lines = opened(turned, (1, max(2, round(0.9 * width))))
+        rows = np.nonzero(lines.any(axis=1))[0]
+        thick = max((len(run) for run in np.split(rows, np.nonzero(np.diff(rows) > 1)[0] + 1)), default=0)
+        if 0 < thick < 0.06 * height:
+            band = ndimage.binary_dilation(lines, np.ones((3, 1), dtype=bool)) & turned
+            turned &= ~band | opened(turned, (2 * thick + 3, 1))
+    return mask
+
+
+def opened(mask: Mask, size: tuple[int, int]) -> Mask:
+    """What of a mask is covered by rectangles of that size in it."""
+    return ndimage.grey_opening(mask.astype(np.uint8), size, mode="constant").astype(bool)
+
+
+def connected(mask: Mask, darker: Plane) -> list[Mark]:
+    """The marks, the most likely digit first."""
+    labels, _ = ndimage.label(mask, NEIGHBOURS)
+    inner = np.pad(np.ones([length - 2 for length in mask.shape], dtype=bool), 1)
+    boxes = list(enumerate(ndimage.find_objects(labels), 1))
+    boxes.sort(key=lambda item: -math.hypot(*(part.stop - part.start for part in item[1])))
+    marks = []
+    for label, box in boxes[:15]:
+        own = labels[box] == label
+        edge = inner[box][own].size - inner[box][own].sum()
+        marks.append(Mark(box, own, float(darker[box][own].mean()), min(0.7, edge / math.hypot(*own.shape))))
+    return sorted(marks, key=lambda mark: -mark.weight)
+
+
+def without_frames(marks: list[Mark]) -> list[Mark]:
+    """What goes around a mark of some size, and is as dark, is no digit."""
+
+    def is_around(mark: Mark, other: Mark) -> bool:
+        if other is mark or other.length < 0.2 * mark.length or other.strength < 0.5 * mark.strength:
+            return False
+        middle = [(part.start + part.stop) // 2 - start.start for part, start in zip(other.box, mark.box, strict=True)]
+        inside = all(a.start < b.start and b.stop < a.stop for a, b in zip(mark.box, other.box, strict=True))
+        return inside and bool(filled(mark.mask)[tuple(middle)])
+
+    return [mark for mark in marks if not any(is_around(mark, other) for other in marks)]
+
+
+def is_sheet(mark: Mark) -> bool:
+    """Whether a mark is a filled rectangle, turned by any angle, with something on it: paper, not ink."""
+    whole = filled(mark.mask)
+    points = np.argwhere(whole & ~ndimage.binary_erosion(whole)).astype(float)
+    area = whole.sum()
+    if not 0.5 * area < mark.mask.sum() < 0.995 * area:
+        return False
+    angles = np.deg2rad(np.arange(0, 90, 3))
+    across = points @ np.array([np.cos(angles), np.sin(angles)])
+    along = points @ np.array([-np.sin(angles), np.cos(angles)])
+    return bool(area > 0.87 * ((np.ptp(across, axis=0) + 1) * (np.ptp(along, axis=0) + 1)).min())
+
+
+def joined(main: Mark, rest: list[Mark], shape: tuple[int, ...]) -> tuple[Mark, list[Mark]]:
+    """The main mark with the pieces that broke off it, such as the bar of a 5; and the other marks."""
+    mask = np.zeros(shape, dtype=bool)
+    mask[main.box] = main.mask
+    distance = ndimage.distance_transform_edt(~mask)
+    others = []
+    for mark in rest:
+        gap = distance[mark.box][mark.mask].min() / main.length
+        tall = mark.mask.shape[0] > 0.6 * main.mask.shape[0]
+        beside = min(mark.box[1].stop, main.box[1].stop) <= max(mark.box[1].start, main.box[1].start)
+        near = gap < (0.05 if tall and beside else 0.15) and mark.length > 0.06 * main.length
+        if near and mark.strength > 0.5 * main.strength and (main.edge or not mark.edge):
+            mask[mark.box] |= mark.mask
+        else:
+            others.append(mark)
+    box = ndimage.find_objects(mask.astype(int))[0]
+    return Mark(box, mask[box], main.strength, main.edge), others
+
+
+def ink_of(found: Found) -> Plane:
+    """The digit alone, cut out, from 0 for paper to 1 for ink."""
+    contrast, digit = found.contrast, found.digit
+    mask = np.zeros(contrast.shape, dtype=bool)
+    mask[digit.box] = digit.mask
+    near = ndimage.binary_dilation(mask, NEIGHBOURS, iterations=max(1, round(0.03 * digit.length)))
+    paper = float(np.median(contrast[~near])) if not near.all() else 0.0
+    paper += 2 * noise_of(contrast)
+    full = float(np.percentile(contrast[mask], 98))
+    ink = np.where(near, np.clip((contrast - paper) / max(full - paper, 1e-6), 0, 1), 0).astype(np.float32)
+    rows, columns = (np.nonzero(ink.max(axis=axis) > 0.1)[0] for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def framed(ink: Plane, box: int) -> NDArray[np.uint8]:
+    """A digit (28, 28) as MNIST was made, with a box of 20 (LeCun et al. 1998, section III.A).
+
+    Scaled to fit a square of ``box`` pixels, proportions kept, with grey levels from the reduction, and placed so that its centre of
+    mass is at the centre of 28x28.
+    """
+    scale = box / max(ink.shape)
+    height, width = (max(1, round(length * scale)) for length in ink.shape)
+    picture = Image.fromarray(ink)
     small = np.asarray(
         picture.resize((width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
     )

@@ -1,0 +1,132 @@
+"""Image files of any size and kind, decoded to colours."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from mnist_exp.data.files import DataError, read_bytes
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # of Pillow's, those that are plain pictures
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+LARGEST = 120_000_000  # pixels; telephones take up to 108 million
+KEPT = 2000  # pixels of the longer side that are kept of larger pictures
+
+# How files begin: offset, bytes. For a true reason where a file cannot be decoded.
+READ = {
+    "PNG": (0, b"\x89PNG"),
+    "JPEG": (0, b"\xff\xd8\xff"),
+    "WebP": (8, b"WEBP"),
+    "GIF": (0, b"GIF8"),
+    "BMP": (0, b"BM"),
+    "TIFF": (0, (b"II*\0", b"MM\0*")),
+}
+NOT_READ = {
+    "HEIC": (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")),
+    "AVIF": (4, b"ftypavi"),
+    "JPEG XL": (0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+    "JPEG 2000": (0, b"\0\0\0\x0cjP  "),
+    "PDF": (0, b"%PDF"),
+    "SVG": (0, (b"<svg", b"<?xml")),
+    "Photoshop": (0, b"8BPS"),
+    "ICO": (0, b"\0\0\1\0"),
+    "PNM": (0, (b"P5", b"P6")),
+}
+
+
+def read_picture(path: Path) -> NDArray[np.float32]:
+    """The colours in a file, as ``decoded`` returns them, whatever the suffix of its name.
+
+    Raises:
+        DataError: the file cannot be read, or ``decoded`` refuses it.
+    """
+    try:
+        return decoded(read_bytes(path))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def decoded(content: bytes) -> NDArray[np.float32]:
+    """Red, green and blue (H, W, 3), 0 to 255, of an image file, upright, its longer side at most ``KEPT`` pixels.
+
+    Raises:
+        ValueError: it is no picture, of a format that is not read, damaged, larger than ``LARGEST``, or all transparent.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # LARGEST decides
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"has more than {LARGEST // 1_000_000} million pixels") from error
+    except Exception as error:  # Pillow has no common base: OSError, SyntaxError, zlib.error, struct.error ...
+        raise ValueError(_reason(content)) from error
+    with image:
+        if image.width * image.height > LARGEST:
+            raise ValueError(f"has more than {LARGEST // 1_000_000} million pixels: {image.width}x{image.height}")
+        try:
+            image.draft("RGB", (KEPT, KEPT))  # a JPEG is decoded at a half, a quarter or an eighth of its size
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return _on_a_ground(_reduced(image))
+        except _Transparent as error:
+            raise ValueError("is transparent everywhere") from error
+        except Exception as error:
+            raise ValueError(_reason(content)) from error
+
+
+class _Transparent(Exception):
+    pass
+
+
+def _reason(content: bytes) -> str:
+    """Why a file cannot be decoded, by its first bytes."""
+    if not content:
+        return "is an empty file"
+    for name, (offset, start) in (READ | NOT_READ).items():
+        if content[offset:].startswith(start):
+            if name in READ:
+                return f"is a damaged or incomplete {name} picture"
+            return f"is a {name} file, which is not read; save it as PNG or JPEG"
+    return f"is not a picture in a format that is read ({', '.join(READ)})"
+
+
+def _reduced(image: Image.Image) -> NDArray[np.float32]:
+    """Colours and opacity (H, W, 4), 0 to 255, with means of squares of pixels where a picture is large."""
+    factor = math.ceil(max(image.size) / KEPT)
+    if image.mode.startswith(("I", "F")):  # 16 bits and more, which Pillow would cut off instead of scaling
+        values = np.asarray(image)
+        height, width = (length // factor for length in values.shape)
+        squares = values[: height * factor, : width * factor].reshape(height, factor, width, factor)
+        grey = squares.mean(axis=(1, 3), dtype=np.float32)
+        grey *= 255 / max(65535.0 if image.mode != "F" else 255.0, float(grey.max()))
+        return np.dstack([grey, grey, grey, np.full_like(grey, 255)])
+    if image.has_transparency_data:  # also where one colour of a palette or of all stands for it
+        image = image.convert("RGBA")
+    elif image.mode not in {"L", "RGB", "CMYK"}:
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    small = image.reduce(factor) if factor > 1 else image
+    return np.asarray(small.convert("RGBA"), dtype=np.float32)
+
+
+def _on_a_ground(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Colours (H, W, 3) of a picture (H, W, 4), laid on what its own colour stands out from.
+
+    Ink alone is laid on white or on black, whichever it differs from more; a picture that is solid for the most part,
+    such as one with round corners, on its own most common colour.
+    """
+    colours, opacity = pixels[..., :3], pixels[..., 3:] / 255
+    if opacity.min() == 1:
+        return colours
+    visible = colours[opacity[..., 0] > 0.5] if opacity.max() > 0.5 else colours[opacity[..., 0] > 0]
+    if not len(visible):
+        raise _Transparent
+    brightness = visible.mean(axis=1)
+    solid = len(visible) > 0.6 * opacity.size and np.ptp(np.percentile(brightness, [2, 98])) > 40
+    ground = np.median(visible, axis=0) if solid else np.full(3, 0 if brightness.mean() > 127 else 255)
+    return (colours * opacity + ground * (1 - opacity)).astype(np.float32)
