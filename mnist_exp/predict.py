@@ -9,7 +9,6 @@ network's training data are.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_exp.data.files import DataError, describe
 from mnist_exp.data.handwriting import SeveralMarks
 from mnist_exp.data.photographs import SUFFIXES, read_picture
-from mnist_exp.mistakes import UsageError, report
+from mnist_exp.mistakes import ArgumentParser, UsageError, report
 from mnist_exp.runs import RunDirectoryError
 
 if TYPE_CHECKING:
@@ -32,13 +31,15 @@ SEEN = Path("seen")  # the folder of --show
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``mnist-predict``: exit status 2 where there is no network, no picture, or a picture that is not of one digit."""
-    parser = argparse.ArgumentParser(prog="mnist-predict", description="Classify pictures of digits.")
-    parser.add_argument("directory", type=Path, help="run directory of the network")
+    parser = ArgumentParser(
+        prog="mnist-predict", example="mnist-predict DIR image.png", description="Classify pictures of digits."
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR", help="run directory of the network")
     kinds = "PNG, JPEG, WebP, GIF, BMP or TIFF files, or folders of them"
     parser.add_argument("images", nargs="+", type=Path, metavar="image", help=kinds)
     parser.add_argument("--json", action="store_true", help="print JSON: all probabilities of each picture")
     parser.add_argument("--show", action="store_true", help=f"write what the network saw into the folder {SEEN}")
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
     try:
         folder = SEEN if options.show else None
         results, mistakes = classify(options.directory, find_images(options.images), folder)

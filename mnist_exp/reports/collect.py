@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_exp.config import what_counts
+from mnist_exp.mistakes import typed
 from mnist_exp.reports.baseline import choose
 from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, what_varies
 from mnist_exp.reports.statistics import Calibration, calibration
@@ -312,7 +313,7 @@ def _not_completed(arms: Sequence[Arm]) -> list[Problem]:
         for run in arm.others:
             reason = run.record.get("error") or {
                 "running": "still running: counted when it is complete",
-                "killed": f"its process is gone without a word; to continue it: mnist-train resume={run.path}",
+                "killed": f"its process is gone without a word; to continue it: mnist-train {typed('resume', run.path)}",
             }.get(run.status, "no reason recorded")
             problems.append(Problem(str(run.path), run.status, " ".join(reason.split()), len(run.metrics), arm.label))
     return problems

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, flag_override
 
@@ -20,6 +21,8 @@ class FinishSweep(Callback):
             config.hydra.launcher = {"_target_": LAUNCHER, "_recursive_": False, "inner": config.hydra.launcher}
             if config.hydra.sweeper._target_ == BASIC_SWEEPER:
                 config.hydra.sweeper._target_ = SWEEPER
+        # Hydra does so for each job only, but the sweep's own directory may interpolate ${hydra:...}, too.
+        HydraConfig.instance().set_config(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from mnist_exp.sweeps.launching import conclude

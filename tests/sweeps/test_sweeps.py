@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from mnist_exp.composition import CONF
 from mnist_exp.runs import read_run
 from mnist_exp.sweeps.directory import directory_name, job_id, read_sweep
 
+INSTALLED = [str(Path(sys.executable).with_name("mnist-train"))]
 QUICK = ["quiet=true", "data.limit=64", "trainer.epochs=1", "hydra.sweep.dir=sweep"]
 
 
@@ -64,6 +66,16 @@ def test_jobs_lie_directly_in_the_sweep_directory(
     assert "sweep sweep: 6 jobs\n" in out
     assert "6 of 6 done, highest test accuracy " in out
     assert out.count("completed") >= 6
+
+
+def test_the_first_sweep_of_a_process_has_a_name(small: list[str], tmp_path: Path) -> None:
+    """No preset, name or directory: the model, the date and a token. A process that ran before would hide a mistake."""
+    command = [*INSTALLED, "-m", *small, "quiet=true", "data.limit=64", "trainer.epochs=1", "model=mlp", "seed=0,1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    (directory,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert re.fullmatch(r"mlp-\d{4}-\d\d-\d\d-[0-9a-f]{6}", directory.name)
+    assert list(statuses(directory)) == ["seed=0", "seed=1"]
 
 
 def test_a_job_of_a_sweep_equals_the_same_run_alone(
