@@ -367,14 +367,17 @@ def predictions(
 
     Args:
         data: the config's section, which knows how images were normalised.
-        images: normalised test images (N, 1, S, S); None leaves ``worst`` out.
+        logits: on the CPU, as ``training.evaluate`` gives them.
+        labels: on any device.
+        images: normalised test images (N, 1, S, S), on any device; None leaves ``worst`` out.
     """
-    arrays = {"logits": logits.cpu().numpy(), "labels": labels.cpu().numpy()}
+    labels = labels.cpu()
+    arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
     if images is not None:
         probability = logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0]
         worst = probability.argsort(stable=True)[:WORST_DIGITS]
-        pixels = images[worst, 0] * data["std"] + data["mean"]
-        arrays["worst"] = worst.cpu().numpy()
+        pixels = images[worst.to(images.device), 0] * data["std"] + data["mean"]
+        arrays["worst"] = worst.numpy()
         arrays["worst_images"] = (pixels * 255).round().clamp(0, 255).byte().cpu().numpy()
     return arrays
 
