@@ -13,8 +13,9 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,11 +41,8 @@ def main() -> None:
             print(help_text(), end="")
             return
         os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands exceptions on instead of printing and leaving
-        if directory := _resume_argument(sys.argv[1:]):
-            resume_run(directory)
-        else:
-            sys.argv[1:] = _sweep_arguments(sys.argv[1:])
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(start_run)()
+        sys.argv[1:] = [_quoted(argument) for argument in _sweep_arguments(sys.argv[1:])]
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(start_run)()
 
 
 @contextmanager
@@ -64,19 +62,26 @@ def exit_status() -> Iterator[None]:
 
 
 def start_run(composed: DictConfig) -> float | None:
-    """Hydra's task: a new run in the directory that Hydra chose.
+    """Hydra's task: a new run in the directory that Hydra chose, or the run that ``resume`` names continued.
 
     Returns:
         validation accuracy of the result, the objective of a search; None without validation data.
     """
-    from mnist_exp.config import check, config_hash
+    from mnist_exp.config import check, config_hash, with_absolute_paths
     from mnist_exp.runs import RunDirectory
     from mnist_exp.runs.provenance import provenance
 
-    tree = resolve(composed)
+    job = HydraConfig.get()
+    path, overrides = Path(job.runtime.output_dir), list(job.overrides.task)
+    here = Path(job.runtime.cwd)
+    if path.is_relative_to(here) and Path.cwd() == here:
+        path = path.relative_to(here)  # as the user would type it
+    if composed.resume is not None:
+        with exit_status():
+            return resume_run(path, overrides, composed)  # what is not of the task was refused before
+    tree = with_absolute_paths(resolve(composed), here)
     config = check(tree)
     del tree["sweep"]  # what a run computes does not depend on it
-    job = HydraConfig.get()
     record = {
         "name": config.name,
         "seed": config.seed,
@@ -85,9 +90,6 @@ def start_run(composed: DictConfig) -> float | None:
         "sweep": None,
         **provenance(PACKAGE),
     }
-    path, overrides = Path(job.runtime.output_dir), list(job.overrides.task)
-    if path.is_relative_to(Path.cwd()):
-        path = path.relative_to(Path.cwd())  # as the user would type it
     with (
         exit_status(),  # Hydra would print a line of its own
         RunDirectory.create(path, tree=tree, overrides=overrides, record=record) as run,
@@ -95,13 +97,22 @@ def start_run(composed: DictConfig) -> float | None:
         return train(run, config)
 
 
-def resume_run(path: Path) -> float | None:
-    """Continue the run in ``path`` from its last checkpoint, or from the start where it has none yet."""
+def resume_run(path: Path, overrides: Sequence[str], composed: DictConfig) -> float | None:
+    """Continue the run in ``path`` from its last checkpoint, or from the start where it has none yet.
+
+    Raises:
+        UsageError: it cannot go on like that; its record is what it was.
+    """
     from mnist_exp.config import check
     from mnist_exp.runs import RunDirectory
+    from mnist_exp.stored import resumed
 
-    with RunDirectory.reopen(path) as run:
-        return train(run, check(run.tree))
+    with RunDirectory.reopen(path, partial(resumed, path, overrides, composed)) as run:
+        try:
+            return train(run, check(run.tree))
+        except UsageError:
+            run.restore()
+            raise
 
 
 def train(run: RunDirectory, config: Config) -> float | None:
@@ -115,26 +126,13 @@ def train(run: RunDirectory, config: Config) -> float | None:
         return run_experiment(run, config, stop, import_seconds=time.perf_counter() - began)
 
 
-def _resume_argument(arguments: list[str]) -> Path | None:
-    """The directory in ``resume=DIR``.
-
-    Raises:
-        UsageError: something else was given besides; a run continues as it began.
-    """
-    values = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
-    if not values or values[-1] in {"", "null"}:
-        return None
-    if others := [argument for argument in arguments if not argument.startswith("resume=")]:
-        raise UsageError(f"{others[0]} cannot go with resume: a run continues as it began; leave it out")
-    return Path(values[-1])
-
-
 def _sweep_arguments(arguments: list[str]) -> list[str]:
     """The arguments that ``sweep.resume=DIR`` stands for: those that the sweep was started with, the given ones on top.
 
     Raises:
         RunDirectoryError: the directory holds no sweep.
     """
+    arguments = [re.sub(r"^\+{1,2}(?=sweep\.resume=)", "", argument) for argument in arguments]
     values = [argument.removeprefix("sweep.resume=") for argument in arguments if argument.startswith("sweep.resume=")]
     if not values or values[-1] in {"", "null"}:
         return arguments
@@ -147,8 +145,21 @@ def _sweep_arguments(arguments: list[str]) -> list[str]:
     flags = [argument for argument in started if argument not in overrides]
     replaced = {override.partition("=")[0] for override in own} | {"hydra.sweep.dir", "sweep.resume"}
     kept = [override for override in overrides if override.partition("=")[0] not in replaced]
-    directory = values[-1] if re.fullmatch(r"[\w./-]+", values[-1]) else "'" + values[-1].replace("'", r"\'") + "'"
+    directory = _as_value(values[-1])
     return [*flags, *kept, f"hydra.sweep.dir={directory}", f"sweep.resume={directory}", *own]
+
+
+def _quoted(argument: str) -> str:
+    """The argument with quotes of Hydra's around the directory of a run, whose name may hold ``=`` and commas."""
+    key, _, value = argument.partition("=")
+    key_of_run = key.lstrip("+") == "resume" or (key.lstrip("+") == "init_from" and Path(value).exists())
+    is_path = key_of_run and value not in {"", "null"} and value[0] not in "'\""
+    return f"{key}={_as_value(value)}" if is_path else argument
+
+
+def _as_value(path: str) -> str:
+    """A path as Hydra reads it."""
+    return path if re.fullmatch(r"[\w./-]+", path) else "'" + path.replace("'", r"\'") + "'"
 
 
 if __name__ == "__main__":
