@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from mnist_exp.composition import choices_with, resolve
 from mnist_exp.explain import exit_status
 from mnist_exp.mistakes import UsageError, as_typed, explain_validation
-from mnist_exp.runs.directory import refuse_unless_free
+from mnist_exp.runs.directory import read_record, refuse_unless_free
 
 
 class Section(BaseModel):
@@ -277,6 +277,7 @@ class Config(Section):
     seed: Seed
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}$")]
     resume: str | None
+    init_from: str | None = None  # runs of earlier versions do not say
     quiet: bool
     show_layers: bool
     sweep: SweepSettings | None = None  # of a run that is stored: none
@@ -304,19 +305,28 @@ def check(tree: Mapping[str, Any]) -> Config:
     return config
 
 
-def what_counts(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that decides what is computed.
+# What a run is called, where it runs, who hears of it and in which folder its data lie: none of it changes what is computed.
+NOT_COUNTED = (
+    *("name", "resume", "quiet", "show_layers", "logger", "sweep", "trainer.device", "trainer.threads", "data.root"),
+)
 
-    What a run is called, where it runs, who hears of it and in which folder its data lie do not count.
+
+def what_counts(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that decides what is computed: all but ``NOT_COUNTED``.
+
+    The folder of the data does count where nothing else says which data they are.
     """
-    what = {
-        key: value
-        for key, value in tree.items()
-        if key not in {"name", "resume", "quiet", "show_layers", "logger", "sweep"}
-    }
-    what["trainer"] = {k: v for k, v in what["trainer"].items() if k not in {"device", "threads"}}
-    if what["data"]["_target_"] != "mnist_exp.data.png_folder" and what["data"].get("download"):
-        what["data"] = {key: value for key, value in what["data"].items() if key != "root"}
+    named = tree["data"]["_target_"] != "mnist_exp.data.png_folder" and tree["data"].get("download")
+    left_out = {key for key in NOT_COUNTED if key != "data.root" or named}
+    if tree.get("init_from") is None:
+        left_out.add("init_from")  # which earlier versions do not have
+    what: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key in left_out:
+            continue
+        if isinstance(value, Mapping):
+            value = {name: inner for name, inner in value.items() if f"{key}.{name}" not in left_out}
+        what[key] = value
     return what
 
 
@@ -325,8 +335,50 @@ def config_hash(tree: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(what_counts(tree), sort_keys=True).encode()).hexdigest()[:12]
 
 
+def with_absolute_paths(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The configuration with every path in it made absolute, so that it means the same wherever a run is started.
+
+    Args:
+        folder: the one in which the command was given.
+    """
+
+    def absolute(path: str) -> str:
+        return str(folder / Path(path).expanduser())
+
+    result = dict(tree)
+    if root := tree["data"].get("root"):
+        result["data"] = {**tree["data"], "root": absolute(root)}
+    if start := tree.get("init_from"):
+        result["init_from"] = absolute(start)
+    distillation = tree["regularization"].get("distillation") or {}
+    if teachers := distillation.get("teachers"):
+        distillation = {**distillation, "teachers": [absolute(teacher) for teacher in teachers]}
+        result["regularization"] = {**tree["regularization"], "distillation": distillation}
+    return result
+
+
+def check_runs_named(tree: Mapping[str, Any]) -> None:
+    """Check that the runs which a new run needs are there.
+
+    Raises:
+        UsageError: a directory holds no run.
+    """
+    for key, directories in (
+        ("init_from", [tree.get("init_from")]),
+        ("regularization.distillation.teachers", tree["regularization"]["distillation"]["teachers"]),
+    ):
+        for directory in directories:
+            try:
+                _ = directory and read_record(Path(directory).expanduser())
+            except UsageError as error:
+                raise UsageError(f"{key}: {error}") from error
+
+
 class CheckBeforeRun(Callback):
-    """Hydra's hook in front of a run: stops at a mistake before Hydra creates, or writes into, the run directory."""
+    """Hydra's hook in front of a run: stops at a mistake before Hydra creates, or writes into, the run directory.
+
+    Where the configuration says ``resume``, whatever set it, the run directory is that one.
+    """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         from hydra.core.hydra_config import HydraConfig
@@ -335,7 +387,20 @@ class CheckBeforeRun(Callback):
         HydraConfig.instance().set_config(config)
         # Hydra turns a callback's exceptions into warnings; only leaving stops it.
         with exit_status():
-            check(resolve(job))
+            if config.sweep.resume is not None:
+                raise UsageError(f"sweep.resume={config.sweep.resume} goes with -m: mnist-train -m sweep.resume=DIR")
+            if config.resume is not None:
+                from mnist_exp.stored import check_resume
+
+                typed = [override for override in config.hydra.overrides.hydra if override != "hydra.mode=RUN"]
+                check_resume(job, [*config.hydra.overrides.task, *typed])
+                with read_write(config.hydra):
+                    config.hydra.run.dir = config.resume
+                    config.hydra.output_subdir = None  # .hydra/ stays as the run began
+                return
+            tree = resolve(job)
+            check(tree)
+            check_runs_named(tree)
             refuse_unless_free(Path(config.hydra.run.dir))
 
 

@@ -2,17 +2,21 @@
 
     mnist-eval outputs/2026-11-21/lenet5-a1b2c3
     mnist-eval outputs/2026-11-21/lenet5-a1b2c3 data=fashion_mnist
+    mnist-eval outputs/2026-11-21/lenet5-a1b2c3 data.swap_splits=true    # its own data, the training digits
 
-With the run's own data the result equals what the run recorded, bit for bit.
+With the run's own data the result equals what the run recorded, bit for bit on the same machine.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
 
@@ -21,6 +25,10 @@ from mnist_exp.config import authorize, check
 from mnist_exp.explain import explain_composition
 from mnist_exp.mistakes import ArgumentParser, UsageError, report
 from mnist_exp.runs import Run, read_run, write_atomically
+from mnist_exp.stored import changed, describe_data, found_again, parse
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     directory = Path(named[0])
     options.overrides = [word for word in words if word != named[0]]
     try:
-        result = evaluate_run(directory, options.overrides, options.output or directory)
+        result, picture = evaluate_run(directory, options.overrides)
     except UsageError as error:
         report(error, "mnist-eval")
         sys.exit(2)
@@ -55,18 +63,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(result, indent=2))
     else:
         print_result(result)
+    output = options.output or directory
+    try:
+        files = write_result(result, picture, output)
+    except OSError as error:
+        report(UsageError(f"{output}: the result is not written there: {error.strerror or error}"), "mnist-eval")
+        sys.exit(2 if options.output else 0)  # a run directory may well be read only
+    print("written:", ", ".join(map(str, files)), file=sys.stderr if options.json else sys.stdout)
 
 
 def _is_override(word: str) -> bool:
     return word.lstrip("+~").startswith(("data=", "data.")) and not Path(word).is_dir()
 
 
-def evaluate_run(path: Path, overrides: Sequence[str], output: Path) -> dict[str, Any]:
-    """Test loss, accuracy, per-class accuracy and confusion matrix of the run in ``path``.
+def evaluate_run(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Image]:
+    """Test loss, accuracy, per-class accuracy and confusion matrix of the run in ``path``, and its worst digits.
+
+    Writes nothing.
 
     Args:
         overrides: of the data; none means the run's own.
-        output: folder for ``evaluation.json`` and ``worst_digits.png``.
 
     Raises:
         UsageError, RunDirectoryError: no trained run there, or data that cannot be.
@@ -74,6 +90,7 @@ def evaluate_run(path: Path, overrides: Sequence[str], output: Path) -> dict[str
     run = read_run(path)
     tree = {**run.config, "data": data_section(run, overrides)}
     config = check(tree)
+    data, own = tree["data"], run.config["data"]
 
     import torch
 
@@ -85,56 +102,103 @@ def evaluate_run(path: Path, overrides: Sequence[str], output: Path) -> dict[str
     authorize(tree)
     device = experiment.choose_device(config.trainer.device)
     experiment.prepare_torch(config, device, run.record.get("threads"))
-    digits = experiment.build_digits(tree)
-    test = digits.test.to(device)
+    try:
+        digits = experiment.build_digits(tree)
+    except UsageError as error:
+        hint = (
+            ""
+            if overrides or not own.get("root")
+            else f"; where they lie now: {shlex.join(['mnist-eval', str(path), 'data.root=FOLDER'])}"
+        )
+        raise UsageError(f"{error}{hint}") from error
+    images, labels = digits.test.images.to(device), digits.test.labels
     model, state = trained_model(run, config, device)
     bfloat16 = config.trainer.precision == "bfloat16"
-    logits = evaluate(model, test.images, config.trainer.eval_batch_size, bfloat16=bfloat16)
-    loss, accuracy = score(logits, test.labels, experiment.build_objective(config, model))
+    logits = evaluate(model, images, config.trainer.eval_batch_size, bfloat16=bfloat16)
+    loss, accuracy = score(logits, labels, experiment.build_objective(config, model))
     classes = logits.shape[1]
-    confusion = torch.bincount(test.labels * classes + logits.argmax(dim=1), minlength=classes**2)
+    confusion = torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2)
     matrix = confusion.reshape(classes, classes)
-    recorded = next((row for row in run.metrics if row["epoch"] == state["epoch"]), None) if not overrides else None
+    digest = run.record.get("data_digest")
+    same_data = None if digest is None else digest == digits.digest
+    prepared_alike = all(data.get(key) == own.get(key) for key in ("image_size", "mean", "std", "swap_splits"))
+    comparable = prepared_alike and (same_data or (same_data is None and not overrides))
+    recorded = next((row for row in run.metrics if row["epoch"] == state["epoch"]), None) if comparable else None
     result: dict[str, Any] = {
         "directory": str(path),
         "status": run.status,
         "epoch": state["epoch"] + (1 if state["step"] else 0),
-        "images": len(test.labels),
+        "data": f"{'training' if data['swap_splits'] else 'test'} digits of {describe_data(data)}",
+        "data_digest": digits.digest,
+        "same_data": same_data,
+        "images": len(labels),
         "test_loss": loss,
         "test_accuracy": accuracy,
         "per_class_accuracy": [int(row[label]) / max(int(row.sum()), 1) for label, row in enumerate(matrix)],
         "confusion": matrix.tolist(),
         "matches_record": None
         if recorded is None or state["step"]
-        else (loss, accuracy) == (recorded["test_loss"], recorded["test_accuracy"]),
+        # Another device or number of threads rounds differently.
+        else accuracy == recorded["test_accuracy"] and math.isclose(loss, recorded["test_loss"], rel_tol=1e-6),
     }
+    arrays = experiment.predictions(data, logits, labels, images)
+    return result, worst_digits(arrays["logits"], arrays["labels"], arrays["worst"], arrays["worst_images"])
+
+
+def write_result(result: Mapping[str, Any], picture: Image, output: Path) -> list[Path]:
+    """Write ``evaluation.json`` and ``worst_digits.png``, and return their paths.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     output.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / "evaluation.json", json.dumps(result, indent=2).encode() + b"\n")
-    arrays = experiment.predictions(tree["data"], logits, test.labels, test.images)
-    picture = worst_digits(arrays["logits"], arrays["labels"], arrays["worst"], arrays["worst_images"])
-    picture.save(output / "worst_digits.png")
-    return result
+    files = [output / "evaluation.json", output / "worst_digits.png"]
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_atomically(files[0], json.dumps(result, indent=2).encode() + b"\n")
+    write_atomically(files[1], buffer.getvalue())
+    return files
 
 
 def data_section(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
-    """The run's data, or other data prepared as the run's: the size and the normalisation that the network knows.
+    """The data to evaluate.
+
+    Without a choice (``data=NAME``) it is the section that the run stored, with the overrides on top. Data that are
+    chosen are prepared as the run's: the size and the normalisation that the network knows.
 
     Raises:
-        UsageError: an override that is not of the data, or that Hydra refuses.
+        UsageError: an override that is not of the data, that changes nothing here, or that Hydra refuses.
     """
-    if not overrides:
-        return dict(run.config["data"])
-    if foreign := [override for override in overrides if not override.lstrip("+~").startswith(("data=", "data."))]:
-        raise UsageError(f"{foreign[0]}: an evaluation can change data only, such as data=mnist5k or data.root=FOLDER")
-    from hydra import compose, initialize_config_dir
-
-    kept = [f"data.{key}={run.config['data'][key]}" for key in ("image_size", "mean", "std")]
+    own = run.config["data"]
     try:
-        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            composed = compose("train", overrides=[*kept, "name=evaluation", *overrides])
-            return dict(resolve(composed)["data"])
+        parsed = parse(overrides)
+        if foreign := [override for override in parsed if override.key_or_group.partition(".")[0] != "data"]:
+            raise UsageError(
+                f"{foreign[0].input_line}: an evaluation can change data only, such as data=mnist5k or data.root=FOLDER"
+            )
+        keys = {override.key_or_group.partition(".")[2]: override.input_line for override in parsed}
+        if idle := [line for key, line in keys.items() if key in {"val_size", "split_seed", "limit"}]:
+            raise UsageError(f"{idle[0]}: it selects training digits; an evaluation takes all test digits")
+        data = _composed(own, overrides) if "" in keys else changed({"data": own}, parsed)["data"]
     except HydraException as error:
         raise UsageError(explain_composition(error)) from error
+    if data["image_size"] != own["image_size"]:
+        raise UsageError(
+            f"data.image_size={data['image_size']}: the network takes images of {own['image_size']} pixels; leave it out"
+        )
+    if {"", "root"}.isdisjoint(keys):
+        data = found_again(data)
+    elif data.get("root"):
+        data = {**data, "root": str(Path(data["root"]).expanduser().absolute())}
+    return {**data, "val_size": 0, "limit": None}  # training digits are not looked at
+
+
+def _composed(own: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+
+    kept = [f"data.{key}={own[key]}" for key in ("image_size", "mean", "std")]
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        return dict(resolve(compose("train", overrides=[*kept, "name=evaluation", *overrides]))["data"])
 
 
 def print_result(result: dict[str, Any]) -> None:
@@ -149,6 +213,9 @@ def print_result(result: dict[str, Any]) -> None:
         f"test loss {result['test_loss']:.4f}, {result['images']:,} images{matches[result['matches_record']]}",
         markup=False,
     )
+    console.print(f"data: {result['data']}, digest {result['data_digest']}", markup=False)
+    if result["same_data"] is False:
+        console.print("These are not the digits that the run was trained and tested on.")
     table = Table(title="Confusion matrix: rows are labels, columns predictions")
     for heading in ("", *(str(label) for label in range(len(result["confusion"]))), "accuracy"):
         table.add_column(heading, justify="right")

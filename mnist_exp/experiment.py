@@ -29,8 +29,10 @@ from mnist_exp.loggers.console import Console
 from mnist_exp.mistakes import RunFailed, UsageError, as_typed
 from mnist_exp.models import count_parameters, layer_table
 from mnist_exp.runs import RunDirectory, read_run, write_atomically
+from mnist_exp.runs.directory import resume_command
 from mnist_exp.runs.provenance import available_cores, cores, peak_memory, reset_peak_memory
 from mnist_exp.signals import StopRequest
+from mnist_exp.stored import describe_data
 from mnist_exp.training import (
     Distillation,
     Diverged,
@@ -131,10 +133,15 @@ def _build_and_fit(
         )
 
     began = time.perf_counter()
-    digits = build_digits(run.tree).to(device)
+    digits = read_data(run).to(device)
     seconds["data"] = time.perf_counter() - began
 
-    model = build_model(run.tree, config.seed).to(device)
+    model = build_model(run.tree, config.seed)
+    if config.init_from is not None and not run.last_checkpoint.exists():
+        from mnist_exp.trained import load_weights  # which itself builds networks with this module
+
+        run.update(init_from=load_weights(model, Path(config.init_from)))
+    model = model.to(device)
     layers = layer_table(model, config.data.image_size)
     if config.show_layers:
         console.print_layers(layers)
@@ -246,6 +253,29 @@ def build_digits(tree: Mapping[str, Any]) -> Digits:
     return digits
 
 
+def read_data(run: RunDirectory) -> Digits:
+    """The run's data, on the CPU; their digest is recorded when it starts and compared when it is resumed.
+
+    Raises:
+        UsageError: they are not there, or they are others.
+    """
+    begun, moved = run.last_checkpoint.exists(), resume_command(run.path, "data.root=FOLDER")
+    try:
+        digits = build_digits(run.tree)
+    except UsageError as error:
+        hint = f"; where the data lie now: {moved}" if begun and run.tree["data"].get("root") else ""
+        raise UsageError(f"{error}{hint}") from error
+    recorded = run.record.get("data_digest")
+    if not begun:
+        run.update(data_digest=digits.digest)
+    elif recorded is not None and recorded != digits.digest:  # earlier versions did not record it
+        raise UsageError(
+            f"{describe_data(run.tree['data'])}: other digits than the run was trained on (digest {digits.digest}, not "
+            f"{recorded}); where those are: {moved}"
+        )
+    return digits
+
+
 def build_model(tree: Mapping[str, Any], seed: int) -> nn.Module:
     """The network with its initial weights, a function of the seed alone.
 
@@ -268,8 +298,13 @@ def build_objective(config: Config, model: nn.Module) -> Objective:
     return Objective(config.regularization.label_smoothing, getattr(model, "rubbish_logit", None))
 
 
-def build_distillation(config: Config, tree: Mapping[str, Any], device: torch.device) -> Distillation | None:
+def build_distillation(
+    config: Config, tree: Mapping[str, Any], digest: str | None, device: torch.device
+) -> Distillation | None:
     """The trained networks of ``regularization.distillation``, where there are any.
+
+    Args:
+        digest: of the data that this run trains on.
 
     Raises:
         UsageError: a run directory holds none, or one that can still change, or that saw images which this run holds out.
@@ -280,7 +315,15 @@ def build_distillation(config: Config, tree: Mapping[str, Any], device: torch.de
         run = read_run(Path(directory))
         if run.status != "completed":
             raise UsageError(f"{directory} is {run.status}; a teacher must be completed")
-        own, its = ({**data, "root": None} for data in (tree["data"], run.config["data"]))
+        its_digest = run.record.get("data_digest")
+        if its_digest and digest and its_digest != digest:
+            raise UsageError(f"{directory} was trained on other digits (digest {its_digest}, here {digest})")
+        # Digits that are known to be the same may have been read from anywhere.
+        place = {"root", "download", "_target_"} if its_digest and digest else {"root"}
+        own, its = (
+            {key: value for key, value in data.items() if key not in place}
+            for data in (tree["data"], run.config["data"])
+        )
         if differing := [f"data.{key}={as_typed(its.get(key))}" for key in own if its.get(key) != own[key]]:
             raise UsageError(
                 f"{directory} was trained with {' '.join(differing)}; a teacher must have seen what this run sees, and "
@@ -331,7 +374,7 @@ def build_training(
         objective=build_objective(config, model),
         augment=augment if any(amplitudes.values()) else None,
         mixup=Mixup(regularization.mixup) if regularization.mixup else None,
-        distillation=build_distillation(config, tree, device),
+        distillation=build_distillation(config, tree, digits.digest, device),
         gradient_clipping=regularization.gradient_clipping,
         patience=regularization.early_stopping,
         bfloat16=trainer.precision == "bfloat16",
@@ -375,14 +418,17 @@ def predictions(
 
     Args:
         data: the config's section, which knows how images were normalised.
-        images: normalised test images (N, 1, S, S); None leaves ``worst`` out.
+        logits: on the CPU, as ``training.evaluate`` gives them.
+        labels: on any device.
+        images: normalised test images (N, 1, S, S), on any device; None leaves ``worst`` out.
     """
-    arrays = {"logits": logits.cpu().numpy(), "labels": labels.cpu().numpy()}
+    labels = labels.cpu()
+    arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
     if images is not None:
         probability = logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0]
         worst = probability.argsort(stable=True)[:WORST_DIGITS]
-        pixels = images[worst, 0] * data["std"] + data["mean"]
-        arrays["worst"] = worst.cpu().numpy()
+        pixels = images[worst.to(images.device), 0] * data["std"] + data["mean"]
+        arrays["worst"] = worst.numpy()
         arrays["worst_images"] = (pixels * 255).round().clamp(0, 255).byte().cpu().numpy()
     return arrays
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,20 +36,18 @@ def main() -> None:
         return
     options = read_arguments(sys.argv[1:])
     with exit_status(folders_of(options)):
-        if directory := _resume_argument(sys.argv[1:]):
-            resume_run(directory)
-        else:
-            sys.argv[1:] = _sweep_arguments(sys.argv[1:])  # which the sweep directory keeps
-            run_hydra(start_run, read_arguments(sys.argv[1:]))
+        # Which the sweep directory keeps.
+        sys.argv[1:] = [_quoted(argument) for argument in _sweep_arguments(sys.argv[1:])]
+        run_hydra(start_run, read_arguments(sys.argv[1:]))
 
 
 def start_run(composed: DictConfig) -> float | None:
-    """Hydra's task: a new run in the directory that Hydra chose.
+    """Hydra's task: a new run in the directory that Hydra chose, or the run that ``resume`` names continued.
 
     Returns:
         validation accuracy of the result, the objective of a search; None without validation data.
     """
-    from mnist_exp.config import check, config_hash
+    from mnist_exp.config import check, config_hash, with_absolute_paths
     from mnist_exp.runs import RunDirectory
     from mnist_exp.runs.provenance import provenance
 
@@ -56,7 +56,10 @@ def start_run(composed: DictConfig) -> float | None:
     here = Path(job.runtime.cwd)
     if path.is_relative_to(here) and Path.cwd() == here:
         path = path.relative_to(here)  # as the user would type it
-    tree = resolve(composed)
+    if composed.resume is not None:
+        with exit_status():
+            return resume_run(path, overrides, composed)  # what is not of the task was refused before
+    tree = with_absolute_paths(resolve(composed), here)
     config = check(tree)
     del tree["sweep"]  # what a run computes does not depend on it
     record = {
@@ -74,13 +77,22 @@ def start_run(composed: DictConfig) -> float | None:
         return train(run, config)
 
 
-def resume_run(path: Path) -> float | None:
-    """Continue the run in ``path`` from its last checkpoint, or from the start where it has none yet."""
+def resume_run(path: Path, overrides: Sequence[str], composed: DictConfig) -> float | None:
+    """Continue the run in ``path`` from its last checkpoint, or from the start where it has none yet.
+
+    Raises:
+        UsageError: it cannot go on like that; its record is what it was.
+    """
     from mnist_exp.config import check
     from mnist_exp.runs import RunDirectory
+    from mnist_exp.stored import resumed
 
-    with RunDirectory.reopen(path) as run:
-        return train(run, check(run.tree))
+    with RunDirectory.reopen(path, partial(resumed, path, overrides, composed)) as run:
+        try:
+            return train(run, check(run.tree))
+        except UsageError:
+            run.restore()
+            raise
 
 
 def train(run: RunDirectory, config: Config) -> float | None:
@@ -94,20 +106,6 @@ def train(run: RunDirectory, config: Config) -> float | None:
         return run_experiment(run, config, stop, import_seconds=time.perf_counter() - began)
 
 
-def _resume_argument(arguments: list[str]) -> Path | None:
-    """The directory in ``resume=DIR``.
-
-    Raises:
-        UsageError: something else was given besides; a run continues as it began.
-    """
-    values = [unquoted(argument.removeprefix("resume=")) for argument in arguments if argument.startswith("resume=")]
-    if not values or values[-1] in {"", "null"}:
-        return None
-    if others := [argument for argument in arguments if not argument.startswith("resume=")]:
-        raise UsageError(f"{others[0]} cannot go with resume: a run continues as it began; leave it out")
-    return Path(values[-1])
-
-
 def _sweep_arguments(arguments: list[str]) -> list[str]:
     """The arguments that ``sweep.resume=DIR`` stands for: those that the sweep was started with, the given ones on top.
 
@@ -115,8 +113,8 @@ def _sweep_arguments(arguments: list[str]) -> list[str]:
         RunDirectoryError: the directory holds no sweep.
     """
     options = read_arguments(arguments)
-    resumed = [override for override in options.overrides if override.startswith("sweep.resume=")]
-    directory = unquoted(resumed[-1].removeprefix("sweep.resume=")) if resumed else ""
+    resumed = [override for override in options.overrides if override.lstrip("+").startswith("sweep.resume=")]
+    directory = unquoted(resumed[-1].partition("=")[2]) if resumed else ""
     if directory in {"", "null"}:
         return arguments
     from mnist_exp.sweeps.directory import read_sweep
@@ -129,6 +127,14 @@ def _sweep_arguments(arguments: list[str]) -> list[str]:
     kept = [override for override in overrides if override.partition("=")[0] not in replaced]
     here = [shlex.split(typed(key, directory))[0] for key in ("hydra.sweep.dir", "sweep.resume")]
     return [*flags, *kept, *here, *own]
+
+
+def _quoted(argument: str) -> str:
+    """The argument with quotes of Hydra's around the directory of a run, whose name may hold ``=`` and commas."""
+    key, _, value = argument.partition("=")
+    key_of_run = key.lstrip("+") == "resume" or (key.lstrip("+") == "init_from" and Path(value).exists())
+    is_path = key_of_run and value not in {"", "null"} and value[0] not in "'\""
+    return shlex.split(typed(key, value))[0] if is_path else argument
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mnist_exp import experiment
 from mnist_exp.config import Config, Data, authorize, check
 from mnist_exp.data.handwriting import like_mnist
 from mnist_exp.data.splits import as_input
+from mnist_exp.mistakes import UsageError
 from mnist_exp.runs import Run, RunDirectoryError, read_run
 from mnist_exp.training import evaluate, load_checkpoint
 
@@ -120,6 +122,33 @@ def training_images(run: Run, data: Data) -> TrainingImages:
     except Exception:  # absent, damaged, or of an earlier version
         return TrainingImages(data.image_size, other=other, own=own)
     return TrainingImages(data.image_size, dark_ink, 20 if side <= 21.5 else round(side), other, own)
+
+
+def load_weights(model: nn.Module, directory: Path) -> dict[str, Any]:
+    """Give ``model``, which is on the CPU, the weights that the result of another run has.
+
+    Returns:
+        where they come from, for ``run.json``: the directory, the epoch, and a digest of the weights.
+
+    Raises:
+        UsageError: there is no trained network, or it has other weights than ``model``.
+    """
+    try:
+        source = read_run(directory)
+        authorize(source.config)
+        trained, state = trained_model(source, check(source.config), torch.device("cpu"))
+    except UsageError as error:
+        raise UsageError(f"init_from: {error}") from error
+    weights, own = trained.state_dict(), model.state_dict()
+    for name in dict.fromkeys([*own, *weights]):
+        shapes = [tuple(side[name].shape) if name in side else "absent" for side in (weights, own)]
+        if shapes[0] != shapes[1]:
+            raise UsageError(f"init_from={directory}: another network: {name} is {shapes[0]} there, {shapes[1]} here")
+    model.load_state_dict(weights)
+    digest = hashlib.sha256()
+    for value in weights.values():
+        digest.update(value.contiguous().numpy())
+    return {"directory": str(directory), "epoch": state["epoch"], "weights_digest": digest.hexdigest()[:16]}
 
 
 class Classifier:

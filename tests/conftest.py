@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -130,3 +131,22 @@ def composed() -> Callable[..., dict[str, Any]]:
             return resolve(compose("train", overrides=["name=test", *overrides]))
 
     return run
+
+
+@pytest.fixture
+def idx_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Write 80 training and 40 test digits of noise as four IDX files, other ones for each seed; returns their folder."""
+    import numpy as np
+
+    def write(name: str, seed: int = 0) -> Path:
+        random = np.random.default_rng(seed)
+        (tmp_path / name).mkdir(parents=True)
+        for stem, count in (("train", 80), ("t10k", 40)):
+            images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+            labels = (np.arange(count) % 10).astype(np.uint8)
+            for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+                header = struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape)
+                (tmp_path / name / f"{stem}-{kind}-ubyte").write_bytes(header + array.tobytes())
+        return tmp_path / name
+
+    return write

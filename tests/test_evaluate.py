@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,115 @@ def test_other_data_is_prepared_as_the_network_knows_it(
     result = json.loads(capsys.readouterr().out)
     assert result["images"] == 4000
     assert result["matches_record"] is None
+
+
+def test_without_a_choice_overrides_apply_to_the_data_of_the_run(
+    mnist_train: Callable[..., int], small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every key of the section, of a run whose data are not the default ones."""
+    assert mnist_train(*small, "data.val_size=500", "data.mean=0.2", "hydra.run.dir=run") == 0
+    capsys.readouterr()
+
+    def result_of(*overrides: str) -> dict[str, Any]:
+        assert status_of(evaluate.main, "run", *overrides, "--json") == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    own = result_of()
+    assert (own["data"], own["images"], own["matches_record"]) == ("test digits of mnist5k", 1000, True)
+    swapped = result_of("data.swap_splits=true")
+    assert (swapped["data"], swapped["images"]) == ("training digits of mnist5k", 4000)
+    assert (swapped["same_data"], swapped["matches_record"]) == (True, None)
+    for override in ("data.mean=0.1307", "data.std=0.5"):
+        assert result_of(override)["test_loss"] != own["test_loss"]
+    for same in ("data.image_size=28", "++data.mean=0.2", "data=mnist5k"):
+        assert result_of(same) == own
+    idle = "it selects training digits; an evaluation takes all test digits"
+    for override, message in [
+        ("data.image_size=32", "data.image_size=32: the network takes images of 28 pixels; leave it out"),
+        ("data.val_size=0", f"data.val_size=0: {idle}"),
+        ("data.split_seed=1", f"data.split_seed=1: {idle}"),
+        ("data.limit=10", f"data.limit=10: {idle}"),
+        ("data.root=x", "data.root is not a key of the stored configuration"),
+        ("data.download=MNIST", "data.download is not a key of the stored configuration"),
+        ("data.swap_split=true", "data.swap_split is not a key of the stored configuration; did you mean swap_splits?"),
+        ("data.std=0", "data.std=0 should be greater than 0"),
+        ("data.swap_splits=true,false", "data.swap_splits=true,false names several values; one is needed here"),
+        ("~data.limit", "~data.limit: nothing can be deleted here, only set"),
+        ("data._target_=os.system", "data._target_=os.system is not allowed; it may name mnist_exp.*, torch.nn.*, "
+         "torch.optim.*, torchvision.transforms.* only"),
+    ]:  # fmt: skip
+        assert status_of(evaluate.main, "run", override) == 2, override
+        assert capsys.readouterr().err == f"mnist-eval: {message}\n"
+
+
+def test_folder_and_name_of_the_data(
+    mnist_train: Callable[..., int], idx_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    here, other = idx_folder("here"), idx_folder("other", seed=1)
+    quick = ["trainer.epochs=1", "trainer.threads=1", "trainer.device=cpu", "logger=none", "quiet=true"]
+    assert mnist_train(*quick, "data=idx", "data.root=here", "hydra.run.dir=run") == 0
+    capsys.readouterr()
+    assert status_of(evaluate.main, "run") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].endswith("40 images, as the run recorded it")
+    assert out[1].startswith(f"data: test digits of idx_folder in {here}, digest ")
+    assert out[-1] == "written: run/evaluation.json, run/worst_digits.png"
+    for override in ("data.root=other", "data.root=./other"):
+        assert status_of(evaluate.main, "run", override) == 0
+        out = capsys.readouterr().out.splitlines()
+        assert out[1].startswith(f"data: test digits of idx_folder in {other}, digest ")
+        assert out[2] == "These are not the digits that the run was trained and tested on."
+    here.rename(tmp_path / "gone")
+    assert status_of(evaluate.main, "run") == 2
+    assert capsys.readouterr().err == (
+        f"mnist-eval: {here}: does not exist; where they lie now: mnist-eval run data.root=FOLDER\n"
+    )
+    assert status_of(evaluate.main, "run", "data.root=gone") == 0
+    assert "as the run recorded it" in capsys.readouterr().out
+
+
+def test_a_result_that_cannot_be_written_is_printed(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First in a directory that is read only, or on a full disk; then at a place that was asked for."""
+
+    def refuse(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    Path("file").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "write_atomically", refuse)
+        assert status_of(evaluate.main, str(run)) == 0
+    captured = capsys.readouterr()
+    assert "1,000 images, as the run recorded it" in captured.out
+    assert captured.err == f"mnist-eval: {run}: the result is not written there: No space left on device\n"
+    command = [sys.executable, "-m", "mnist_exp.evaluate", str(run), "--json", "--output", "file"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["images"] == 1000
+    assert done.stderr == "mnist-eval: file: the result is not written there: File exists\n"
+
+
+def test_a_path_inside_a_run_is_answered_with_the_run(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mnist_exp import demo, predict, report
+
+    monkeypatch.chdir(run.parent)
+    for inside in ("moved/checkpoints/last.pt", "moved/run.json", "moved/checkpoints/missing.pt", "moved/checkpoints"):
+        message = f"{inside} lies inside a run directory; type that one instead: moved\n"
+        assert status_of(evaluate.main, inside) == 2
+        assert capsys.readouterr().err == f"mnist-eval: {message}"
+        assert status_of(predict.main, inside, "image.png") == 2
+        assert capsys.readouterr().err == f"mnist-predict: {message}"
+    for main, name in ((report.main, "mnist-report"), (demo.main, "mnist-demo")):
+        assert status_of(main, "moved/checkpoints/last.pt") == 2
+        assert capsys.readouterr().err == (
+            f"{name}: moved/checkpoints/last.pt lies inside a run directory; type that one instead: moved\n"
+        )
+    monkeypatch.chdir(run / "checkpoints")
+    assert status_of(evaluate.main, "last.pt") == 2
+    assert capsys.readouterr().err == "mnist-eval: last.pt lies inside a run directory; type that one instead: ..\n"
 
 
 def test_a_changed_result_is_noticed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -269,7 +269,11 @@ def test_directory_that_cannot_be_used(
         ("hydra.run.dir=done", "done already holds a completed run; choose another hydra.run.dir"),
         ("hydra.run.dir=foreign", "foreign holds no run but other files (thesis.tex); choose another hydra.run.dir"),
         ("hydra.run.dir=file", "file is a file; a run needs a directory of its own"),
-        ("resume=done", "done holds a completed run; there is nothing to resume, mnist-eval done evaluates it"),
+        (
+            "resume=done",
+            "done holds a completed run; there is nothing to resume, mnist-eval done evaluates it, mnist-train resume=done "
+            "trainer.epochs=4 trains it further",
+        ),
         ("resume=foreign", "foreign is not a run directory: it has no run.json"),
         ("resume=other", "other holds a run of another project: run.json has no status and config_hash"),
     ]:
@@ -313,23 +317,42 @@ def test_distilled_run_learns_from_its_teachers_and_is_read_without_them(
     assert near < far / 2, "it predicts what its teacher predicts"
 
     (tmp_path / "teacher").rename(tmp_path / "retired")
-    evaluate_run(tmp_path / "student", [], tmp_path / "evaluation")
+    evaluate_run(tmp_path / "student", [])
 
 
 def test_teachers_that_cannot_teach(
-    mnist_train: Callable[..., int], small: list[str], capsys: pytest.CaptureFixture[str]
+    mnist_train: Callable[..., int], small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert mnist_train(*small, "hydra.run.dir=teacher") == 0
     assert mnist_train(*small, "optimizer.lr=1e30", "hydra.run.dir=diverged") == 1
     capsys.readouterr()
     for directory, more, message in [
         ("nowhere", [], "nowhere is not a directory"),
-        ("diverged", [], "diverged is diverged; a teacher must be completed"),
-        ("teacher", ["data.val_size=64"], "teacher was trained with data.val_size=0; a teacher must have seen what"),
-        ("teacher", ["data.swap_splits=true"], "teacher was trained with data.swap_splits=false; a teacher"),
+        ("teacher/run.json", [], "teacher/run.json lies inside a run directory; type that one instead: teacher"),
+        ("diverged", [], f"{tmp_path}/diverged is diverged; a teacher must be completed"),
+        ("teacher", ["data.val_size=64"], f"{tmp_path}/teacher was trained with data.val_size=0; a teacher must have"),
+        (
+            "teacher",
+            ["data.swap_splits=true"],
+            f"{tmp_path}/teacher was trained with data.swap_splits=false; a teacher",
+        ),
     ]:
         assert mnist_train(*small, *more, f"regularization.distillation.teachers=[{directory}]") == 2
         assert capsys.readouterr().err.startswith(f"mnist-train: regularization.distillation.teachers: {message}")
+
+
+def test_a_teacher_saw_the_same_digits_wherever_they_lay(
+    mnist_train: Callable[..., int], idx_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["trainer.epochs=1", "trainer.threads=1", "trainer.device=cpu", "logger=none", "quiet=true"]
+    same, other = idx_folder("same"), idx_folder("other", seed=1)
+    assert mnist_train(*quick, "data=idx", f"data.root={same}", "hydra.run.dir=teacher") == 0
+    same.rename("moved")
+    taught = [*quick, "regularization.distillation.teachers=[teacher]"]
+    assert mnist_train(*taught, "data=mnist", "data.root=moved") == 0
+    capsys.readouterr()
+    assert mnist_train(*taught, "data=idx", f"data.root={other}") == 2
+    assert "teacher was trained on other digits (digest " in capsys.readouterr().err
 
 
 def test_early_stopping_ends_and_says_so(mnist_train: Callable[..., int], small: list[str], tmp_path: Path) -> None:

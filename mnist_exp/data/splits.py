@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -30,16 +31,22 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Digits:
-    """A data set. ``background`` is what a black pixel becomes: (0 - mean) / std, in float32."""
+    """A data set.
+
+    Attributes:
+        background: what a black pixel becomes: (0 - mean) / std, in float32.
+        digest: of the stored digits before they are split, see ``content_digest``; None where nobody computed it.
+    """
 
     train: Split
     val: Split | None
     test: Split
     background: float
+    digest: str | None = None
 
     def to(self, device: torch.device | str) -> Digits:
         val = None if self.val is None else self.val.to(device)
-        return Digits(self.train.to(device), val, self.test.to(device), self.background)
+        return replace(self, train=self.train.to(device), val=val, test=self.test.to(device))
 
 
 class Preparation(TypedDict, total=False):
@@ -88,6 +95,7 @@ def prepare(
         raise DataError(f"data.std={std} is not positive")
     if split_seed < 0:
         raise DataError(f"data.split_seed={split_seed} is negative")
+    digest = content_digest(train, test)
     if swap_splits:
         train, test = test, train
     total = len(train.labels)
@@ -113,7 +121,17 @@ def prepare(
         background=as_input(np.zeros((1, 28, 28), dtype=np.uint8), image_size=28, mean=mean, std=std)[
             0, 0, 0, 0
         ].item(),
+        digest=digest,
     )
+
+
+def content_digest(train: Labelled, test: Labelled) -> str:
+    """16 hexadecimal digits (the first of a SHA-256) of all images and labels, whatever files they come from."""
+    digest = hashlib.sha256()
+    for part in (*train, *test):
+        digest.update(str(part.shape).encode())
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()[:16]
 
 
 def as_input(images: NDArray[np.uint8], *, image_size: int, mean: float, std: float) -> Tensor:

@@ -19,7 +19,7 @@ import logging
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,9 @@ class RunDirectoryError(UsageError):
     """The directory cannot be used as asked."""
 
 
+Revision = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
+
+
 class RunDirectory:
     """Holds the lock of one run directory and writes into it. Use as a context manager.
 
@@ -51,6 +54,7 @@ class RunDirectory:
         self.record = record
         self.tree = tree
         self._lock = lock
+        self._before: tuple[dict[str, Any], dict[str, Any]] | None = None
         self._log = logging.FileHandler(path / "train.log", encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOG.addHandler(self._log)
@@ -81,32 +85,36 @@ class RunDirectory:
             lock.release()
             raise
         run = cls(path, lock, {"status": status, "started": _now(), **record}, dict(tree))
-        write_atomically(path / "config.yaml", yaml.safe_dump(run.tree, sort_keys=False).encode())
+        write_config(path, run.tree)
         write_atomically(path / "overrides.yaml", yaml.safe_dump(list(overrides)).encode())
         (path / "checkpoints").mkdir(exist_ok=True)
         run.update()
         return run
 
     @classmethod
-    def reopen(cls, path: Path) -> RunDirectory:
+    def reopen(cls, path: Path, revise: Revision | None = None) -> RunDirectory:
         """Continue a run that was interrupted, killed, or failed; or start one that waits.
+
+        Args:
+            revise: given the record and the configuration as they are, returns fields of the record that change and the
+                whole configuration, or refuses. None: nothing changes, and a run that is over is refused.
 
         Raises:
             RunDirectoryError: no run of ours, complete, diverged, or another process trains there.
         """
         read_record(path)
         lock = _acquire(path)
-        record = read_record(path)  # as whoever held the lock until now left it
-        status = record["status"]
-        if status in {"completed", "diverged"}:
+        try:
+            before = read_record(path), read_config(path)  # as whoever held the lock until now left it
+            changes, tree = (revise or _unchanged(path))(*before)
+        except BaseException:
             lock.release()
-            advice = (
-                f"mnist-eval {shlex.quote(str(path))} evaluates it"
-                if status == "completed"
-                else "a new run needs other settings"
-            )
-            raise RunDirectoryError(f"{path} holds a {status} run; there is nothing to resume, {advice}")
-        run = cls(path, lock, record, read_config(path))
+            raise
+        record, status = {**before[0], **changes}, before[0]["status"]
+        run = cls(path, lock, record, tree)
+        run._before = before
+        if tree != before[1]:
+            write_config(path, run.tree)
         if status == "waiting":
             run.update(status="running", started=_now())
         else:
@@ -145,6 +153,14 @@ class RunDirectory:
         message = None if error is None else f"{type(error).__name__}: {error}"
         self.update(status=status, error=message, ended=_now(), **fields)
 
+    def restore(self) -> None:
+        """Put the record and the configuration back as they were before ``reopen``; nothing else may have changed."""
+        assert self._before is not None
+        record, self.tree = self._before
+        self.record.clear()
+        self.update(**record)
+        write_config(self.path, self.tree)
+
     def append_metrics(self, row: Mapping[str, float | int]) -> None:
         """Add one epoch's line to ``metrics.jsonl``."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -163,18 +179,41 @@ class RunDirectory:
         return rows
 
 
+def _unchanged(path: Path) -> Revision:
+    """Nothing changes; a run that is over is refused."""
+
+    def revise(record: dict[str, Any], tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        if (status := record["status"]) in {"completed", "diverged"}:
+            advice = f"mnist-eval {path} evaluates it" if status == "completed" else "a new run needs other settings"
+            raise RunDirectoryError(f"{path} holds a {status} run; there is nothing to resume, {advice}")
+        return {}, tree
+
+    return revise
+
+
+def explain_no_run(path: Path) -> str:
+    """Why a path that has no ``run.json`` is no run directory, and which one was probably meant."""
+    if inside := next((parent for parent in path.absolute().parents if (parent / "run.json").is_file()), None):
+        shown = inside if path.is_absolute() else os.path.relpath(inside)
+        return f"{path} lies inside a run directory; type that one instead: {shown}"
+    if not path.is_dir():
+        return f"{path} is not a directory"
+    if (path / "sweep.json").is_file():
+        first = next((file.parent for file in sorted(path.glob("*/run.json"))), path / "NAME")
+        return f"{path} is the directory of a sweep; type one of its runs, such as {first}"
+    return f"{path} is not a run directory: it has no run.json"
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """``run.json`` of a run directory.
 
     Raises:
         RunDirectoryError: it is missing or is not one of ours.
     """
-    if not path.is_dir():
-        raise RunDirectoryError(f"{path} is not a directory")
     try:
         record = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunDirectoryError(f"{path} is not a run directory: it has no run.json") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunDirectoryError(explain_no_run(path)) from error
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{path / 'run.json'} cannot be read: {error}") from error
     if not isinstance(record, dict) or "status" not in record or "config_hash" not in record:
@@ -195,6 +234,11 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise RunDirectoryError(f"{path / 'config.yaml'} holds no configuration")
     return tree
+
+
+def write_config(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write ``config.yaml`` of a run directory."""
+    write_atomically(path / "config.yaml", yaml.safe_dump(dict(tree), sort_keys=False).encode())
 
 
 def read_metrics(path: Path) -> list[dict[str, float | int]]:
@@ -218,6 +262,11 @@ def read_metrics(path: Path) -> list[dict[str, float | int]]:
     return rows
 
 
+def resume_command(path: Path | str, *more: str) -> str:
+    """What to type to continue the run in ``path``."""
+    return " ".join(["mnist-train", typed("resume", path), *map(shlex.quote, more)])
+
+
 def is_locked(path: Path) -> bool:
     """Whether a living process trains in this directory."""
     if not (path / ".lock").exists():
@@ -227,6 +276,8 @@ def is_locked(path: Path) -> bool:
         lock.acquire()
     except Timeout:
         return True
+    except OSError:
+        return True  # a place where we may not write: what the record says stands
     lock.release()
     return False
 
@@ -265,7 +316,7 @@ def _refuse_run(path: Path) -> None:
     if status in {"completed", "diverged"}:
         raise RunDirectoryError(f"{path} already holds a {status} run; choose another hydra.run.dir")
     if status != "failed" or any((path / "checkpoints").glob("*.pt")):
-        raise RunDirectoryError(f"{path} holds an unfinished run; continue it: mnist-train {typed('resume', path)}")
+        raise RunDirectoryError(f"{path} holds an unfinished run; continue it: {resume_command(path)}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -295,6 +346,8 @@ def _acquire(path: Path) -> FileLock:
         lock.acquire()
     except Timeout as error:
         raise RunDirectoryError(f"{path} is in use by another process") from error
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be written to: {error.strerror or error}") from error
     return lock
 
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.runs.directory import RunDirectoryError, is_locked, read_config, read_metrics, read_record
+from mnist_exp.runs.directory import (
+    RunDirectoryError,
+    explain_no_run,
+    is_locked,
+    read_config,
+    read_metrics,
+    read_record,
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ def find_runs(path: Path) -> Iterator[Path]:
         RunDirectoryError: ``path`` is no directory.
     """
     if not path.is_dir():
-        raise RunDirectoryError(f"{path} is not a directory")
+        raise RunDirectoryError(explain_no_run(path))
     if (path / "run.json").is_file():
         yield path
         return

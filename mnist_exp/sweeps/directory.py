@@ -19,16 +19,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mnist_exp.config import config_hash
+from mnist_exp.config import NOT_COUNTED, config_hash
 from mnist_exp.runs import RunDirectoryError, write_atomically
-from mnist_exp.runs.directory import is_locked, read_record
+from mnist_exp.runs.directory import is_locked, read_record, resume_command
 
 # How a job stands that nobody needs to run again. A run that diverged would diverge again with the same bits.
 SETTLED = {"completed", "diverged", "pruned"}
 FAILED = {"failed", "diverged", "killed"}
 LONGEST_NAME = 80
-# Overrides that ``config_hash`` leaves out, so that they alone can make two jobs two.
-UNHASHED = ("name", "trainer.threads", "trainer.device", "logger")
 
 
 @dataclass(frozen=True)
@@ -163,6 +161,8 @@ def read_sweep(path: Path) -> dict[str, Any]:
         sweep = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
         sweep["jobs"], sweep["arguments"]
     except FileNotFoundError as error:
+        if (path / "run.json").is_file():
+            raise RunDirectoryError(f"{path} holds a run, not a sweep; continue it: {resume_command(path)}") from error
         raise RunDirectoryError(f"{path} is not a sweep directory: it has no sweep.json") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunDirectoryError(f"{path / 'sweep.json'} cannot be read: {error}") from error
@@ -193,10 +193,15 @@ def job_id(tree: Mapping[str, Any], overrides: Iterable[str]) -> str:
 
     Args:
         tree: resolved.
-        overrides: those that distinguish the job. Threads, device and the like change no result, yet who sweeps over
-            them wants a run for each.
+        overrides: those that distinguish the job. Threads, device and the like change no result, and the folder of the
+            data is not told apart by its name, yet who sweeps over them wants a run for each.
     """
-    apart = sorted(override for override in overrides if override.split("=", 1)[0].startswith(UNHASHED))
+
+    def is_left_out(override: str) -> bool:
+        key = override.lstrip("+").partition("=")[0]
+        return any(key == left_out or key.startswith(f"{left_out}.") for left_out in NOT_COUNTED)
+
+    apart = sorted(filter(is_left_out, overrides))
     digest = hashlib.sha256("\n".join(apart).encode()).hexdigest()[:4]
     return config_hash(tree) + (f"-{digest}" if apart else "")
 

@@ -28,15 +28,24 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_exp.composition import resolve, with_choices_checked
-from mnist_exp.config import check
+from mnist_exp.config import check, check_runs_named, with_absolute_paths
 from mnist_exp.explain import as_mistake
-from mnist_exp.mistakes import UsageError, as_typed, report
+from mnist_exp.mistakes import UsageError, report
 from mnist_exp.runs import RunDirectory, RunDirectoryError
-from mnist_exp.runs.directory import is_locked, read_config
+from mnist_exp.runs.directory import is_locked, resume_command
 from mnist_exp.signals import StopRequest
-from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, SweepDirectory, job_id
+from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, SweepDirectory
 from mnist_exp.sweeps.job import StopAll, train_apart, train_here
-from mnist_exp.sweeps.progress import Progress, count, print_table
+from mnist_exp.sweeps.matching import (
+    distinguishing,
+    find_moved,
+    folders_of,
+    follow_data,
+    identities_of,
+    report_edits,
+    report_merged,
+)
+from mnist_exp.sweeps.progress import Progress, print_table
 from mnist_exp.sweeps.shares import shares_of, warn_of_too_many_threads
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
 
@@ -92,19 +101,30 @@ def launch(
     fresh = not (path / "sweep.json").exists()
     files = _fingerprint(context)
     try:
+        if config.sweep.resume and Path(config.sweep.resume).absolute() != path:
+            raise UsageError(
+                f"sweep.resume={config.sweep.resume} is set by a configuration file; type it: mnist-train -m "
+                f"sweep.resume={config.sweep.resume}"
+            )
         composed = [
             _compose(context, config, overrides, index)
             for index, overrides in enumerate(job_overrides, initial_job_idx)
         ]
+        fixed = _fixed_keys(context, config)
+        identities = identities_of([job.tree for job in composed], job_overrides, fixed)
         with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
             shares = shares_of(inner)
             if shares.at_once is not None:
                 warn_of_too_many_threads(shares.at_once, [job.tree["trainer"]["threads"] for job in composed])
-            fixed = _fixed_keys(context, config)
+            # Finishing a sweep whose data moved: a job is known by the folder of that time where that was its data's name.
+            folders = folders_of(sweep) if config.sweep.resume else []
+            more = [{**record, "threads": shares.threads} for record in records]
             jobs = [
-                _find_or_add(sweep, job, list(overrides), fixed, {**record, "threads": shares.threads})
-                for job, overrides, record in zip(composed, job_overrides, records, strict=True)
+                _find_or_add(sweep, job, identity, list(overrides), fixed, folders, own)
+                for job, identity, overrides, own in zip(composed, identities, job_overrides, more, strict=True)
             ]
+            report_merged(sweep, jobs, job_overrides, fixed)
+            follow_data(sweep, jobs, [job.tree for job in composed])
             wanted = list(dict.fromkeys(jobs))
             if config.sweep.resume:
                 wanted = list(dict.fromkeys([*wanted, *sweep.jobs.values()]))
@@ -115,7 +135,8 @@ def launch(
                 composed = [
                     _compose(context, config, overrides, index) for index, overrides in enumerate(job_overrides)
                 ]
-            _report_edits(sweep, jobs, composed)
+                identities = identities_of([job.tree for job in composed], job_overrides, fixed)
+            report_edits(sweep, jobs, [job.tree for job in composed], identities)
     except (UsageError, RunDirectoryError) as error:
         if fresh and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
             shutil.rmtree(path)  # Hydra made it before anybody looked
@@ -177,8 +198,14 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
         hydra.set_config(composed)
         _refuse_another_sweep(config, composed)
         task = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-        tree = resolve(task)
+        tree = with_absolute_paths(resolve(task), Path.cwd())
+        if tree["resume"] is not None:
+            raise UsageError(
+                f"resume={tree['resume']} continues one run and goes without -m: {resume_command(tree['resume'])}; a "
+                "sweep is finished with mnist-train -m sweep.resume=DIR"
+            )
         check(tree)
+        check_runs_named(tree)
     except Exception as error:
         if (mistake := as_mistake(error, folders)) is None:
             raise
@@ -222,14 +249,19 @@ def _fixed_keys(context: HydraContext, config: DictConfig) -> set[str]:
 
 
 def _find_or_add(
-    sweep: SweepDirectory, composed: Composed, arguments: list[str], fixed: set[str], more: Mapping[str, Any]
+    sweep: SweepDirectory,
+    composed: Composed,
+    identity: str,
+    arguments: list[str],
+    fixed: set[str],
+    folders: Sequence[str | None],
+    more: Mapping[str, Any],
 ) -> Job:
     """The job that computes this, or that the same overrides made when the sweep began; else a new one that waits."""
     tree = composed.tree
     arguments = [argument for argument in arguments if not argument.startswith("sweep.")]
-    overrides = [argument for argument in arguments if argument.partition("=")[0] not in fixed]
-    identity = job_id(tree, overrides)
-    job = sweep.find(identity) or sweep.find_composed_from(arguments)
+    overrides = distinguishing(arguments, fixed)
+    job = sweep.find(identity) or find_moved(sweep, tree, overrides, folders) or sweep.find_composed_from(arguments)
     if job is not None and (sweep.path / job.directory / "run.json").exists():
         return job
     job = job or sweep.add(identity, overrides, arguments, tree["name"])
@@ -353,32 +385,3 @@ def _folders(context: HydraContext) -> list[Path]:
 def _fingerprint(context: HydraContext) -> dict[Path, int]:
     """When each configuration file was last written."""
     return {file: file.stat().st_mtime_ns for folder in _folders(context) for file in folder.rglob("*.yaml")}
-
-
-def _report_edits(sweep: SweepDirectory, jobs: Sequence[Job], composed: Sequence[Composed]) -> None:
-    """Say where jobs are not what ``conf/`` makes of their overrides now."""
-    edits: dict[tuple[str, ...], int] = {}
-    for job, now in zip(jobs, composed, strict=True):
-        if job_id(now.tree, job.overrides) != job.id:
-            lines = tuple(differences(read_config(sweep.path / job.directory), now.tree))
-            edits[lines] = edits.get(lines, 0) + 1
-    for lines, number in edits.items():
-        report(
-            UsageError(
-                f"conf/ has changed since {count(number, 'job')} of this sweep {'was' if number == 1 else 'were'} "
-                f"composed: {'; '.join(lines)}; what was composed then is what runs, for the rest choose another "
-                "hydra.sweep.dir"
-            )
-        )
-
-
-def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """``key: old -> new`` for every value that is not the same in two trees."""
-    lines = []
-    for key in dict.fromkeys([*before, *after]):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            lines.append(f"{prefix}{key}: {as_typed(old)} -> {as_typed(new)}")
-    return lines

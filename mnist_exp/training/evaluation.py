@@ -17,19 +17,28 @@ def autocast(device: torch.device, *, bfloat16: bool) -> AbstractContextManager[
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: Tensor, batch_size: int, *, bfloat16: bool = False) -> Tensor:
-    """Logits (N, C), float32, of images (N, 1, S, S). The model comes back in the mode it was in."""
+    """Logits (N, C), float32, of images (N, 1, S, S). The model comes back in the mode it was in.
+
+    They are on the CPU, wherever the model is: what is computed of them needs float64, which Apple's mps does not have.
+    """
     was_training = model.training
     model.eval()
     try:
         with autocast(images.device, bfloat16=bfloat16):
-            return torch.cat([model(batch).float() for batch in torch.split(images, batch_size)])
+            return torch.cat([model(batch).float() for batch in torch.split(images, batch_size)]).cpu()
     finally:
         model.train(was_training)
 
 
 @torch.inference_mode()
 def score(logits: Tensor, labels: Tensor, objective: Objective) -> tuple[float, float]:
-    """Mean loss per image, in nats, and accuracy, a fraction."""
-    loss = objective.without_smoothing()(logits.double() if logits.device.type != "mps" else logits, labels)
+    """Mean loss per image, in nats, and accuracy, a fraction.
+
+    Args:
+        logits: (N, C), float32, as ``evaluate`` gives them.
+        labels: (N,), int64, on any device.
+    """
+    labels = labels.cpu()
+    loss = objective.without_smoothing()(logits.double(), labels)
     correct = (logits.argmax(dim=1) == labels).sum()
     return float(loss), int(correct) / len(labels)

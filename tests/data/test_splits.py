@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 from torchvision.transforms.v2 import functional as transforms
 
-from mnist_exp.data import DataError, Digits, mnist5k
+from mnist_exp.data import DataError, Digits, idx_folder, mnist5k, png_folder
 from mnist_exp.data.files import Labelled
 from mnist_exp.data.splits import prepare, stratified_order
 
@@ -169,3 +172,23 @@ def test_to_moves_every_tensor() -> None:
         assert all(s is not None and s.images.is_meta and s.labels.is_meta for s in splits)
         assert (moved.val is not None) == has_val
         assert moved.background == digits.background
+
+
+def test_the_digest_is_of_the_content_alone(stored: dict[str, Labelled]) -> None:
+    train, test = stored["train"], stored["test"]
+    digest = prepare(train, test).digest
+    assert digest is not None
+    assert len(digest) == 16
+    for same in ({"swap_splits": True}, {"limit": 20, "val_size": 20}, {"image_size": 32}, {"mean": 0.5}):
+        assert prepare(train, test, **same).to("cpu").digest == digest  # type: ignore[arg-type]
+    pixels, labels = train.images.copy(), test.labels.copy()
+    pixels[3, 5, 5] ^= 1
+    labels[[0, 1]] = (labels[0] + 1) % 10
+    for others in ((Labelled(pixels, train.labels), test), (train, Labelled(test.images, labels)), (test, train)):
+        assert prepare(*others).digest != digest
+
+
+def test_loaders_give_the_same_digest_for_the_same_digits(idx: Callable[..., Path], png: Callable[..., Path]) -> None:
+    plain, zipped = idx(), idx(gz=True, folder="zipped")
+    digests = {idx_folder(root=str(root), download=None).digest for root in (plain, zipped)}
+    assert digests == {png_folder(root=str(png())).digest}

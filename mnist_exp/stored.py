@@ -1,0 +1,212 @@
+"""A configuration that a run stored, used again: what may change of it when the run is resumed or evaluated.
+
+Light: a mistake is answered before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mnist_exp.config import check, config_hash, with_absolute_paths
+from mnist_exp.mistakes import UsageError, nearest
+from mnist_exp.runs.directory import read_config, read_metrics, read_record, resume_command
+
+RESUMABLE = ("data.root", "logger", "quiet", "show_layers", "trainer.epochs")
+# Schedules whose learning rate does not depend on the number of epochs: a run can be continued to more of them.
+OPEN_ENDED = {"mnist_exp.training.constant", "mnist_exp.training.step"}
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Overrides as Hydra understands them, each with one value.
+
+    Raises:
+        OverrideParseException: one is malformed.
+        UsageError: one names several values, or takes a key away.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    for override in parsed:
+        if override.is_sweep_override():
+            raise UsageError(f"{override.input_line} names several values; one is needed here")
+        if override.is_delete():
+            raise UsageError(f"{override.input_line}: nothing can be deleted here, only set")
+    return parsed
+
+
+def changed(tree: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+    """A stored configuration with some of its values replaced.
+
+    Raises:
+        UsageError: a key that it does not have, or a value that leads nowhere.
+    """
+    result = copy.deepcopy(dict(tree))
+    for override in overrides:
+        key = override.key_or_group
+        *sections, last = key.split(".")
+        node: Any = result
+        for section in sections:
+            node = node.get(section) if isinstance(node, Mapping) else None
+        if not isinstance(node, dict) or last not in node:
+            known = node if isinstance(node, dict) else ()
+            raise UsageError(f"{key} is not a key of the stored configuration{nearest(last, known)}")
+        try:
+            # Resolved alone: a value may read the environment, but nothing of what the run stored is interpreted.
+            value = OmegaConf.to_container(OmegaConf.create({"value": override.value()}), resolve=True)
+        except OmegaConfBaseException as error:
+            raise UsageError(f"{override.input_line}: {str(error).splitlines()[0]}") from error
+        assert isinstance(value, dict)
+        node[last] = value["value"]
+    return result
+
+
+def found_again(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data section with MNIST_DIR as its folder, where the folder that was stored is gone and MNIST was read."""
+    root, here = data.get("root"), os.environ.get("MNIST_DIR")
+    moved = root and here and data.get("download") == "MNIST" and not Path(root).expanduser().is_dir()
+    return {**data, "root": str(Path(here).expanduser().absolute()) if moved and here else root} if root else dict(data)
+
+
+def describe_data(data: Mapping[str, Any]) -> str:
+    """Which digits a data section reads, in a few words: ``MNIST in /data/mnist``."""
+    name = data.get("download") or str(data["_target_"]).rpartition(".")[2]
+    return f"{name} in {data['root']}" if data.get("root") else str(name)
+
+
+def resumed(
+    path: Path, overrides: Sequence[str], composed: DictConfig, record: Mapping[str, Any], tree: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What ``run.json`` and ``config.yaml`` of a run say from now on, when it is resumed.
+
+    Args:
+        path: of the run, for messages.
+        overrides: as typed, ``resume`` included.
+        composed: what they amount to on top of ``conf/``; the logger is taken from it where one is chosen.
+        record: ``run.json`` as it is.
+        tree: ``config.yaml`` as it is.
+
+    Returns:
+        fields of ``run.json`` that change, and the whole configuration.
+
+    Raises:
+        UsageError: something that would make it another run, or nothing is left to train.
+    """
+    typed = [override for override in parse(overrides) if override.key_or_group != "resume"]
+    for override in typed:
+        key = override.key_or_group
+        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in RESUMABLE):
+            possible = ", ".join(RESUMABLE)
+            raise UsageError(
+                f"{override.input_line} cannot go with resume: a run continues as it began; {possible} can change"
+            )
+    result = tree
+    if any(override.key_or_group == "logger" for override in typed):
+        logger = composed.get("logger")
+        result = {**result, "logger": None if logger is None else OmegaConf.to_container(logger, resolve=True)}
+        typed = [override for override in typed if override.key_or_group.partition(".")[0] != "logger"]
+    elif not tree.get("logger") and (without := [o for o in typed if o.key_or_group.startswith("logger.")]):
+        raise UsageError(f"{without[0].input_line}: the run has no logger; choose one, too: logger=wandb")
+    result = changed(result, typed)
+    if any(override.key_or_group == "data.root" for override in typed):
+        result = with_absolute_paths(result, Path.cwd())
+    else:
+        result["data"] = found_again(result["data"])
+    check(result)
+    return _continued(path, record, tree, result), result
+
+
+def check_resume(composed: DictConfig, overrides: Sequence[str]) -> None:
+    """Check that the run which ``resume`` names can be resumed with these overrides.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    directory = composed.resume
+    if not any(override.lstrip("+").startswith("resume=") for override in overrides):
+        raise UsageError(
+            f"resume={directory} is set by a configuration file, where it would make every run this one; type it: "
+            f"{resume_command(directory)}"
+        )
+    if not directory:
+        raise UsageError("resume= needs a run directory: mnist-train resume=DIR")
+    path = Path(directory)
+    record = read_record(path)
+    resumed(path, overrides, composed, record, read_config(path))
+
+
+def _continued(
+    path: Path, record: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Fields of ``run.json`` that the number of epochs changes.
+
+    Raises:
+        UsageError: the run is over, or cannot have that many epochs.
+    """
+    status = record["status"]
+    old, new = before["trainer"]["epochs"], after["trainer"]["epochs"]
+    done = len(read_metrics(path))
+    if status == "diverged":
+        raise UsageError(f"{path} holds a diverged run; there is nothing to resume, a new run needs other settings")
+    if old == new:
+        if status != "completed":
+            return {}
+        more = resume_command(path, f"trainer.epochs={2 * old}")
+        also = f", {more} trains it further" if after["scheduler"]["_target_"] in OPEN_ENDED else ""
+        raise UsageError(
+            f"{path} holds a completed run; there is nothing to resume, {shlex.join(['mnist-eval', str(path)])} evaluates it{also}"
+        )
+    if (target := after["scheduler"]["_target_"]) not in OPEN_ENDED:
+        name = str(target).rpartition(".")[2]
+        raise UsageError(
+            f"{path}: with scheduler={name} every learning rate depends on the number of epochs, so {new} epochs are "
+            f"another run from the start: {_command(path, record, new)}"
+        )
+    if new <= done:
+        raise UsageError(f"{path} has {done} epochs already; trainer.epochs={new} is not more")
+    if status == "completed" and done < old:
+        raise UsageError(
+            f"{path} was ended by early stopping after {done} of {old} epochs; it would end there with more, too"
+        )
+    if _is_job(path):
+        raise UsageError(
+            f"{path} is a job of a sweep, which knows it by its {old} epochs; continue a copy: "
+            f"cp -r {shlex.quote(str(path))} NEW, then mnist-train resume=NEW trainer.epochs={new}"
+        )
+    history = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "epochs": {"from": old, "to": new},
+        "config_hash": record["config_hash"],
+        **{key: record[key] for key in ("final", "best") if key in record},
+    }
+    continued = [*record.get("continued", []), history]
+    return {"config_hash": config_hash(after), "continued": continued, "final": None, "best": None}
+
+
+def _command(path: Path, record: Mapping[str, Any], epochs: int) -> str:
+    """The command that trains the same from the start for another number of epochs."""
+    typed = shlex.split(record.get("command", ""))[1:]
+    if record.get("sweep") or not typed:
+        typed = yaml.safe_load((path / "overrides.yaml").read_text(encoding="utf-8")) or []
+    replaced = ("trainer.epochs=", "hydra.run.dir=", "hydra.sweep.dir=", "resume=")
+    kept = [argument for argument in typed if not argument.lstrip("+").startswith(replaced)]
+    return shlex.join(["mnist-train", *kept, f"trainer.epochs={epochs}"])
+
+
+def _is_job(path: Path) -> bool:
+    """Whether a sweep knows this run directory."""
+    from mnist_exp.sweeps.directory import read_sweep
+
+    path = path.absolute()
+    if not (path.parent / "sweep.json").is_file():
+        return False
+    return any(job["directory"] == path.name for job in read_sweep(path.parent)["jobs"])

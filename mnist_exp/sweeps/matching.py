@@ -1,0 +1,118 @@
+"""Which job of a sweep a configuration is, and what to say where that is not what one might expect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mnist_exp.mistakes import UsageError, as_typed, report
+from mnist_exp.runs.directory import is_locked, read_config, write_config
+from mnist_exp.sweeps.directory import SETTLED, Job, SweepDirectory, job_id
+from mnist_exp.sweeps.progress import count
+
+
+def distinguishing(arguments: Sequence[str], fixed: set[str]) -> list[str]:
+    """The overrides of a job that are not the same for all jobs of its sweep."""
+    return [a for a in arguments if not a.lstrip("+").startswith("sweep.") and a.partition("=")[0] not in fixed]
+
+
+def identities_of(
+    trees: Sequence[Mapping[str, Any]], job_overrides: Sequence[Sequence[str]], fixed: set[str]
+) -> list[str]:
+    """The identity of each job.
+
+    Jobs that differ in nothing but the folder of their data, which a configuration file may have set, are told apart by it.
+    """
+    own = [distinguishing(overrides, fixed) for overrides in job_overrides]
+    identities = [job_id(tree, overrides) for tree, overrides in zip(trees, own, strict=True)]
+    folders: dict[str, set[str | None]] = {}
+    for identity, tree in zip(identities, trees, strict=True):
+        folders.setdefault(identity, set()).add(tree["data"].get("root"))
+    return [
+        identity if len(folders[identity]) == 1 else job_id(tree, [*overrides, f"data.root={tree['data'].get('root')}"])
+        for identity, tree, overrides in zip(identities, trees, own, strict=True)
+    ]
+
+
+def folders_of(sweep: SweepDirectory) -> list[str | None]:
+    """The folders from which the jobs of a sweep read their data."""
+    paths = [path for name in sweep.jobs if (path := sweep.path / name).joinpath("config.yaml").is_file()]
+    return list({read_config(path)["data"].get("root"): None for path in paths})
+
+
+def find_moved(
+    sweep: SweepDirectory, tree: Mapping[str, Any], overrides: Sequence[str], folders: Sequence[str | None]
+) -> Job | None:
+    """The job that computes this with its data in one of these folders."""
+    moved = ({**tree, "data": {**tree["data"], "root": folder}} for folder in folders)
+    return next((job for other in moved if (job := sweep.find(job_id(other, overrides)))), None)
+
+
+def report_merged(
+    sweep: SweepDirectory, jobs: Sequence[Job], job_overrides: Sequence[Sequence[str]], fixed: set[str]
+) -> None:
+    """Say where several jobs that were asked for are one, because they compute the same."""
+    same: dict[Job, list[str]] = {}
+    for job, overrides in zip(jobs, job_overrides, strict=True):
+        same.setdefault(job, []).append(" ".join(distinguishing(overrides, fixed)))
+    for job, asked in same.items():
+        if len(asked) > 1:
+            which = "; ".join(dict.fromkeys(asked))
+            print(f"sweep {sweep.path.name}: {len(asked)} jobs compute the same ({which}); 1 runs: {job.directory}")
+
+
+def follow_data(sweep: SweepDirectory, jobs: Sequence[Job], trees: Sequence[Mapping[str, Any]]) -> None:
+    """Let jobs that are not complete find data that moved, and say where complete ones read them from another folder.
+
+    A job that has begun checks that they are the same digits.
+    """
+    complete: dict[tuple[Any, Any], int] = {}
+    for job, now in dict(zip(jobs, trees, strict=True)).items():
+        path = sweep.path / job.directory
+        stored, root = read_config(path), now["data"].get("root")
+        before = stored["data"].get("root")
+        same = before == root or (before and root and Path(before).absolute() == Path(root))
+        if same or {**stored["data"], "root": root} != {**now["data"], "root": root}:
+            continue
+        if sweep.standing(job).status in SETTLED:
+            complete[before, root] = complete.get((before, root), 0) + 1
+        elif not is_locked(path):
+            stored["data"]["root"] = root
+            write_config(path, stored)
+    for (before, root), number in complete.items():
+        print(
+            f"sweep {sweep.path.name}: {count(number, 'job')} done already with data in {before}; {root} is not read for "
+            "them, other data need another hydra.sweep.dir"
+        )
+
+
+def report_edits(
+    sweep: SweepDirectory, jobs: Sequence[Job], trees: Sequence[Mapping[str, Any]], identities: Sequence[str]
+) -> None:
+    """Say where jobs are not what ``conf/`` makes of their overrides now."""
+    edits: dict[tuple[str, ...], int] = {}
+    for job, now, identity in zip(jobs, trees, identities, strict=True):
+        if identity.partition("-")[0] != job.id.partition("-")[0]:
+            lines = tuple(differences(read_config(sweep.path / job.directory), now))
+            edits[lines] = edits.get(lines, 0) + 1
+    for lines, number in edits.items():
+        report(
+            UsageError(
+                f"conf/ has changed since {count(number, 'job')} of this sweep {'was' if number == 1 else 'were'} "
+                f"composed: {'; '.join(lines)}; what was composed then is what runs, for the rest choose another "
+                "hydra.sweep.dir"
+            )
+        )
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``key: old -> new`` for every value that is not the same in two trees."""
+    lines = []
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {as_typed(old)} -> {as_typed(new)}")
+    return lines
