@@ -222,6 +222,7 @@ class Trainer(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] | None
     precision: Literal["float32", "bfloat16"]
     compile: bool
+    backend: Literal["auto", "torch", "native"] = "auto"  # runs of earlier versions do not say
     selection: Literal["last", "best"]
 
 
@@ -283,7 +284,7 @@ def what_counts(tree: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in tree.items()
         if key not in {"name", "resume", "quiet", "show_layers", "logger", "sweep"}
     }
-    what["trainer"] = {k: v for k, v in what["trainer"].items() if k not in {"device", "threads"}}
+    what["trainer"] = {k: v for k, v in what["trainer"].items() if k not in {"device", "threads", "backend"}}
     if what["data"]["_target_"] != "mnist_exp.data.png_folder" and what["data"].get("download"):
         what["data"] = {key: value for key, value in what["data"].items() if key != "root"}
     return what
@@ -341,6 +342,17 @@ def _contradictions(config: Config) -> Iterable[str]:
                 f"regularization.{knob}={as_typed(used)} has {len(used)} values; this model has "
                 f"{getattr(model, layers)()} {layers.replace('_', ' ')}, give one value for each, or a single one"
             )
+    if config.trainer.backend == "native":
+        for knob, value, needed in (
+            ("device", config.trainer.device, ("auto", "cpu")),
+            ("precision", config.trainer.precision, ("float32",)),
+            ("compile", config.trainer.compile, (False,)),
+        ):
+            if value not in needed:
+                yield (
+                    f"trainer.backend=native contradicts trainer.{knob}={as_typed(value)}; "
+                    f"use trainer.{knob}={as_typed(needed[-1])} or trainer.backend=auto"
+                )
     if config.data.val_size == 0:
         if regularization.early_stopping is not None:
             yield (

@@ -62,7 +62,7 @@ def evaluate_run(path: Path, overrides: Sequence[str], output: Path) -> dict[str
 
     import torch
 
-    from mnist_exp import experiment
+    from mnist_exp import experiment, native
     from mnist_exp.pictures import worst_digits
     from mnist_exp.trained import trained_model
     from mnist_exp.training import evaluate, score
@@ -90,7 +90,7 @@ def evaluate_run(path: Path, overrides: Sequence[str], output: Path) -> dict[str
         "per_class_accuracy": [int(row[label]) / max(int(row.sum()), 1) for label, row in enumerate(matrix)],
         "confusion": matrix.tolist(),
         "matches_record": None
-        if recorded is None or state["step"]
+        if recorded is None or state["step"] or native.attached(model) != (run.record.get("backend") == "native")
         else (loss, accuracy) == (recorded["test_loss"], recorded["test_accuracy"]),
     }
     output.mkdir(parents=True, exist_ok=True)

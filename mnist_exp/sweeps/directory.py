@@ -28,7 +28,7 @@ SETTLED = {"completed", "diverged", "pruned"}
 FAILED = {"failed", "diverged", "killed"}
 LONGEST_NAME = 80
 # Overrides that ``config_hash`` leaves out, so that they alone can make two jobs two.
-UNHASHED = ("name", "trainer.threads", "trainer.device", "logger")
+UNHASHED = ("name", "trainer.threads", "trainer.device", "trainer.backend", "logger")
 
 
 @dataclass(frozen=True)
