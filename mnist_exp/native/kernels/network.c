@@ -104,7 +104,7 @@ static uintptr_t forward_layout(const Call *call, long shard, uintptr_t at, Forw
   const long blocks = (call->n + V - 1) / V, most = most_images(call);
   const long end = (blocks * (shard + 1) + call->shards - 1) / call->shards * V; // the first shard is never empty
   f->first = (blocks * shard + call->shards - 1) / call->shards * V;
-  f->n = (end < call->n ? end : call->n) - f->first;
+  f->n = LEAST(end, call->n) - LEAST(f->first, call->n); // 0 where there are more shards than vectors of images
   f->padded = ROUND_UP(f->n, V);
 #if CONVOLUTIONS
   f->input = take(&at, most * INPUT1);
