@@ -62,19 +62,21 @@ def _load(constants: tuple[tuple[str, int], ...]) -> ctypes.CDLL:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _is_private(folder):
-            return _open(_cached(folder / name, compiler, flags))
+            return _from_cache(folder / name, compiler, flags)
+        with tempfile.TemporaryDirectory() as private:  # the library stays in memory when its file is gone
+            return _open(_compile(Path(private) / name, compiler, flags))
     except OSError as error:
-        raise NativeUnavailable(f"{folder}: {describe(error)}") from error
-    with tempfile.TemporaryDirectory() as private:  # the library stays in memory when its file is gone
-        return _open(_compile(Path(private) / name, compiler, flags))
+        raise NativeUnavailable(f"{error.filename or folder}: {describe(error)}") from error
 
 
-def _cached(library: Path, compiler: str, flags: tuple[str, ...]) -> Path:
-    if not library.exists():
-        with FileLock(library.with_suffix(".lock")):  # of many processes that start at once, one compiles
-            if not library.exists():
-                _compile(library, compiler, flags)
-    return library
+def _from_cache(library: Path, compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
+    with FileLock(library.with_suffix(".lock")):  # of many processes that start at once, one compiles
+        if library.exists():
+            try:
+                return _open(library)
+            except NativeUnavailable:
+                library.unlink()  # damaged
+        return _open(_compile(library, compiler, flags))
 
 
 def _compile(library: Path, compiler: str, flags: tuple[str, ...]) -> Path:
@@ -99,7 +101,6 @@ def _open(library: Path) -> ctypes.CDLL:
     try:
         opened = ctypes.CDLL(str(library))
     except OSError as error:
-        library.unlink(missing_ok=True)  # damaged, or of another kind of machine: the next process compiles it again
         raise NativeUnavailable(f"{library} cannot be loaded: {error}") from error
     for function in (opened.workspace_floats, opened.scratch_floats, opened.lanes):
         function.restype = ctypes.c_int64
