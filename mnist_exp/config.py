@@ -222,6 +222,7 @@ class Trainer(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] | None
     precision: Literal["float32", "bfloat16"]
     compile: bool
+    backend: Literal["auto", "torch", "native"] = "auto"  # runs of earlier versions do not say
     selection: Literal["last", "best"]
 
 
@@ -307,7 +308,8 @@ def check(tree: Mapping[str, Any]) -> Config:
 
 # What a run is called, where it runs, who hears of it and in which folder its data lie: none of it changes what is computed.
 NOT_COUNTED = (
-    *("name", "resume", "quiet", "show_layers", "logger", "sweep", "trainer.device", "trainer.threads", "data.root"),
+    *("name", "resume", "quiet", "show_layers", "logger", "sweep"),
+    *("trainer.device", "trainer.threads", "trainer.backend", "data.root"),
 )
 
 
@@ -438,6 +440,17 @@ def _contradictions(config: Config) -> Iterable[str]:
     for key in needed.get(config.data.target, ()):
         if key not in config.data.model_fields_set:
             yield f"data.{key} is missing"
+    if config.trainer.backend == "native":
+        for setting, value, allowed in (
+            ("device", config.trainer.device, ("auto", "cpu")),
+            ("precision", config.trainer.precision, ("float32",)),
+            ("compile", config.trainer.compile, (False,)),
+        ):
+            if value not in allowed:
+                yield (
+                    f"trainer.backend=native contradicts trainer.{setting}={as_typed(value)}; "
+                    f"use trainer.{setting}={as_typed(allowed[-1])} or trainer.backend=auto"
+                )
     if config.data.val_size == 0:
         if regularization.early_stopping is not None:
             yield (

@@ -6,6 +6,7 @@ The heavy half of ``train``: importing this module imports torch.
 from __future__ import annotations
 
 import ctypes
+import functools
 import io
 import logging
 import platform
@@ -22,6 +23,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from mnist_exp import native
 from mnist_exp.config import Config, authorize, check
 from mnist_exp.data import DataError, Digits
 from mnist_exp.data.augment import Augment
@@ -145,6 +147,7 @@ def _build_and_fit(
     layers = layer_table(model, config.data.image_size)
     if config.show_layers:
         console.print_layers(layers)
+    backend = use_backend(model, config, device, _backend_so_far(run))
     training, recipe = build_training(config, run.tree, model, digits, device)
     if run.last_checkpoint.exists():
         training.load_state_dict(load_checkpoint(run.last_checkpoint, device))
@@ -154,6 +157,7 @@ def _build_and_fit(
         macs=sum(layer.macs for layer in layers),
         threads=threads,
         device=device_name(device),
+        backend=backend,
     )
     if run.tree["logger"]:
         listeners.append(build_logger(run))
@@ -291,6 +295,48 @@ def build_model(tree: Mapping[str, Any], seed: int) -> nn.Module:
         raise UsageError(_cause(error, (TypeError, ValueError), "model")) from error
     assert isinstance(model, nn.Module)
     return model.to(memory_format=torch.channels_last)
+
+
+def use_backend(model: nn.Module, config: Config, device: torch.device, begun_with: str | None = None) -> str:
+    """Give the model's forward and backward pass to the native kernels, where they are wanted and can be had.
+
+    Args:
+        begun_with: the backend of an earlier part of the same run, whose bits are only repeated with the same one.
+
+    Returns:
+        ``native`` or ``torch``, what does the work.
+
+    Raises:
+        UsageError: the native kernels are asked for and cannot be had.
+    """
+    trainer = config.trainer
+    wanted = begun_with or trainer.backend
+    if wanted == "torch":
+        return "torch"
+    try:
+        if device.type != "cpu" or trainer.precision != "float32" or trainer.compile:
+            raise native.NotCovered("they compute in float32 on a CPU, without trainer.compile")
+        native.attach(model)
+    except native.NativeUnavailable as error:
+        if begun_with:
+            raise UsageError(f"this run began with native kernels, which cannot be had here: {error}") from error
+        if wanted == "native":
+            raise UsageError(f"trainer.backend=native cannot be: {error}; use trainer.backend=torch") from error
+        if not isinstance(error, native.NotCovered):
+            _say_once(f"mnist-train: PyTorch instead of native kernels, which cannot be had here: {error}")
+        return "torch"
+    return "native"
+
+
+def _backend_so_far(run: RunDirectory) -> str | None:
+    """The backend that a run has begun with; before it was recorded, there was PyTorch only."""
+    begun: str | None = run.record.get("backend") or ("torch" if run.last_checkpoint.exists() else None)
+    return begun
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def build_objective(config: Config, model: nn.Module) -> Objective:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mnist_exp import experiment
+from mnist_exp import experiment, native
 from mnist_exp.config import Config, Data, authorize, check
 from mnist_exp.data.handwriting import like_mnist
 from mnist_exp.data.splits import as_input
@@ -37,6 +38,9 @@ def trained_model(run: Run, config: Config, device: torch.device) -> tuple[nn.Mo
         raise RunDirectoryError(f"{checkpoint} cannot be read: {' '.join(str(error).split())}") from error
     model = experiment.build_model(run.config, config.seed).to(device)
     model.load_state_dict(state["model"] if state["ema"] is None else state["ema"]["model"])
+    if run.record.get("backend") == "native" and device.type == "cpu":
+        with suppress(native.NativeUnavailable):  # PyTorch computes the same, to rounding
+            native.attach(model)
     return model, state
 
 

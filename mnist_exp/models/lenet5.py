@@ -100,6 +100,7 @@ class LeNet5(nn.Module):
         if softmax_output:
             classifier["softmax"] = nn.Softmax(dim=1)
 
+        self.image_size = image_size
         self.features = sequential(features)
         self.classifier = sequential(classifier)
 

@@ -86,6 +86,7 @@ class MLP(nn.Module):
             if index <= len(hidden):
                 norm = nn.BatchNorm1d(fan_out) if norms[index - 1] else None
                 layers |= activated(activation=activation, norm=norm, position=batch_norm_position, index=index)
+        self.image_size = image_size
         self.layers = sequential(layers)
         self._title = "MLP " + "-".join(map(str, widths))
 

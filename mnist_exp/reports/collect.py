@@ -348,7 +348,11 @@ def _notes(arms: Sequence[Arm]) -> Iterable[str]:
         yield "Runs of different commits: " + ", ".join(f"{name} ({n})" for name, n in commits.most_common(6))
     if dirty := sum(of(run, "git", "dirty") is True for _, run in done):
         yield f"{dirty} of {len(done)} completed runs come from a checkout with uncommitted changes"
-    machines = [f"{of(run, 'hardware', 'cpu')}, {of(run, 'device')}, {of(run, 'threads')} threads" for _, run in done]
+    machines = [
+        f"{of(run, 'hardware', 'cpu')}, {of(run, 'device')}, {of(run, 'threads')} threads"
+        + (", native kernels" if of(run, "backend") == "native" else "")
+        for _, run in done
+    ]
     for line in distinct("Seconds, images/s and memory were measured in different places", machines):
         yield f"{line}; compare them with care"
     if single := [arm for arm in arms if len(arm.runs) == 1]:

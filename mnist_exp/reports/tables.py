@@ -294,7 +294,10 @@ def _reproduction(arm: Arm) -> Reproduction:
     def hardware(run: Run) -> str:
         known: Mapping[str, Any] = run.record.get("hardware") or {}
         threads = f"{run.record.get('threads', '?')} threads of {known.get('cores', '?')} cores"
-        return f"{known.get('cpu', 'unknown processor')}, {run.record.get('device', 'unknown device')}, {threads}"
+        backend = ", native kernels" if run.record.get("backend") == "native" else ""
+        return (
+            f"{known.get('cpu', 'unknown processor')}, {run.record.get('device', 'unknown device')}, {threads}{backend}"
+        )
 
     return Reproduction(
         label=arm.label,

@@ -1,0 +1,9 @@
+"""The step on a CPU in small C kernels, built with the system's C compiler at first use.
+
+``attach`` gives a model's ``forward`` to them; nothing else of the package knows.
+"""
+
+from mnist_exp.native.build import NativeUnavailable
+from mnist_exp.native.network import NotCovered, attach, attached
+
+__all__ = ["NativeUnavailable", "NotCovered", "attach", "attached"]

@@ -1,0 +1,161 @@
+"""The kernels as a shared library: compiled at first use, kept in the user's cache folder, loaded with ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from mnist_exp.data.files import cache_directory, describe
+
+SOURCES = Path(__file__).with_name("kernels")
+COMPILERS = ("cc", "gcc", "clang")
+# No -ffast-math: it takes a NaN for impossible. What it would allow beside that is in the last four flags or in the source.
+FLAGS = (
+    "-std=gnu11",
+    "-O3",
+    "-shared",
+    "-fPIC",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-psabi",
+)
+
+
+class NativeUnavailable(Exception):
+    """The native kernels cannot be had here. The message is one line that says why."""
+
+
+def load(constants: Mapping[str, int]) -> ctypes.CDLL:
+    """The library for ``constants``, which the source takes as macros; from the cache, or compiled into it.
+
+    A library from a folder that others may write to is never loaded: it is compiled in a private folder for this
+    process alone.
+
+    Raises:
+        NativeUnavailable: no compiler, a failed compilation, a cache folder that cannot be written.
+    """
+    return _load(tuple(sorted(constants.items())))
+
+
+@cache
+def _load(constants: tuple[tuple[str, int], ...]) -> ctypes.CDLL:
+    if sys.platform not in {"linux", "darwin"}:
+        raise NativeUnavailable(f"they are not made for {sys.platform}")
+    compiler = _compiler()
+    flags = (*FLAGS, _native_flag(), *(f"-D{name}={value}" for name, value in constants))
+    name = f"{_key(compiler, flags)}.so"
+    folder = cache_directory() / "native"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _is_private(folder):
+            return _from_cache(folder / name, compiler, flags)
+        with tempfile.TemporaryDirectory() as private:  # the library stays in memory when its file is gone
+            return _open(_compile(Path(private) / name, compiler, flags))
+    except OSError as error:
+        raise NativeUnavailable(f"{error.filename or folder}: {describe(error)}") from error
+
+
+def _from_cache(library: Path, compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
+    with FileLock(library.with_suffix(".lock")):  # of many processes that start at once, one compiles
+        if library.exists():
+            try:
+                return _open(library)
+            except NativeUnavailable:
+                library.unlink()  # damaged
+        return _open(_compile(library, compiler, flags))
+
+
+def _compile(library: Path, compiler: str, flags: tuple[str, ...]) -> Path:
+    """Compile to ``library``, which is whole or absent at any moment."""
+    descriptor, temporary = tempfile.mkstemp(dir=library.parent, suffix=".so")
+    try:
+        os.close(descriptor)
+        command = [compiler, *flags, str(SOURCES / "network.c"), "-o", temporary, "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        if done.returncode != 0:
+            first = next(iter(done.stderr.strip().splitlines()), f"exit status {done.returncode}")
+            raise NativeUnavailable(f"{compiler} failed: {first}")
+        os.replace(temporary, library)
+    except subprocess.TimeoutExpired as error:
+        raise NativeUnavailable(f"{compiler} took longer than {error.timeout:.0f} s") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return library
+
+
+def _open(library: Path) -> ctypes.CDLL:
+    try:
+        opened = ctypes.CDLL(str(library))
+    except OSError as error:
+        raise NativeUnavailable(f"{library} cannot be loaded: {error}") from error
+    for function in (opened.workspace_floats, opened.scratch_floats, opened.lanes):
+        function.restype = ctypes.c_int64
+    for function in (opened.workspace_floats, opened.scratch_floats, opened.forward, opened.backward):
+        function.argtypes = [ctypes.c_void_p]
+    opened.use_team.argtypes = [ctypes.c_void_p] * 3
+    opened.use_team(*_team())
+    return opened
+
+
+def _team() -> tuple[int | None, ...]:
+    """Addresses of the functions by which PyTorch's threads are put to work; nothing where they are not GNU OpenMP's.
+
+    They are looked up from PyTorch's library on: another package may have brought an OpenMP of its own.
+    """
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+        return tuple(ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names)
+    except (OSError, AttributeError):
+        return (None, None, None)
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether nobody but this user can have put a file into ``folder``."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+def _compiler() -> str:
+    for name in COMPILERS:
+        if found := shutil.which(name):
+            return found
+    raise NativeUnavailable(f"no C compiler ({', '.join(COMPILERS)}) is installed")
+
+
+def _native_flag() -> str:
+    return "-march=native" if platform.machine() in {"x86_64", "AMD64", "i686"} else "-mcpu=native"
+
+
+def _key(compiler: str, flags: tuple[str, ...]) -> str:
+    """Names a library by all that it is made of: source, flags, compiler, and the kind of CPU."""
+    try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NativeUnavailable(f"{compiler} --version failed: {error}") from error
+    sources = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
+    parts = [*sources, " ".join(flags).encode(), compiler.encode(), version, _cpu()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
+
+
+def _cpu() -> bytes:
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()} {platform.release()}".encode()
+    kinds = (b"model name", b"flags", b"Features", b"CPU part")
+    return b"\n".join(sorted({line for line in lines if line.startswith(kinds)}))
