@@ -140,7 +140,7 @@ class OptunaSweeper(Sweeper):
             print(f"search: {search.taken_over} of {search.earlier} earlier trials lie in the changed search space")
         if search.finished() >= settings.n_trials:
             print(
-                f"search: {search.finished()} trials are finished; ask for more: hydra.sweeper.n_trials="
+                f"search: nothing to do, finished trials: {search.finished()}; ask for more: hydra.sweeper.n_trials="
                 f"{search.finished() + settings.n_trials}"
             )
             self._launcher.launch([], 0)  # runs nothing; the program ends with the table of all jobs

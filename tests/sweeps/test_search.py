@@ -45,7 +45,7 @@ def test_a_study_is_as_long_as_asked_and_can_be_made_longer(
     assert search("hydra.sweeper.n_trials=3") == 0
     assert len(trials()) == 3, "it is complete"
     out = capsys.readouterr().out
-    assert "search: 3 trials are finished; ask for more: hydra.sweeper.n_trials=6\n" in out
+    assert "search: nothing to do, finished trials: 3; ask for more: hydra.sweeper.n_trials=6\n" in out
     assert out.count("│ completed │") == 3
     assert search("hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=2") == 0
     later = trials()
