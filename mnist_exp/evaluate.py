@@ -9,6 +9,7 @@ With the run's own data the result equals what the run recorded, bit for bit.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -18,9 +19,13 @@ from typing import Any
 from hydra.errors import HydraException
 
 from mnist_exp.composition import CONF, explain_composition, resolve
-from mnist_exp.config import authorize, check
+from mnist_exp.config import check
 from mnist_exp.mistakes import UsageError, report
 from mnist_exp.runs import Run, read_run, write_atomically
+from mnist_exp.runs.files import exists
+from mnist_exp.trust import authorize
+
+EVALUATION, PICTURE = "evaluation.json", "worst_digits.png"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,6 +62,8 @@ def evaluate_run(path: Path, overrides: Sequence[str], output: Path) -> dict[str
         UsageError, RunDirectoryError: no trained run there, or data that cannot be.
     """
     run = read_run(path)
+    for name in (EVALUATION, PICTURE):
+        exists(output / name)  # refuses a link before the work, so that nothing is written
     tree = {**run.config, "data": data_section(run, overrides)}
     config = check(tree)
 
@@ -94,10 +101,12 @@ def evaluate_run(path: Path, overrides: Sequence[str], output: Path) -> dict[str
         else (loss, accuracy) == (recorded["test_loss"], recorded["test_accuracy"]),
     }
     output.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / "evaluation.json", json.dumps(result, indent=2).encode() + b"\n")
+    write_atomically(output / EVALUATION, json.dumps(result, indent=2).encode() + b"\n")
     arrays = experiment.predictions(tree["data"], logits, test.labels, test.images)
     picture = worst_digits(arrays["logits"], arrays["labels"], arrays["worst"], arrays["worst_images"])
-    picture.save(output / "worst_digits.png")
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_atomically(output / PICTURE, buffer.getvalue())
     return result
 
 
@@ -113,7 +122,8 @@ def data_section(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
         raise UsageError(f"{foreign[0]}: an evaluation can change data only, such as data=mnist5k or data.root=FOLDER")
     from hydra import compose, initialize_config_dir
 
-    kept = [f"data.{key}={run.config['data'][key]}" for key in ("image_size", "mean", "std")]
+    own = check(run.config).data  # what is not checked does not reach Hydra's command line
+    kept = [f"data.{key}={getattr(own, key)}" for key in ("image_size", "mean", "std")]
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             composed = compose("train", overrides=[*kept, "name=evaluation", *overrides])

@@ -18,16 +18,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from mnist_exp.config import Config, authorize, check
+from mnist_exp.config import Config, check
 from mnist_exp.data import DataError, Digits
 from mnist_exp.data.augment import Augment
 from mnist_exp.loggers.console import Console
 from mnist_exp.mistakes import RunFailed, UsageError, as_typed
 from mnist_exp.models import count_parameters, layer_table
 from mnist_exp.runs import RunDirectory, read_run, write_atomically
+from mnist_exp.runs.files import exists
 from mnist_exp.runs.provenance import cores, peak_memory, reset_peak_memory
 from mnist_exp.signals import StopRequest
 from mnist_exp.training import (
@@ -49,6 +49,7 @@ from mnist_exp.training import (
     save_checkpoint,
 )
 from mnist_exp.training.events import Pruned
+from mnist_exp.trust import authorize, instantiate
 
 WORST_DIGITS = 100  # images kept in predictions.npz: about what a LeNet-5 gets wrong of MNIST's 10,000
 
@@ -131,7 +132,7 @@ def _build_and_fit(
     if config.show_layers:
         console.print_layers(layers)
     training, recipe = build_training(config, run.tree, model, digits, device)
-    if run.last_checkpoint.exists():
+    if exists(run.last_checkpoint, below=run.path):
         training.load_state_dict(load_checkpoint(run.last_checkpoint, device))
     run.keep_metrics(training.epoch)
     run.update(
@@ -231,7 +232,7 @@ def build_digits(tree: Mapping[str, Any]) -> Digits:
         UsageError: files are missing or damaged, or the splits cannot be made.
     """
     try:
-        digits = instantiate(tree["data"], _convert_="all")
+        digits = instantiate(tree["data"])
     except (InstantiationException, DataError) as error:
         raise UsageError(_cause(error, DataError, "data")) from error
     assert isinstance(digits, Digits)
@@ -248,7 +249,7 @@ def build_model(tree: Mapping[str, Any], seed: int) -> nn.Module:
     """
     torch.manual_seed(seed)
     try:
-        model = instantiate(tree["model"], _convert_="all")
+        model = instantiate(tree["model"])
     except InstantiationException as error:
         raise UsageError(_cause(error, (TypeError, ValueError), "model")) from error
     assert isinstance(model, nn.Module)
@@ -302,10 +303,10 @@ def build_training(
     steps_per_epoch = -(-len(digits.train) // trainer.batch_size)
     group = "optimizer"
     try:
-        factory = instantiate(tree["optimizer"], _convert_="all")
+        factory = instantiate(tree["optimizer"])
         optimizer = factory(parameter_groups(model, decay_all=regularization.decay_all))
         group = "scheduler"
-        factory = instantiate(tree["scheduler"], _convert_="all")
+        factory = instantiate(tree["scheduler"])
         scheduler = factory(optimizer, epochs=trainer.epochs, steps_per_epoch=steps_per_epoch)
     except (InstantiationException, TypeError, ValueError) as error:
         raise UsageError(_cause(error, (TypeError, ValueError), group)) from error
@@ -336,7 +337,7 @@ def build_training(
 
 def build_logger(run: RunDirectory) -> Listener:
     """Whoever ``logger`` names, told which run this is and whether it is a continuation."""
-    logger = instantiate(run.tree["logger"], _convert_="all")(
+    logger = instantiate(run.tree["logger"])(
         directory=run.path,
         name=f"{run.record['name']}-{run.record['seed']}",
         sweep=run.record.get("sweep"),

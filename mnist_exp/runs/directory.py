@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,13 +26,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from mnist_exp.mistakes import UsageError
+from mnist_exp.runs.files import RunDirectoryError, exists, open_file, refuse_links, write_atomically
+from mnist_exp.trust import refuse_unless_plain
 
 LOG = logging.getLogger("mnist_exp")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is there, is ten times as fast
-
-
-class RunDirectoryError(UsageError):
-    """The directory cannot be used as asked."""
 
 
 class RunDirectory:
@@ -50,7 +47,7 @@ class RunDirectory:
         self.record = record
         self.tree = tree
         self._lock = lock
-        self._log = logging.FileHandler(path / "train.log", encoding="utf-8")
+        self._log = logging.StreamHandler(open_file(path / "train.log", "a"))
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOG.addHandler(self._log)
 
@@ -94,6 +91,8 @@ class RunDirectory:
             RunDirectoryError: no run of ours, complete, diverged, or another process trains there.
         """
         read_record(path)
+        tree = read_config(path)
+        refuse_links(path)
         lock = _acquire(path)
         record = read_record(path)  # as whoever held the lock until now left it
         status = record["status"]
@@ -101,7 +100,7 @@ class RunDirectory:
             lock.release()
             advice = f"mnist-eval {path} evaluates it" if status == "completed" else "a new run needs other settings"
             raise RunDirectoryError(f"{path} holds a {status} run; there is nothing to resume, {advice}")
-        run = cls(path, lock, record, read_config(path))
+        run = cls(path, lock, record, tree)
         if status == "waiting":
             run.update(status="running", started=_now())
         else:
@@ -115,6 +114,7 @@ class RunDirectory:
         if self.record["status"] == "running":  # nobody said how it ended
             self.end("interrupted" if kind is KeyboardInterrupt else "failed", error)
         LOG.removeHandler(self._log)
+        self._log.stream.close()
         self._log.close()
         self._lock.release()
 
@@ -142,7 +142,7 @@ class RunDirectory:
 
     def append_metrics(self, row: Mapping[str, float | int]) -> None:
         """Add one epoch's line to ``metrics.jsonl``."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with open_file(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -167,7 +167,8 @@ def read_record(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise RunDirectoryError(f"{path} is not a directory")
     try:
-        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        with open_file(path / "run.json", "r") as file:
+            record = json.load(file)
     except FileNotFoundError as error:
         raise RunDirectoryError(f"{path} is not a run directory: it has no run.json") from error
     except (OSError, ValueError) as error:
@@ -181,14 +182,19 @@ def read_config(path: Path) -> dict[str, Any]:
     """``config.yaml`` of a run directory, as plain data.
 
     Raises:
-        RunDirectoryError: it is missing or damaged.
+        RunDirectoryError: it is missing or damaged, or holds what no run stores: interpolations, aliases, other types.
     """
     try:
-        tree = yaml.load((path / "config.yaml").read_text(encoding="utf-8"), LOADER)
+        with open_file(path / "config.yaml", "r") as file:
+            tree = yaml.load(file, LOADER)
     except (OSError, yaml.YAMLError) as error:
         raise RunDirectoryError(f"{path / 'config.yaml'} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise RunDirectoryError(f"{path / 'config.yaml'} holds no configuration")
+    try:
+        refuse_unless_plain(tree)
+    except UsageError as error:
+        raise RunDirectoryError(f"{path / 'config.yaml'}: {error}") from error
     return tree
 
 
@@ -199,7 +205,11 @@ def read_metrics(path: Path) -> list[dict[str, float | int]]:
         RunDirectoryError: a line before the last is no metrics line.
     """
     file = path / "metrics.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    try:
+        with open_file(file, "r") as stream:
+            lines = stream.read().splitlines()
+    except FileNotFoundError:
+        lines = []
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -214,8 +224,12 @@ def read_metrics(path: Path) -> list[dict[str, float | int]]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process trains in this directory."""
-    if not (path / ".lock").exists():
+    """Whether a living process trains in this directory.
+
+    Raises:
+        RunDirectoryError: its lock is no regular file.
+    """
+    if not exists(path / ".lock"):
         return False
     lock = FileLock(path / ".lock", timeout=0)
     try:
@@ -230,12 +244,13 @@ def refuse_unless_free(path: Path) -> None:
     """Check that a new run may start in ``path``.
 
     Raises:
-        RunDirectoryError: it holds a run, or files that are not ours.
+        RunDirectoryError: it holds a run, files that are not ours, or links.
     """
     if not path.exists():
         return
     if not path.is_dir():
         raise RunDirectoryError(f"{path} is a file; a run needs a directory of its own")
+    refuse_links(path)
     if (path / "run.json").exists():
         if is_locked(path):
             raise RunDirectoryError(f"{path} is in use by another process")
@@ -254,27 +269,6 @@ def _refuse_run(path: Path) -> None:
         raise RunDirectoryError(f"{path} already holds a {status} run; choose another hydra.run.dir")
     if status != "failed" or any((path / "checkpoints").glob("*.pt")):
         raise RunDirectoryError(f"{path} holds an unfinished run; continue it: mnist-train resume={path}")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is, at any moment and after any crash, either the old one or the new one."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _acquire(path: Path) -> FileLock:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.runs.directory import RunDirectoryError, is_locked, read_config, read_metrics, read_record
+from mnist_exp.runs.directory import is_locked, read_config, read_metrics, read_record
+from mnist_exp.runs.files import RunDirectoryError
 
 
 @dataclass(frozen=True)
