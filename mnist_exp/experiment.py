@@ -49,7 +49,7 @@ from mnist_exp.training import (
     save_checkpoint,
 )
 from mnist_exp.training.events import Pruned
-from mnist_exp.trust import authorize, instantiate
+from mnist_exp.trust import authorize, instantiate, run_id_to_use
 
 WORST_DIGITS = 100  # images kept in predictions.npz: about what a LeNet-5 gets wrong of MNIST's 10,000
 
@@ -146,7 +146,7 @@ def _build_and_fit(
     if "search" in run.record:
         from mnist_exp.sweeps.search import PruneHopeless
 
-        listeners.append(PruneHopeless(run.record["search"]))
+        listeners.append(PruneHopeless(run.record["search"], run.path.absolute().parent))
 
     def save(training: Training, metrics: EpochMetrics | None, is_best: bool) -> None:
         if metrics is not None:
@@ -342,7 +342,7 @@ def build_logger(run: RunDirectory) -> Listener:
         name=f"{run.record['name']}-{run.record['seed']}",
         sweep=run.record.get("sweep"),
         config=run.tree,
-        run_id=(run.record.get("wandb") or {}).get("id"),
+        run_id=run_id_to_use(run.record.get("wandb"), run.tree["logger"]),
         parameters=run.record["parameters"],
         on_identity=lambda identity: run.update(wandb=identity),
     )

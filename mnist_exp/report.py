@@ -20,6 +20,7 @@ from mnist_exp.reports import wandb_report
 from mnist_exp.reports.build import Report, build, write
 from mnist_exp.reports.collect import compare, paths_of
 from mnist_exp.runs import RunDirectoryError
+from mnist_exp.runs.files import open_file
 
 ON_A_TERMINAL = ("arm", "n", "accuracy", "std", "parameters", "train s", "not completed")
 
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         address = None
         if options.wandb_dry_run:
             files.append(options.output / "wandb_report.json")
-            files[-1].write_text(json.dumps(wandb_report.specification(report), indent=2) + "\n", encoding="utf-8")
+            with open_file(files[-1], "w") as file:
+                file.write(json.dumps(wandb_report.specification(report), indent=2) + "\n")
         elif options.wandb:
             address = wandb_report.publish(report)
     except (UsageError, RunDirectoryError) as error:

@@ -9,17 +9,15 @@ Imports move inwards where they take long: a mistyped key needs Hydra only, a va
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -41,9 +39,12 @@ def main() -> None:
             return
         os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands exceptions on instead of printing and leaving
         if directory := _resume_argument(sys.argv[1:]):
-            resume_run(directory)
+            resume_run(directory, [argument for argument in sys.argv[1:] if not argument.startswith("resume=")])
         else:
-            sys.argv[1:] = _sweep_arguments(sys.argv[1:])
+            if any(argument.startswith("sweep.resume=") for argument in sys.argv):
+                from mnist_exp.sweeps.resuming import arguments_to_finish
+
+                sys.argv[1:] = arguments_to_finish(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(start_run)()
 
 
@@ -95,13 +96,30 @@ def start_run(composed: DictConfig) -> float | None:
         return train(run, config)
 
 
-def resume_run(path: Path) -> float | None:
-    """Continue the run in ``path`` from its last checkpoint, or from the start where it has none yet."""
+def resume_run(path: Path, overrides: Sequence[str] = ()) -> float | None:
+    """Continue the run in ``path`` from its last checkpoint, or from the start where it has none yet.
+
+    Args:
+        overrides: of the logger, which is not taken over from the directory: see ``trust.logger_to_use``.
+    """
+    from hydra import compose, initialize_config_dir
+
     from mnist_exp.config import check
     from mnist_exp.runs import RunDirectory
+    from mnist_exp.runs.directory import read_config
+    from mnist_exp.trust import logger_to_use
 
+    stored = read_config(path)
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        present = resolve(compose("train", overrides=["name=resumed", *overrides]))["logger"]
+    logger, lost = logger_to_use(stored.get("logger"), present, {override.partition("=")[0] for override in overrides})
+    config = check({**stored, "logger": logger})
+    if lost:
+        command = shlex.join(["mnist-train", f"resume={path}", *overrides, *lost])
+        report(UsageError(f"where a run is sent is not taken over from {path}; if you want the same, type {command}"))
     with RunDirectory.reopen(path) as run:
-        return train(run, check(run.tree))
+        run.tree["logger"] = logger
+        return train(run, config)
 
 
 def train(run: RunDirectory, config: Config) -> float | None:
@@ -124,31 +142,11 @@ def _resume_argument(arguments: list[str]) -> Path | None:
     values = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
     if not values or values[-1] in {"", "null"}:
         return None
-    if others := [argument for argument in arguments if not argument.startswith("resume=")]:
-        raise UsageError(f"{others[0]} cannot go with resume: a run continues as it began; leave it out")
+    if others := [argument for argument in arguments if not argument.startswith(("resume=", "logger=", "logger."))]:
+        raise UsageError(
+            f"{others[0]} cannot go with resume: a run continues as it began; leave it out (only logger can be given)"
+        )
     return Path(values[-1])
-
-
-def _sweep_arguments(arguments: list[str]) -> list[str]:
-    """The arguments that ``sweep.resume=DIR`` stands for: those that the sweep was started with, the given ones on top.
-
-    Raises:
-        RunDirectoryError: the directory holds no sweep.
-    """
-    values = [argument.removeprefix("sweep.resume=") for argument in arguments if argument.startswith("sweep.resume=")]
-    if not values or values[-1] in {"", "null"}:
-        return arguments
-    from mnist_exp.sweeps.directory import read_sweep
-
-    parse = get_args_parser().parse_args
-    own = [override for override in parse(arguments).overrides if not override.startswith("sweep.resume=")]
-    started = read_sweep(Path(values[-1]))["arguments"]
-    overrides = parse(started).overrides
-    flags = [argument for argument in started if argument not in overrides]
-    replaced = {override.partition("=")[0] for override in own} | {"hydra.sweep.dir", "sweep.resume"}
-    kept = [override for override in overrides if override.partition("=")[0] not in replaced]
-    directory = values[-1] if re.fullmatch(r"[\w./-]+", values[-1]) else "'" + values[-1].replace("'", r"\'") + "'"
-    return [*flags, *kept, f"hydra.sweep.dir={directory}", f"sweep.resume={directory}", *own]
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ interpolations such as ``${oc.env:KEY}`` and ``${oc.create:...}``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from mnist_exp.mistakes import UsageError
+from mnist_exp.mistakes import UsageError, as_typed
 
 ALLOWED_TARGETS = ("mnist_exp.", "torch.nn.", "torch.optim.", "torchvision.transforms.")
 # What Hydra reads beside the arguments of a target.
@@ -142,6 +143,48 @@ def instantiate(node: Any) -> Any:
         return target(*positional, **named)
     except Exception as error:
         raise InstantiationException(f"Error in call to target '{node['_target_']}': {error!r}") from error
+
+
+def logger_to_use(
+    stored: Mapping[str, Any] | None, present: Mapping[str, Any], typed: Collection[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The logger of a run that is read from a directory: where it is sent, and whether its files are, is for the user to
+    say who continues it.
+
+    Args:
+        stored: the section in the run's configuration. What is taken over of it is to send nothing: no logger, or
+            mode offline or disabled.
+        present: the section that the command which continues it amounts to.
+        typed: keys of it that this command names; ``logger`` for a choice.
+
+    Returns:
+        the section to use, and, as one would type them, the settings of ``stored`` that are not in it.
+    """
+    section = dict(present)
+    if "logger" in typed:
+        return section, []
+    if not stored or not present:
+        return {}, []
+    mode = stored.get("mode")
+    if mode in {"offline", "disabled"} and "logger.mode" not in typed:
+        section["mode"] = mode
+    lost = [
+        f"logger.{key}={as_typed(value)}"
+        for key, value in stored.items()
+        if key not in _OF_HYDRA and f"logger.{key}" not in typed and value != section.get(key)
+    ]
+    return section, lost
+
+
+def run_id_to_use(recorded: Any, section: Mapping[str, Any]) -> str | None:
+    """The W&B id of the run that ``run.json`` records, where it is in the project and of the entity that ``section`` names;
+    None for a new one."""
+    if not isinstance(recorded, Mapping) or recorded.get("project") != section.get("project"):
+        return None
+    if section.get("entity") not in {None, recorded.get("entity")}:
+        return None
+    found = recorded.get("id")
+    return found if isinstance(found, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found) else None
 
 
 def _items(node: Any) -> Iterable[tuple[Any, Any]]:

@@ -12,6 +12,9 @@ from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures import Figure, all_figures, draw
 from mnist_exp.reports.pairwise import Pairwise, against_baseline
 from mnist_exp.reports.tables import Row, interval, percent, results_csv, rows
+from mnist_exp.runs.files import exists, open_file
+
+DOCUMENTS = ("report.html", "report.md", "results.csv")
 
 
 @dataclass(frozen=True)
@@ -36,26 +39,28 @@ def build(comparison: Comparison) -> Report:
 def write(report: Report, output: Path) -> list[Path]:
     """Write ``report.html``, ``report.md``, ``results.csv`` and ``figures/*.svg`` and ``*.png``; returns the former."""
     folder = output / "figures"
+    for name in (*DOCUMENTS, "figures/*"):
+        exists(output / name, below=output)  # refuses a link, before anything is deleted or written
     folder.mkdir(parents=True, exist_ok=True)
     for old in [*folder.glob("*.svg"), *folder.glob("*.png")]:  # of an earlier report with other runs
         old.unlink()
 
     def save(figure: Figure) -> None:
         svg, png = draw(figure)
-        (folder / f"{figure.name}.svg").write_text(svg, encoding="utf-8")
-        (folder / f"{figure.name}.png").write_bytes(png)
+        with open_file(folder / f"{figure.name}.svg", "w", below=output) as file:
+            file.write(svg)
+        with open_file(folder / f"{figure.name}.png", "wb", below=output) as file:
+            file.write(png)
 
     parts = (report.comparison, report.rows, report.pairs, report.figures, report.headline)
     with ThreadPoolExecutor(max_workers=2) as pool:
         drawn = pool.map(save, report.figures)
-        contents = {
-            "report.html": html.page(*parts),
-            "report.md": markdown.document(*parts),
-            "results.csv": results_csv(report.comparison),
-        }
+        texts = (html.page(*parts), markdown.document(*parts), results_csv(report.comparison))
+        contents = dict(zip(DOCUMENTS, texts, strict=True))
         list(drawn)  # raises what went wrong
     for name, content in contents.items():
-        (output / name).write_text(content, encoding="utf-8")
+        with open_file(output / name, "w") as file:
+            file.write(content)
     return [output / name for name in contents]
 
 

@@ -19,6 +19,7 @@ from mnist_exp.config import what_counts
 from mnist_exp.mistakes import UsageError, as_typed, nearest
 from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.runs import Run, RunDirectoryError, find_runs, read_run
+from mnist_exp.runs.files import open_file
 
 ABSENT = "n/a"
 # Where one value is read from several places by interpolation, the place where a user sets it comes first.
@@ -250,7 +251,7 @@ class _Gathering:
         file = run.path / "predictions.npz"
         try:
             # Opened here, because numpy leaves open what it cannot read.
-            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            with open_file(file) as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             logits, truth = arrays["logits"], arrays["labels"].astype(np.int64)
             classes = logits.shape[1]
@@ -446,11 +447,11 @@ def _notes(arms: Sequence[Arm]) -> Iterable[str]:
 
 def cut_off(path: Path, run: Run) -> bool:
     """Whether ``metrics.jsonl`` ends in a line that was not read."""
-    file = path / "metrics.jsonl"
-    if not file.exists():
+    try:
+        with open_file(path / "metrics.jsonl") as stream:
+            return sum(1 for _ in stream) > len(run.metrics)
+    except FileNotFoundError:
         return False
-    with file.open("rb") as stream:
-        return sum(1 for _ in stream) > len(run.metrics)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -192,7 +192,5 @@ def _refuse_unless_regular(path: Path, mode: int, *, folder_too: bool = False) -
 
 def _refusal(path: Path, is_link: bool) -> RunDirectoryError:
     if is_link:
-        return RunDirectoryError(
-            f"{path} is a link, and what lies in a run directory is not followed elsewhere; remove it"
-        )
-    return RunDirectoryError(f"{path} is no regular file; remove it")
+        return RunDirectoryError(f"{path} is a link, which is not followed: put what it leads to in its place")
+    return RunDirectoryError(f"{path} is no regular file; take it away")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, flag_override
+
+from mnist_exp.mistakes import report
+from mnist_exp.runs.files import RunDirectoryError, refuse_links
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 SWEEPER = "hydra_plugins.mnist_exp_sweeps.GridSweeper"
@@ -20,6 +26,13 @@ class FinishSweep(Callback):
             config.hydra.launcher = {"_target_": LAUNCHER, "_recursive_": False, "inner": config.hydra.launcher}
             if config.hydra.sweeper._target_ == BASIC_SWEEPER:
                 config.hydra.sweeper._target_ = SWEEPER
+        HydraConfig.instance().set_config(config)
+        try:
+            refuse_links(Path(config.hydra.sweep.dir))  # where Hydra and the study write next
+        except RunDirectoryError as error:
+            # Hydra turns a callback's exceptions into warnings; only leaving stops it.
+            report(error)
+            sys.exit(2)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from mnist_exp.sweeps.launching import conclude

@@ -6,6 +6,7 @@ became of the job is read there, not from what the launcher returns.
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import shutil
 import sys
@@ -31,12 +32,14 @@ from mnist_exp.config import check
 from mnist_exp.mistakes import UsageError, as_typed, report
 from mnist_exp.runs import RunDirectory, RunDirectoryError
 from mnist_exp.runs.directory import is_locked, read_config
+from mnist_exp.runs.files import refuse_links
 from mnist_exp.runs.provenance import cores
 from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, SweepDirectory, job_id
 from mnist_exp.sweeps.job import StopAll, train_apart, train_here
 from mnist_exp.sweeps.progress import Progress, count, print_table
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
+from mnist_exp.trust import logger_to_use
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -45,6 +48,9 @@ class StoredJobs(ConfigLoader):
     """Stands in for Hydra's loader in a launcher: a job is what was stored when the sweep began, whatever ``conf/`` says
     now; ``sweep_overrides`` is the name of its directory."""
 
+    def __init__(self, loggers: Mapping[str, Mapping[str, Any]]) -> None:
+        self._loggers = loggers
+
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         (name,) = sweep_overrides
         config = master_config.copy()
@@ -52,6 +58,7 @@ class StoredJobs(ConfigLoader):
             config.hydra.sweep.subdir = name
             config.hydra.overrides.task = []
             config.directory = str(Path(config.hydra.sweep.dir) / name)
+            config.logger = dict(self._loggers.get(name, {}))
         return config
 
     def _unused(self, *arguments: Any, **options: Any) -> NoReturn:
@@ -95,6 +102,7 @@ def launch(
             for index, overrides in enumerate(job_overrides, initial_job_idx)
         ]
         with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
+            known = set(sweep.jobs)
             parallel, threads = _shares(inner)
             fixed = _fixed_keys(context, config)
             jobs = [
@@ -104,8 +112,10 @@ def launch(
             wanted = list(dict.fromkeys(jobs))
             if config.sweep.resume:
                 wanted = list(dict.fromkeys([*wanted, *sweep.jobs.values()]))
+            loggers = {job.directory: made.tree["logger"] for job, made in zip(jobs, composed, strict=True)}
+            loggers = {**_loggers_of_stored(sweep, wanted, config, known, set(loggers)), **loggers}
             with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted, bar=inner._target_ != BASIC):
-                _run(sweep, wanted, _launcher(inner, config, sweep), stop, parallel)
+                _run(sweep, wanted, _launcher(inner, config, sweep, loggers), stop, parallel)
             stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
             if _fingerprint(context) != files:
                 composed = [
@@ -239,8 +249,43 @@ def _shares(inner: DictConfig) -> tuple[int | None, int | None]:
     return None, None
 
 
-def _launcher(inner: DictConfig, config: DictConfig, sweep: SweepDirectory) -> Callable[[Sequence[Job]], None]:
-    """The chosen launcher, which gets directories to train in."""
+def _loggers_of_stored(
+    sweep: SweepDirectory, wanted: Sequence[Job], config: DictConfig, known: set[str], composed: set[str]
+) -> dict[str, dict[str, Any]]:
+    """Check the run directories of jobs that are not complete, before any starts.
+
+    Args:
+        known: names of the jobs that were there before.
+        composed: names of the jobs that this command composed itself, and whose loggers are therefore this user's.
+
+    Returns:
+        for each other job by name, its logger as this command has it.
+
+    Raises:
+        UsageError: one of them could not be trained: its configuration is none, or it holds links.
+    """
+    loggers = {}
+    present: Any = OmegaConf.to_container(config.logger, resolve=True) if config.logger else {}
+    for job in wanted:
+        path = sweep.path / job.directory
+        if job.directory not in known or sweep.standing(job).status in SETTLED:
+            continue
+        refuse_links(path)
+        tree = read_config(path)
+        check(tree)
+        if job.directory not in composed:
+            loggers[job.directory], _ = logger_to_use(tree.get("logger"), present, ())
+    return loggers
+
+
+def _launcher(
+    inner: DictConfig, config: DictConfig, sweep: SweepDirectory, loggers: Mapping[str, Mapping[str, Any]]
+) -> Callable[[Sequence[Job]], None]:
+    """The chosen launcher, which gets directories to train in.
+
+    Args:
+        loggers: the logger's section of each job, by name; what its directory says is not asked.
+    """
     on_slurm = str(inner._target_).endswith(".SlurmLauncher")
     job = OmegaConf.masked_copy(config, "hydra")
     OmegaConf.set_readonly(job.hydra, None)
@@ -252,6 +297,9 @@ def _launcher(inner: DictConfig, config: DictConfig, sweep: SweepDirectory) -> C
         job.hydra.callbacks = {}
         job.hydra.output_subdir = None  # .hydra/ is there already
         job.hydra.sweep.dir = str(sweep.path)
+        if folder := job.hydra.launcher.get("submitit_folder"):
+            # submitit unpickles what it finds under a job's number, so nobody may have put something there before.
+            job.hydra.launcher.submitit_folder = str(Path(folder).parent / secrets.token_hex(4) / Path(folder).name)
         if on_slurm:
             job.hydra.launcher.name = job_name(sweep.path)
         elif "ray" in inner:
@@ -265,7 +313,7 @@ def _launcher(inner: DictConfig, config: DictConfig, sweep: SweepDirectory) -> C
                 **(own if ray.init.get("address") is None else {"object_store_memory": None, **ray.init}),
             }
     task = train_here if inner._target_ == BASIC else train_on_slurm if on_slurm else train_apart
-    context = HydraContext(config_loader=StoredJobs(), callbacks=Callbacks())
+    context = HydraContext(config_loader=StoredJobs(loggers), callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=job)
 
     def launch_all(jobs: Sequence[Job]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, Standing, SweepDirectory
+from mnist_exp.sweeps.resuming import left_to_user
 
 POLL_SECONDS = 0.5
 
@@ -131,8 +133,9 @@ def print_table(sweep: SweepDirectory, standings: Mapping[str, Standing]) -> Non
             out.print(Text(f"{standing.status}: {sweep.shown / name / 'train.log'}"), soft_wrap=True)
     left = sum(standing.status not in SETTLED for standing in standings.values())
     if left:
+        command = ["mnist-train", "-m", f"sweep.resume={sweep.shown}", *left_to_user(sweep.arguments)]
         out.print(
-            Text(f"{count(left, 'job')} not complete; finish: mnist-train -m sweep.resume={sweep.shown}"),
+            Text(f"{count(left, 'job')} not complete; finish: {shlex.join(command)}"),
             soft_wrap=True,
         )
 

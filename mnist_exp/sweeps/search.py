@@ -17,8 +17,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
 
 from mnist_exp.mistakes import UsageError
+from mnist_exp.runs.files import exists
 from mnist_exp.training.events import EpochMetrics, Listener, Pruned
 
+STUDY = "study.db"  # in the sweep directory
 METRICS: Mapping[str, Literal["maximize", "minimize"]] = {"val_accuracy": "maximize", "val_loss": "minimize"}
 WARM_UP_EPOCHS = 1  # after which a run may be pruned; the first says little
 
@@ -57,7 +59,7 @@ class Search:
         self._prune = prune
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
-        self._url = f"sqlite:///{folder.absolute() / 'study.db'}"
+        self._url = f"sqlite:///{folder.absolute() / STUDY}"
         self.study = optuna.create_study(
             storage=_storage(self._url),
             study_name=metric,
@@ -85,7 +87,7 @@ class Search:
         """What the run of a trial is told: where to report, and when to give up."""
         if not self._prune:
             return {}
-        told = {"storage": self._url, "trial": trial._trial_id, "study": self._metric}
+        told = {"trial": trial._trial_id, "study": self._metric}
         return {"search": {**told, "startup_trials": self._startup_trials}}
 
     def tell(self, trial: Trial, status: str, value: float | None) -> None:
@@ -101,12 +103,18 @@ class PruneHopeless(Listener):
 
     Args:
         search: what ``Search.record`` says.
+        folder: the sweep directory, which has the study; where it lies is not for a record to say.
+
+    Raises:
+        UsageError: there is no study, or the record names no metric of ours.
     """
 
-    def __init__(self, search: Mapping[str, Any]) -> None:
+    def __init__(self, search: Mapping[str, Any], folder: Path) -> None:
+        if search.get("study") not in METRICS or not exists(folder / STUDY):
+            raise UsageError(f"{folder / STUDY} is missing, the study that this run belongs to")
         study = optuna.load_study(
             study_name=search["study"],
-            storage=_storage(search["storage"]),
+            storage=_storage(f"sqlite:///{folder.absolute() / STUDY}"),
             pruner=_pruner(search["startup_trials"]),
         )
         self._metric: str = search["study"]
