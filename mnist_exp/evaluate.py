@@ -77,7 +77,7 @@ def evaluate_run(path: Path, overrides: Sequence[str], output: Path) -> dict[str
     authorize(tree)
     device = experiment.choose_device(config.trainer.device)
     experiment.prepare_torch(config, device, run.record.get("threads"))
-    digits = experiment.build_digits(tree)
+    digits = experiment.build_digits(tree, may_download=bool(overrides))
     test = digits.test.to(device)
     model, state = trained_model(run, config, device)
     bfloat16 = config.trainer.precision == "bfloat16"

@@ -17,9 +17,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import yaml
 from hydra.errors import InstantiationException
 from torch import Tensor, nn
 
+from mnist_exp.composition import CONF
 from mnist_exp.config import Config, check
 from mnist_exp.data import DataError, Digits
 from mnist_exp.data.augment import Augment
@@ -49,7 +51,7 @@ from mnist_exp.training import (
     save_checkpoint,
 )
 from mnist_exp.training.events import Pruned
-from mnist_exp.trust import authorize, instantiate, run_id_to_use
+from mnist_exp.trust import authorize, instantiate, logger_to_use, run_id_to_use
 
 WORST_DIGITS = 100  # images kept in predictions.npz: about what a LeNet-5 gets wrong of MNIST's 10,000
 
@@ -83,7 +85,9 @@ def run_experiment(
         for listener in listeners:
             listener.on_end(TrainingEnded(status, run.record["error"], summary))
 
-    with Console(run.path, quiet=config.quiet) as console:
+    default = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text(encoding="utf-8"))
+    _, options = logger_to_use(run.tree["logger"], default, ())
+    with Console(run.path, quiet=config.quiet, options=options) as console:
         listeners.append(console)
         try:
             result = _build_and_fit(run, config, stop, console, listeners, seconds)
@@ -124,7 +128,7 @@ def _build_and_fit(
     threads = prepare_torch(config, device, run.record.get("threads"))
 
     began = time.perf_counter()
-    digits = build_digits(run.tree).to(device)
+    digits = build_digits(run.tree, may_download=run.may_download).to(device)
     seconds["data"] = time.perf_counter() - began
 
     model = build_model(run.tree, config.seed).to(device)
@@ -225,14 +229,20 @@ def device_name(device: torch.device) -> str:
     return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
 
 
-def build_digits(tree: Mapping[str, Any]) -> Digits:
+def build_digits(tree: Mapping[str, Any], *, may_download: bool = True) -> Digits:
     """The data set, on the CPU.
+
+    Args:
+        may_download: whether absent files may be fetched into ``data.root``. The cache is always the user's own.
 
     Raises:
         UsageError: files are missing or damaged, or the splits cannot be made.
     """
+    data = dict(tree["data"])
+    if data.get("root") and not may_download and "download" in data:
+        data["download"] = None
     try:
-        digits = instantiate(tree["data"])
+        digits = instantiate(data)
     except (InstantiationException, DataError) as error:
         raise UsageError(_cause(error, DataError, "data")) from error
     assert isinstance(digits, Digits)

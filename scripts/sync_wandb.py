@@ -26,9 +26,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import wandb
-from wandb.sdk.artifacts.staging import (
-    get_staging_dir,
-)  # no promise of W&B's; where it copies files to before it sends them
+from wandb.sdk.artifacts.staging import get_staging_dir  # no promise of W&B's: where it puts copies
 
 from mnist_exp.loggers.wandb_file import records
 from mnist_exp.loggers.wandb_service import end_service, start_service
@@ -137,7 +135,7 @@ def check_records(file: Path, project: str, entity: str | None, *, files: bool) 
                     path = PurePosixPath(item.path)
                     if path.is_absolute() or ".." in path.parts:
                         raise ValueError(f"it asks for the file {item.path!r}, which is not beside it")
-            elif kind not in HARMLESS:
+            elif kind not in {"run", *HARMLESS}:
                 raise ValueError(f"it asks for what no run of this project asks for: {kind}")
     except ValueError as error:
         raise ValueError(one_line(f"Failed to read {file}: {error}" if "no record" in str(error) else error)) from error

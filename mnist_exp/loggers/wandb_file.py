@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from wandb.proto.wandb_internal_pb2 import Record
+from typing import Any
 
 _BLOCK = 32_768  # bytes; a record's parts never cross one
 _HEADER = 7  # bytes, of the file and of every part: checksum (4), length (2), type (1)
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
-def records(data: bytes) -> Iterator[Record]:
-    """The records of a file that was finished, or cut off: what is whole is read.
+def records(data: bytes) -> Iterator[Any]:
+    """The records (``wandb.proto.wandb_internal_pb2.Record``) of a file that was finished, or cut off: what is whole is read.
 
     Raises:
         ValueError: these are no records.
     """
-    from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
+
+    record_type: Any = wandb_internal_pb2.Record  # type: ignore[attr-defined]  # its stub leaves it out
 
     position, body, inside = _HEADER, b"", False
     while position + _HEADER <= len(data):
@@ -38,7 +36,7 @@ def records(data: bytes) -> Iterator[Record]:
         inside = kind in (_FIRST, _MIDDLE)
         if not inside:
             try:
-                yield Record.FromString(body)
-            except DecodeError as error:
+                yield record_type.FromString(body)
+            except Exception as error:
                 raise ValueError(f"no record before byte {position}") from error
             body = b""

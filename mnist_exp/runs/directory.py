@@ -40,12 +40,14 @@ class RunDirectory:
         path: the directory.
         record: the content of ``run.json``.
         tree: the resolved configuration, as ``config.yaml`` holds it.
+        may_download: whether absent data may be fetched into ``data.root``: not where a directory alone names the folder.
     """
 
     def __init__(self, path: Path, lock: FileLock, record: dict[str, Any], tree: dict[str, Any]) -> None:
         self.path = path
         self.record = record
         self.tree = tree
+        self.may_download = True
         self._lock = lock
         self._log = logging.StreamHandler(open_file(path / "train.log", "a"))
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -101,6 +103,7 @@ class RunDirectory:
             advice = f"mnist-eval {path} evaluates it" if status == "completed" else "a new run needs other settings"
             raise RunDirectoryError(f"{path} holds a {status} run; there is nothing to resume, {advice}")
         run = cls(path, lock, record, tree)
+        run.may_download = False
         if status == "waiting":
             run.update(status="running", started=_now())
         else:

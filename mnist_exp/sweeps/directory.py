@@ -169,6 +169,8 @@ def read_sweep(path: Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{path} is not a sweep directory: it has no sweep.json") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunDirectoryError(f"{path / 'sweep.json'} cannot be read: {error}") from error
+    if not isinstance(sweep["jobs"], list) or not isinstance(sweep["arguments"], list):
+        raise RunDirectoryError(f"{path / 'sweep.json'} cannot be read: jobs and arguments are lists")
     assert isinstance(sweep, dict)
     return sweep
 

@@ -51,7 +51,7 @@ def train_here(job: DictConfig) -> None:
     if stop_file.exists():
         return
     try:
-        train_directory(path, logger_of(job))
+        train_directory(path, said_by_user(job))
     except (UsageError, RunDirectoryError, RunFailed):
         pass  # run.json says it
     except BaseException as error:
@@ -76,7 +76,7 @@ def train_in_a_child(job: DictConfig, stop: StopRequest) -> None:
     path, stop_file = Path(job.directory), Path(job.stop_file)
     if stop_file.exists() or read_standing(path).status in SETTLED:
         return
-    process = _fork(path, stop_file, HydraConfig.get().runtime.cwd, logger_of(job))
+    process = _fork(path, stop_file, HydraConfig.get().runtime.cwd, said_by_user(job))
     asked: float | None = None
     while process.is_alive():
         process.join(POLL_SECONDS)
@@ -107,18 +107,18 @@ class StopAll(StopRequest):
         ask_to_stop(self._stop_file, number)
 
 
-def logger_of(job: DictConfig) -> dict[str, Any]:
-    """The logger's section, which whoever launches the job says."""
-    section = OmegaConf.to_container(job.logger)
-    assert isinstance(section, dict)
-    return {str(key): value for key, value in section.items()}
+def said_by_user(job: DictConfig) -> dict[str, Any]:
+    """What whoever launches the job says, and its directory does not decide: ``logger`` and ``data_root``."""
+    said = OmegaConf.to_container(job.said)
+    assert isinstance(said, dict)
+    return {str(key): value for key, value in said.items()}
 
 
-def train_directory(path: Path, logger: Mapping[str, Any]) -> float | None:
+def train_directory(path: Path, said: Mapping[str, Any]) -> float | None:
     """Train what the run directory describes, from its last checkpoint where it has one.
 
     Args:
-        logger: in place of the section that is stored there.
+        said: ``logger``, in place of the section that is stored there; ``data_root``, into which data may be fetched.
     """
     from mnist_exp.train import train
 
@@ -128,7 +128,8 @@ def train_directory(path: Path, logger: Mapping[str, Any]) -> float | None:
         if "versions" not in run.record:
             run.update(**provenance(PACKAGE))
         run.update(process={"host": platform.node(), "pid": os.getpid()})
-        run.tree["logger"] = dict(logger)
+        run.tree["logger"] = said["logger"]
+        run.may_download = run.tree["data"].get("root") == said["data_root"]
         return train(run, check(run.tree))
 
 
@@ -153,12 +154,12 @@ def _fork(*arguments: Any) -> Any:
     return process
 
 
-def _apart(path: Path, stop_file: Path, directory: str, logger: Mapping[str, Any]) -> None:
+def _apart(path: Path, stop_file: Path, directory: str, said: Mapping[str, Any]) -> None:
     """The life of a job's own process.
 
     Args:
         directory: where the command was given; a launcher may start its workers elsewhere.
-        logger: as for ``train_directory``.
+        said: as for ``train_directory``.
     """
     os.chdir(directory)
     with open_file(path / "output.log", "ab") as output:
@@ -170,7 +171,7 @@ def _apart(path: Path, stop_file: Path, directory: str, logger: Mapping[str, Any
     )
     watch.start()
     try:
-        train_directory(path, logger)
+        train_directory(path, said)
     except (UsageError, RunDirectoryError, RunFailed) as error:
         print(error, file=sys.stderr)
         sys.exit(1)

@@ -48,8 +48,8 @@ class StoredJobs(ConfigLoader):
     """Stands in for Hydra's loader in a launcher: a job is what was stored when the sweep began, whatever ``conf/`` says
     now; ``sweep_overrides`` is the name of its directory."""
 
-    def __init__(self, loggers: Mapping[str, Mapping[str, Any]]) -> None:
-        self._loggers = loggers
+    def __init__(self, said: Mapping[str, Mapping[str, Any]]) -> None:
+        self._said = said
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         (name,) = sweep_overrides
@@ -58,7 +58,7 @@ class StoredJobs(ConfigLoader):
             config.hydra.sweep.subdir = name
             config.hydra.overrides.task = []
             config.directory = str(Path(config.hydra.sweep.dir) / name)
-            config.logger = dict(self._loggers.get(name, {}))
+            config.said = dict(self._said.get(name, {}))
         return config
 
     def _unused(self, *arguments: Any, **options: Any) -> NoReturn:
@@ -112,10 +112,13 @@ def launch(
             wanted = list(dict.fromkeys(jobs))
             if config.sweep.resume:
                 wanted = list(dict.fromkeys([*wanted, *sweep.jobs.values()]))
-            loggers = {job.directory: made.tree["logger"] for job, made in zip(jobs, composed, strict=True)}
-            loggers = {**_loggers_of_stored(sweep, wanted, config, known, set(loggers)), **loggers}
+            said = {
+                job.directory: {"logger": made.tree["logger"], "data_root": made.tree["data"].get("root")}
+                for job, made in zip(jobs, composed, strict=True)
+            }
+            said = {**_said_of_stored(sweep, wanted, config, known, set(said)), **said}
             with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted, bar=inner._target_ != BASIC):
-                _run(sweep, wanted, _launcher(inner, config, sweep, loggers), stop, parallel)
+                _run(sweep, wanted, _launcher(inner, config, sweep, said), stop, parallel)
             stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
             if _fingerprint(context) != files:
                 composed = [
@@ -249,22 +252,22 @@ def _shares(inner: DictConfig) -> tuple[int | None, int | None]:
     return None, None
 
 
-def _loggers_of_stored(
+def _said_of_stored(
     sweep: SweepDirectory, wanted: Sequence[Job], config: DictConfig, known: set[str], composed: set[str]
 ) -> dict[str, dict[str, Any]]:
     """Check the run directories of jobs that are not complete, before any starts.
 
     Args:
         known: names of the jobs that were there before.
-        composed: names of the jobs that this command composed itself, and whose loggers are therefore this user's.
+        composed: names of the jobs that this command composed itself; what they say is this user's.
 
     Returns:
-        for each other job by name, its logger as this command has it.
+        for each other job by name, what this command says of it: see ``job.train_directory``.
 
     Raises:
         UsageError: one of them could not be trained: its configuration is none, or it holds links.
     """
-    loggers = {}
+    said = {}
     present: Any = OmegaConf.to_container(config.logger, resolve=True) if config.logger else {}
     for job in wanted:
         path = sweep.path / job.directory
@@ -274,17 +277,18 @@ def _loggers_of_stored(
         tree = read_config(path)
         check(tree)
         if job.directory not in composed:
-            loggers[job.directory], _ = logger_to_use(tree.get("logger"), present, ())
-    return loggers
+            logger, _ = logger_to_use(tree.get("logger"), present, ())
+            said[job.directory] = {"logger": logger, "data_root": None}
+    return said
 
 
 def _launcher(
-    inner: DictConfig, config: DictConfig, sweep: SweepDirectory, loggers: Mapping[str, Mapping[str, Any]]
+    inner: DictConfig, config: DictConfig, sweep: SweepDirectory, said: Mapping[str, Mapping[str, Any]]
 ) -> Callable[[Sequence[Job]], None]:
     """The chosen launcher, which gets directories to train in.
 
     Args:
-        loggers: the logger's section of each job, by name; what its directory says is not asked.
+        said: of each job by name, what its directory does not decide: see ``job.train_directory``.
     """
     on_slurm = str(inner._target_).endswith(".SlurmLauncher")
     job = OmegaConf.masked_copy(config, "hydra")
@@ -313,7 +317,7 @@ def _launcher(
                 **(own if ray.init.get("address") is None else {"object_store_memory": None, **ray.init}),
             }
     task = train_here if inner._target_ == BASIC else train_on_slurm if on_slurm else train_apart
-    context = HydraContext(config_loader=StoredJobs(loggers), callbacks=Callbacks())
+    context = HydraContext(config_loader=StoredJobs(said), callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=job)
 
     def launch_all(jobs: Sequence[Job]) -> None:

@@ -48,7 +48,7 @@ def arguments_to_finish(arguments: Sequence[str]) -> list[str]:
     own = [word for word in arguments if word not in {"-m", "--multirun", f"sweep.resume={values[-1]}"}]
     stored_jobs(path)  # refuses what is damaged before Hydra writes there
     started = read_sweep(path)["arguments"]
-    if not isinstance(started, list) or not all(isinstance(word, str) for word in started):
+    if not all(isinstance(word, str) for word in started):
         raise UsageError(f"{path / 'sweep.json'}: arguments is no list of words")
     typed = {_key(word) for word in given.overrides} | {flag for flag, name in FLAGS.items() if getattr(given, name)}
     missing = [words for words in _left_to_user(started) if not _is_answered(words[0], typed)]
