@@ -20,6 +20,7 @@ from mnist_exp.composition import choices_with, resolve
 from mnist_exp.explain import exit_status
 from mnist_exp.mistakes import UsageError, as_typed, explain_validation
 from mnist_exp.runs.directory import read_record, refuse_unless_free
+from mnist_exp.trust import check_targets, refuse_unless_plain
 
 
 class Section(BaseModel):
@@ -284,9 +285,6 @@ class Config(Section):
     sweep: SweepSettings | None = None  # of a run that is stored: none
 
 
-ALLOWED_TARGETS = ("mnist_exp.", "torch.nn.", "torch.optim.", "torchvision.transforms.")
-
-
 def check(tree: Mapping[str, Any]) -> Config:
     """The configuration as typed, frozen sections.
 
@@ -296,7 +294,8 @@ def check(tree: Mapping[str, Any]) -> Config:
     Raises:
         UsageError: one line for each mistake.
     """
-    _check_targets(tree)
+    refuse_unless_plain(tree)
+    check_targets(tree)
     try:
         config = Config.model_validate({**tree, "logger": tree.get("logger") or None})
     except ValidationError as error:
@@ -406,21 +405,6 @@ class CheckBeforeRun(Callback):
             refuse_unless_free(Path(config.hydra.run.dir))
 
 
-def _check_targets(tree: Any, path: str = "") -> None:
-    """A configuration found in somebody else's run directory must not be able to run code."""
-    if isinstance(tree, Mapping):
-        target = tree.get("_target_")
-        if target is not None and not str(target).startswith(ALLOWED_TARGETS):
-            raise UsageError(
-                f"{path}_target_={target} is not allowed; it may name "
-                + ", ".join(f"{prefix}*" for prefix in ALLOWED_TARGETS)
-                + " only"
-            )
-    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, value in items:
-        _check_targets(value, f"{path}{key}.")
-
-
 def _contradictions(config: Config) -> Iterable[str]:
     """Values that are fine alone and wrong together."""
     model, regularization = config.model, config.regularization
@@ -459,43 +443,3 @@ def _contradictions(config: Config) -> Iterable[str]:
             )
         if config.trainer.selection == "best":
             yield "trainer.selection=best needs validation data; hold some out: data.val_size=5000"
-
-
-def authorize(tree: Mapping[str, Any]) -> None:
-    """Check that every ``_target_`` is of the kind its place calls for. Imports torch.
-
-    The name alone is not enough: ``torch.nn.modules.module.warnings.warn`` begins with ``torch.nn`` and is no module.
-
-    Raises:
-        UsageError: a target does not exist or is something else.
-    """
-    import torch
-    from hydra.utils import get_object
-
-    from mnist_exp import training
-    from mnist_exp.training import schedules
-
-    kinds: dict[str, type[Any]] = {
-        "model": torch.nn.Module,
-        "optimizer": torch.optim.Optimizer,
-        "scheduler": torch.optim.lr_scheduler.LRScheduler,
-        "logger": training.Listener,
-    }
-    functions = [schedules.constant, schedules.step, schedules.cosine, schedules.one_cycle]
-
-    def visit(node: Any, group: str, path: str) -> None:
-        if isinstance(node, Mapping) and "_target_" in node:
-            try:
-                found = get_object(node["_target_"])
-            except Exception as error:
-                raise UsageError(f"{path}_target_={node['_target_']} does not exist") from error
-            kind = kinds[group]
-            fits = isinstance(found, type) and issubclass(found, kind)
-            if not fits and not (group == "scheduler" and found in functions):
-                raise UsageError(f"{path}_target_={node['_target_']} is not allowed there: it is no {kind.__name__}")
-        items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
-        for key, value in items:
-            visit(value, group, f"{path}{key}.")
-
-    for group in kinds:
-        visit(tree[group], group, f"{group}.")

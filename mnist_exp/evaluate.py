@@ -21,14 +21,18 @@ from typing import TYPE_CHECKING, Any
 from hydra.errors import HydraException
 
 from mnist_exp.composition import CONF, resolve
-from mnist_exp.config import authorize, check
+from mnist_exp.config import check
 from mnist_exp.explain import explain_composition
 from mnist_exp.mistakes import ArgumentParser, UsageError, report
 from mnist_exp.runs import Run, read_run, write_atomically
+from mnist_exp.runs.files import exists
 from mnist_exp.stored import changed, describe_data, found_again, parse
+from mnist_exp.trust import authorize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+EVALUATION, PICTURE = "evaluation.json", "worst_digits.png"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = options.output or directory
     try:
         files = write_result(result, picture, output)
+    except UsageError as error:
+        report(error, "mnist-eval")
+        sys.exit(2)
     except OSError as error:
         report(UsageError(f"{output}: the result is not written there: {error.strerror or error}"), "mnist-eval")
         sys.exit(2 if options.output else 0)  # a run directory may well be read only
@@ -74,6 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _is_override(word: str) -> bool:
     return word.lstrip("+~").startswith(("data=", "data.")) and not Path(word).is_dir()
+
+
+def _names_folder(overrides: Sequence[str]) -> bool:
+    """Whether the command itself says where the data lie, so that absent ones may be fetched there."""
+    return any(word.lstrip("+").startswith(("data=", "data.root=")) for word in overrides)
 
 
 def evaluate_run(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Image]:
@@ -103,7 +115,7 @@ def evaluate_run(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], 
     device = experiment.choose_device(config.trainer.device)
     experiment.prepare_torch(config, device, run.record.get("threads"))
     try:
-        digits = experiment.build_digits(tree)
+        digits = experiment.build_digits(tree, may_download=_names_folder(overrides))
     except UsageError as error:
         hint = (
             ""
@@ -150,9 +162,12 @@ def write_result(result: Mapping[str, Any], picture: Image, output: Path) -> lis
 
     Raises:
         OSError: they cannot be written.
+        RunDirectoryError: one of them is a link.
     """
     output.mkdir(parents=True, exist_ok=True)
-    files = [output / "evaluation.json", output / "worst_digits.png"]
+    files = [output / EVALUATION, output / PICTURE]
+    for file in files:
+        exists(file)  # refuses a link before anything is written
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     write_atomically(files[0], json.dumps(result, indent=2).encode() + b"\n")
@@ -169,6 +184,7 @@ def data_section(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: an override that is not of the data, that changes nothing here, or that Hydra refuses.
     """
+    check(run.config)
     own = run.config["data"]
     try:
         parsed = parse(overrides)
@@ -196,6 +212,7 @@ def data_section(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
 def _composed(own: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
 
+    # Numbers, as the check of the stored configuration saw to: nothing else of it reaches Hydra's command line.
     kept = [f"data.{key}={own[key]}" for key in ("image_size", "mean", "std")]
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         return dict(resolve(compose("train", overrides=[*kept, "name=evaluation", *overrides]))["data"])

@@ -19,12 +19,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import yaml
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from mnist_exp import native
-from mnist_exp.config import Config, authorize, check
+from mnist_exp.composition import CONF
+from mnist_exp.config import Config, check
 from mnist_exp.data import DataError, Digits
 from mnist_exp.data.augment import Augment
 from mnist_exp.loggers.console import Console
@@ -32,6 +33,7 @@ from mnist_exp.mistakes import RunFailed, UsageError, as_typed
 from mnist_exp.models import count_parameters, layer_table
 from mnist_exp.runs import RunDirectory, read_run, write_atomically
 from mnist_exp.runs.directory import resume_command
+from mnist_exp.runs.files import exists
 from mnist_exp.runs.provenance import available_cores, cores, peak_memory, reset_peak_memory
 from mnist_exp.signals import StopRequest
 from mnist_exp.stored import describe_data
@@ -54,6 +56,7 @@ from mnist_exp.training import (
     save_checkpoint,
 )
 from mnist_exp.training.events import Pruned
+from mnist_exp.trust import authorize, instantiate, logger_to_use, run_id_to_use
 
 LOG = logging.getLogger("mnist_exp")
 WORST_DIGITS = 100  # images kept in predictions.npz: about what a LeNet-5 gets wrong of MNIST's 10,000
@@ -88,7 +91,9 @@ def run_experiment(
         for listener in listeners:
             listener.on_end(TrainingEnded(status, run.record["error"], summary))
 
-    with Console(run.path, quiet=config.quiet) as console:
+    default = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text(encoding="utf-8"))
+    _, options = logger_to_use(run.tree["logger"], default, ())
+    with Console(run.path, quiet=config.quiet, options=options) as console:
         listeners.append(console)
         try:
             result = _build_and_fit(run, config, stop, console, listeners, seconds)
@@ -139,7 +144,7 @@ def _build_and_fit(
     seconds["data"] = time.perf_counter() - began
 
     model = build_model(run.tree, config.seed)
-    if config.init_from is not None and not run.last_checkpoint.exists():
+    if config.init_from is not None and not exists(run.last_checkpoint, below=run.path):
         from mnist_exp.trained import load_weights  # which itself builds networks with this module
 
         run.update(init_from=load_weights(model, Path(config.init_from)))
@@ -149,7 +154,7 @@ def _build_and_fit(
         console.print_layers(layers)
     backend = use_backend(model, config, device, _backend_so_far(run))
     training, recipe = build_training(config, run.tree, model, digits, device)
-    if run.last_checkpoint.exists():
+    if exists(run.last_checkpoint, below=run.path):
         training.load_state_dict(load_checkpoint(run.last_checkpoint, device))
     run.keep_metrics(training.epoch)
     run.update(
@@ -243,14 +248,20 @@ def device_name(device: torch.device) -> str:
     return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
 
 
-def build_digits(tree: Mapping[str, Any]) -> Digits:
+def build_digits(tree: Mapping[str, Any], *, may_download: bool = True) -> Digits:
     """The data set, on the CPU.
+
+    Args:
+        may_download: whether absent files may be fetched into ``data.root``. The cache is always the user's own.
 
     Raises:
         UsageError: files are missing or damaged, or the splits cannot be made.
     """
+    data = dict(tree["data"])
+    if data.get("root") and not may_download and "download" in data:
+        data["download"] = None
     try:
-        digits = instantiate(tree["data"], _convert_="all")
+        digits = instantiate(data)
     except (InstantiationException, DataError) as error:
         raise UsageError(_cause(error, DataError, "data")) from error
     assert isinstance(digits, Digits)
@@ -263,9 +274,10 @@ def read_data(run: RunDirectory) -> Digits:
     Raises:
         UsageError: they are not there, or they are others.
     """
-    begun, moved = run.last_checkpoint.exists(), resume_command(run.path, "data.root=FOLDER")
+    begun = exists(run.last_checkpoint, below=run.path)
+    moved = resume_command(run.path, "data.root=FOLDER")
     try:
-        digits = build_digits(run.tree)
+        digits = build_digits(run.tree, may_download=run.may_download)
     except UsageError as error:
         hint = f"; where the data lie now: {moved}" if begun and run.tree["data"].get("root") else ""
         raise UsageError(f"{error}{hint}") from error
@@ -290,7 +302,7 @@ def build_model(tree: Mapping[str, Any], seed: int) -> nn.Module:
     """
     torch.manual_seed(seed)
     try:
-        model = instantiate(tree["model"], _convert_="all")
+        model = instantiate(tree["model"])
     except InstantiationException as error:
         raise UsageError(_cause(error, (TypeError, ValueError), "model")) from error
     assert isinstance(model, nn.Module)
@@ -399,10 +411,10 @@ def build_training(
     steps_per_epoch = -(-len(digits.train) // trainer.batch_size)
     group = "optimizer"
     try:
-        factory = instantiate(tree["optimizer"], _convert_="all")
+        factory = instantiate(tree["optimizer"])
         optimizer = factory(parameter_groups(model, decay_all=regularization.decay_all))
         group = "scheduler"
-        factory = instantiate(tree["scheduler"], _convert_="all")
+        factory = instantiate(tree["scheduler"])
         scheduler = factory(optimizer, epochs=trainer.epochs, steps_per_epoch=steps_per_epoch)
     except (InstantiationException, TypeError, ValueError) as error:
         raise UsageError(_cause(error, (TypeError, ValueError), group)) from error
@@ -433,12 +445,12 @@ def build_training(
 
 def build_logger(run: RunDirectory) -> Listener:
     """Whoever ``logger`` names, told which run this is and whether it is a continuation."""
-    logger = instantiate(run.tree["logger"], _convert_="all")(
+    logger = instantiate(run.tree["logger"])(
         directory=run.path,
         name=f"{run.record['name']}-{run.record['seed']}",
         sweep=run.record.get("sweep"),
         config=run.tree,
-        run_id=(run.record.get("wandb") or {}).get("id"),
+        run_id=run_id_to_use(run.record.get("wandb"), run.tree["logger"]),
         parameters=run.record["parameters"],
         on_identity=lambda identity: run.update(wandb=identity),
     )

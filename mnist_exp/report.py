@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/report"), help="folder; default: outputs/report")
     parser.add_argument("--wandb", action="store_true", help="also build a report on Weights & Biases, beside the runs")
     parser.add_argument(
+        "--wandb-project", metavar="[ENTITY/]PROJECT", help="where that may be saved; default: mnist-exp of the account"
+    )
+    parser.add_argument(
         "--wandb-dry-run", action="store_true", help="write what --wandb would send to wandb_report.json; no network"
     )
     options = parser.parse(arguments)

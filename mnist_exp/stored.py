@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.config import check, config_hash, with_absolute_paths
-from mnist_exp.mistakes import UsageError, nearest
+from mnist_exp.mistakes import UsageError, nearest, report
 from mnist_exp.runs.directory import read_config, read_metrics, read_record, resume_command
+from mnist_exp.trust import logger_to_use
 
 RESUMABLE = ("data.root", "logger", "quiet", "show_layers", "trainer.epochs")
 # Schedules whose learning rate does not depend on the number of epochs: a run can be continued to more of them.
@@ -109,20 +110,26 @@ def resumed(
             raise UsageError(
                 f"{override.input_line} cannot go with resume: a run continues as it began; {possible} can change"
             )
-    result = tree
-    if any(override.key_or_group == "logger" for override in typed):
-        logger = composed.get("logger")
-        result = {**result, "logger": None if logger is None else OmegaConf.to_container(logger, resolve=True)}
-        typed = [override for override in typed if override.key_or_group.partition(".")[0] != "logger"]
-    elif not tree.get("logger") and (without := [o for o in typed if o.key_or_group.startswith("logger.")]):
-        raise UsageError(f"{without[0].input_line}: the run has no logger; choose one, too: logger=wandb")
-    result = changed(result, typed)
+    keys = {override.key_or_group for override in typed}
+    if "logger" not in keys and not tree.get("logger") and any(key.startswith("logger.") for key in keys):
+        key = min(key for key in keys if key.startswith("logger."))
+        raise UsageError(f"{key}: the run has no logger; choose one, too: logger=wandb")
+    logger, _ = _logger(tree, composed, keys)
+    others = [override for override in typed if override.key_or_group.partition(".")[0] != "logger"]
+    result = changed({**tree, "logger": logger}, others)
     if any(override.key_or_group == "data.root" for override in typed):
         result = with_absolute_paths(result, Path.cwd())
     else:
         result["data"] = found_again(result["data"])
     check(result)
     return _continued(path, record, tree, result), result
+
+
+def _logger(tree: Mapping[str, Any], composed: DictConfig, typed: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+    """The logger of a run that goes on, and the stored settings of it that the present user would have to type."""
+    present = OmegaConf.to_container(composed.logger, resolve=True) if composed.get("logger") else {}
+    assert isinstance(present, dict)
+    return logger_to_use(tree.get("logger"), {str(key): value for key, value in present.items()}, typed)
 
 
 def check_resume(composed: DictConfig, overrides: Sequence[str]) -> None:
@@ -141,7 +148,17 @@ def check_resume(composed: DictConfig, overrides: Sequence[str]) -> None:
         raise UsageError("resume= needs a run directory: mnist-train resume=DIR")
     path = Path(directory)
     record = read_record(path)
-    resumed(path, overrides, composed, record, read_config(path))
+    tree = read_config(path)
+    resumed(path, overrides, composed, record, tree)
+    _, lost = _logger(tree, composed, {override.key_or_group for override in parse(overrides)})
+    if lost:
+        more = [override for override in overrides if not override.lstrip("+").startswith("resume=")]
+        report(
+            UsageError(
+                f"where a run is sent is not taken over from {path}; if you want the same, type "
+                f"{resume_command(path, *more, *lost)}"
+            )
+        )
 
 
 def _continued(

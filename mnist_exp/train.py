@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from mnist_exp.commandline import folders_of, read_arguments, run_hydra
 from mnist_exp.composition import PACKAGE, help_text, resolve
 from mnist_exp.explain import exit_status
-from mnist_exp.mistakes import UsageError, typed, unquoted
+from mnist_exp.mistakes import UsageError, typed
 
 if TYPE_CHECKING:
     from mnist_exp.config import Config
@@ -36,8 +36,11 @@ def main() -> None:
         return
     options = read_arguments(sys.argv[1:])
     with exit_status(folders_of(options)):
-        # Which the sweep directory keeps.
-        sys.argv[1:] = [_quoted(argument) for argument in _sweep_arguments(sys.argv[1:])]
+        if any(word.lstrip("+").startswith("sweep.resume=") for word in options.overrides):
+            from mnist_exp.sweeps.resuming import arguments_to_finish
+
+            sys.argv[1:] = arguments_to_finish(sys.argv[1:])
+        sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]  # which the sweep directory keeps
         run_hydra(start_run, read_arguments(sys.argv[1:]))
 
 
@@ -88,6 +91,7 @@ def resume_run(path: Path, overrides: Sequence[str], composed: DictConfig) -> fl
     from mnist_exp.stored import resumed
 
     with RunDirectory.reopen(path, partial(resumed, path, overrides, composed)) as run:
+        run.may_download = any(word.lstrip("+").startswith("data.root=") for word in overrides)
         try:
             return train(run, check(run.tree))
         except UsageError:
@@ -104,29 +108,6 @@ def train(run: RunDirectory, config: Config) -> float | None:
         from mnist_exp.experiment import run_experiment
 
         return run_experiment(run, config, stop, import_seconds=time.perf_counter() - began)
-
-
-def _sweep_arguments(arguments: list[str]) -> list[str]:
-    """The arguments that ``sweep.resume=DIR`` stands for: those that the sweep was started with, the given ones on top.
-
-    Raises:
-        RunDirectoryError: the directory holds no sweep.
-    """
-    options = read_arguments(arguments)
-    resumed = [override for override in options.overrides if override.lstrip("+").startswith("sweep.resume=")]
-    directory = unquoted(resumed[-1].partition("=")[2]) if resumed else ""
-    if directory in {"", "null"}:
-        return arguments
-    from mnist_exp.sweeps.directory import read_sweep
-
-    own = [override for override in options.overrides if override not in resumed]
-    started = read_sweep(Path(directory))["arguments"]
-    overrides = read_arguments(started).overrides
-    flags = [argument for argument in started if argument not in overrides]
-    replaced = {override.partition("=")[0] for override in own} | {"hydra.sweep.dir", "sweep.resume"}
-    kept = [override for override in overrides if override.partition("=")[0] not in replaced]
-    here = [shlex.split(typed(key, directory))[0] for key in ("hydra.sweep.dir", "sweep.resume")]
-    return [*flags, *kept, *here, *own]
 
 
 def _quoted(argument: str) -> str:

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mnist_exp import experiment, native
-from mnist_exp.config import Config, Data, authorize, check
+from mnist_exp.config import Config, Data, check
 from mnist_exp.data.handwriting import like_mnist
 from mnist_exp.data.splits import as_input
 from mnist_exp.mistakes import UsageError
 from mnist_exp.runs import Run, RunDirectoryError, read_run
+from mnist_exp.runs.files import exists
 from mnist_exp.training import evaluate, load_checkpoint
+from mnist_exp.trust import authorize
 
 
 def trained_model(run: Run, config: Config, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
@@ -30,7 +32,7 @@ def trained_model(run: Run, config: Config, device: torch.device) -> tuple[nn.Mo
     """
     path = run.path
     checkpoint = path / "checkpoints" / f"{config.trainer.selection}.pt"
-    if not checkpoint.exists():
+    if not exists(checkpoint, below=path):
         raise RunDirectoryError(f"{path} has no {checkpoint.relative_to(path)} yet; its status is {run.status}")
     try:
         state = load_checkpoint(checkpoint, device)

@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from mnist_exp.runs import Run, find_runs, read_run
+from mnist_exp.runs.files import open_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -103,7 +104,8 @@ class Campaign:
 
     def arm_of(self, run: Run) -> str | None:
         """The arm with the most overrides among those that a run was given."""
-        typed = set(yaml.safe_load((run.path / "overrides.yaml").read_text(encoding="utf-8")))
+        with open_file(run.path / "overrides.yaml", "r") as file:
+            typed = set(yaml.safe_load(file))
         fitting = [arm for arm in self.arms if typed.issuperset(arm.split())]
         return max(fitting, key=lambda arm: len(arm.split()), default=None)
 

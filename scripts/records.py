@@ -22,6 +22,7 @@ from campaign import RESULTS, ROOT, Campaign, Grid, read_csv, run, write_between
 
 from mnist_exp.reports.statistics import over_seeds
 from mnist_exp.runs import find_runs, read_run
+from mnist_exp.runs.files import open_file
 
 PRESETS = ("record/lenet5", "record/lenet5_regularized", "record/mlp", "record/speedrun")
 GOALS = {"record/lenet5": 99.6, "record/mlp": 99.2, "record/speedrun": 99.0}
@@ -51,7 +52,8 @@ def gather_tried(folder: Path) -> None:
     rows = {(row["name"], row["seed"]): row for row in read_csv(TRIED_CSV)}
     for found in map(read_run, find_runs(folder)):
         if found.status == "completed" and found.record["final"].get("val_accuracy") is not None:
-            typed = yaml.safe_load((found.path / "overrides.yaml").read_text(encoding="utf-8"))
+            with open_file(found.path / "overrides.yaml", "r") as file:
+                typed = yaml.safe_load(file)
             final, name, seed = found.record["final"], found.record["name"], str(found.record["seed"])
             rows[name, seed] = {
                 "name": name,

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from mnist_exp.config import authorize, check, config_hash
+from mnist_exp.config import check, config_hash
 from mnist_exp.mistakes import UsageError, nearest
+from mnist_exp.trust import authorize
 
 MISTAKES = [
     (["modle=lenet5"], "modle is not a key; did you mean model?"),

@@ -1,19 +1,15 @@
-"""Reads the file a W&B run leaves on disk, ``run-ID.wandb``: a seven-byte header, then records as in a LevelDB log."""
+"""Reads what the file that a W&B run leaves on disk says of the run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import wandb
-from wandb.proto.wandb_internal_pb2 import Record
 
-_BLOCK = 32_768  # bytes; a record's parts never cross one
-_HEADER = 7  # bytes, of the file and of every part: checksum (4), length (2), type (1)
-_FULL, _LAST = 1, 4
+from mnist_exp.loggers.wandb_file import records
 
 
 @dataclass
@@ -43,7 +39,7 @@ def read_run(directory: Path) -> RunFile:
 def read_file(path: Path) -> RunFile:
     """A file that was finished, or cut off: what is whole is read."""
     run = RunFile()
-    for record in _records(path.read_bytes()):
+    for record in records(path.read_bytes()):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.id, run.project = record.run.run_id, record.run.project
@@ -66,17 +62,3 @@ def read_file(path: Path) -> RunFile:
 
 def _values(items: Any) -> dict[str, Any]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-
-
-def _records(data: bytes) -> Iterator[Record]:
-    position, body = _HEADER, b""
-    while position + _HEADER <= len(data):
-        if _BLOCK - position % _BLOCK < _HEADER:
-            position += _BLOCK - position % _BLOCK
-            continue
-        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
-        body += data[position + _HEADER : position + _HEADER + length]
-        position += _HEADER + length
-        if kind in (_FULL, _LAST):
-            yield Record.FromString(body)
-            body = b""

@@ -27,11 +27,13 @@ class Console(Listener):
     Args:
         directory: of the run, named at the end.
         quiet: show warnings, errors and the result line only.
+        options: what must be typed, beside the directory, to continue an interrupted run in the same way.
     """
 
-    def __init__(self, directory: Path, *, quiet: bool = False) -> None:
+    def __init__(self, directory: Path, *, quiet: bool = False, options: Sequence[str] = ()) -> None:
         self._directory = directory
         self._quiet = quiet
+        self._continue = resume_command(directory, *options)
         self._out = RichConsole(soft_wrap=True, highlight=False)
         self._handler = _Handler(self._out, logging.WARNING if quiet else logging.INFO)
         self._progress: Progress | None = None
@@ -99,7 +101,7 @@ class Console(Listener):
     def on_end(self, event: TrainingEnded) -> None:
         self._stop_progress()
         if event.status == "interrupted":
-            LOG.warning("%s; continue: %s", event.error, resume_command(self._directory))
+            LOG.warning("%s; continue: %s", event.error, self._continue)
         if event.status != "completed" or self._start is None:
             return
         summary = event.summary

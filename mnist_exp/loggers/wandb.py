@@ -18,6 +18,7 @@ import os
 import secrets
 import shlex
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from mnist_exp.loggers.wandb_service import (
     start_service,
     within,
 )
+from mnist_exp.runs.files import open_file, refuse_links_for_wandb
 from mnist_exp.training.events import EpochMetrics, Listener, TrainingEnded, TrainingStarted
 
 if TYPE_CHECKING:
@@ -138,6 +140,7 @@ class WandbLogger(Listener):
         """Begin the W&B run, offline where online is not to be had."""
         deadline = time.monotonic() + self._timeout
         try:
+            refuse_links_for_wandb(self._directory)
             with contained():
                 try:
                     with self._undone_on_failure():
@@ -284,11 +287,11 @@ class WandbLogger(Listener):
 
         from mnist_exp.pictures import confusion_matrix, worst_digits
 
-        file = self._directory / "predictions.npz"
-        if not file.exists():
+        try:
+            with open_file(self._directory / "predictions.npz") as file, np.load(file) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except FileNotFoundError:
             return
-        with np.load(file) as archive:
-            arrays = {name: archive[name] for name in archive.files}
         media = {"confusion_matrix": wandb.Image(confusion_matrix(arrays["logits"], arrays["labels"]))}
         if "worst" in arrays:
             media["worst_digits"] = wandb.Image(worst_digits(**arrays))
@@ -300,7 +303,8 @@ class WandbLogger(Listener):
         artifact = wandb.Artifact(f"run-{self._id}", type="run")
         for file in sorted(self._directory.rglob("*")):
             relative = file.relative_to(self._directory)
-            if file.is_file() and relative.parts[0] != "wandb":
+            # No links, which could lead to anything of the user's, and no pipes.
+            if stat.S_ISREG(file.lstat().st_mode) and relative.parts[0] not in {"wandb", ".wandb"}:
                 artifact.add_file(str(file), name=relative.as_posix(), skip_cache=True)
         run.log_artifact(artifact)
 

@@ -16,6 +16,8 @@ from mnist_exp.reports.figures import Figure, all_figures, draw
 from mnist_exp.reports.pairwise import Pairwise, against_baseline
 from mnist_exp.reports.tables import Row, interval, percent, results_csv, rows
 
+DOCUMENTS = ("report.html", "report.md", "results.csv")
+
 
 @dataclass(frozen=True)
 class Report:

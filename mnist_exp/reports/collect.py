@@ -20,6 +20,7 @@ from mnist_exp.reports.baseline import choose
 from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, what_varies
 from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.runs import Run, RunDirectoryError, find_runs, read_run
+from mnist_exp.runs.files import open_file
 
 
 @dataclass
@@ -242,7 +243,7 @@ class _Gathering:
         file = run.path / "predictions.npz"
         try:
             # Opened here, because numpy leaves open what it cannot read.
-            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            with open_file(file) as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             logits, truth = arrays["logits"], arrays["labels"].astype(np.int64)
             classes = logits.shape[1]
@@ -378,8 +379,8 @@ def _listed(arms: Sequence[Arm]) -> str:
 
 def cut_off(path: Path, run: Run) -> bool:
     """Whether ``metrics.jsonl`` ends in a line that was not read."""
-    file = path / "metrics.jsonl"
-    if not file.exists():
+    try:
+        with open_file(path / "metrics.jsonl") as stream:
+            return sum(1 for _ in stream) > len(run.metrics)
+    except FileNotFoundError:
         return False
-    with file.open("rb") as stream:
-        return sum(1 for _ in stream) > len(run.metrics)

@@ -17,7 +17,8 @@ import yaml
 from mnist_exp.reports.collect import Arm, Comparison
 from mnist_exp.reports.settings import ABSENT
 from mnist_exp.reports.statistics import Interval, Sample, over_seeds, wilson
-from mnist_exp.runs import Run
+from mnist_exp.runs import Run, RunDirectoryError
+from mnist_exp.runs.files import open_file
 
 
 @dataclass(frozen=True)
@@ -314,7 +315,8 @@ def run_command(run: Run) -> str:
     """What to type to get this very run again: its own overrides, even where a sweep started it."""
     file = run.path / "overrides.yaml"
     try:
-        overrides = yaml.safe_load(file.read_text(encoding="utf-8"))
+        with open_file(file, "r") as stream:
+            overrides = yaml.safe_load(stream)
         return shlex.join(["mnist-train", *(str(item) for item in overrides)])
-    except (OSError, yaml.YAMLError, TypeError):
+    except (OSError, RunDirectoryError, yaml.YAMLError, TypeError):
         return str(run.record.get("command") or "unknown command")

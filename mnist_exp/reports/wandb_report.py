@@ -6,6 +6,8 @@ Everything that needs the network happens in ``publish``; ``specification`` need
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -58,11 +60,15 @@ def specification(report: Report) -> dict[str, Any]:
     }
 
 
-def publish(report: Report) -> str:
+def publish(report: Report, place: str | None = None) -> str:
     """Save the report on the server that W&B is logged in to, and return its address.
 
+    Args:
+        place: PROJECT or ENTITY/PROJECT that the report may be saved in, because the records of runs, which may be somebody
+            else's, do not decide it. None: where WANDB_ENTITY and WANDB_PROJECT say, else mnist-exp of the account.
+
     Raises:
-        UsageError: no API key, or the server does not answer in time or refuses.
+        UsageError: no API key, the runs are in another project, or the server does not answer in time or refuses.
     """
     entity, project = project_of(report)
     workspaces = _workspaces()
@@ -78,7 +84,16 @@ def publish(report: Report) -> str:
     addresses: list[str] = []
 
     def save() -> None:
-        owner = entity or wandb.Api().default_entity
+        own = wandb.Api().default_entity
+        owner = entity or own
+        said_entity, _, said_project = (place or os.environ.get("WANDB_PROJECT") or "mnist-exp").rpartition("/")
+        if project != said_project or owner not in (
+            {said_entity} if said_entity else {own, os.environ.get("WANDB_ENTITY")}
+        ):
+            raise UsageError(
+                f"the runs are in project {project} of {owner}; if the report is to be saved there, type "
+                f"--wandb-project {shlex.quote(f'{owner}/{project}')}"
+            )
         made = workspaces.Report(
             project=project, entity=owner, title=heading(report.comparison), description=report.headline[:900], width="fluid",
             blocks=_blocks(report, workspaces, owner, project, server=True),

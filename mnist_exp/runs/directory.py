@@ -18,7 +18,6 @@ import json
 import logging
 import os
 import shlex
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,13 +27,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from mnist_exp.mistakes import UsageError, typed
+from mnist_exp.runs.files import RunDirectoryError, exists, open_file, refuse_links, write_atomically
+from mnist_exp.trust import refuse_unless_plain
 
 LOG = logging.getLogger("mnist_exp")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is there, is ten times as fast
-
-
-class RunDirectoryError(UsageError):
-    """The directory cannot be used as asked."""
 
 
 Revision = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
@@ -47,15 +44,17 @@ class RunDirectory:
         path: the directory.
         record: the content of ``run.json``.
         tree: the resolved configuration, as ``config.yaml`` holds it.
+        may_download: whether absent data may be fetched into ``data.root``: not where a directory alone names the folder.
     """
 
     def __init__(self, path: Path, lock: FileLock, record: dict[str, Any], tree: dict[str, Any]) -> None:
         self.path = path
         self.record = record
         self.tree = tree
+        self.may_download = True
         self._lock = lock
         self._before: tuple[dict[str, Any], dict[str, Any]] | None = None
-        self._log = logging.FileHandler(path / "train.log", encoding="utf-8")
+        self._log = logging.StreamHandler(open_file(path / "train.log", "a"))
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOG.addHandler(self._log)
 
@@ -103,6 +102,8 @@ class RunDirectory:
             RunDirectoryError: no run of ours, complete, diverged, or another process trains there.
         """
         read_record(path)
+        tree = read_config(path)
+        refuse_links(path)
         lock = _acquire(path)
         try:
             before = read_record(path), read_config(path)  # as whoever held the lock until now left it
@@ -112,6 +113,7 @@ class RunDirectory:
             raise
         record, status = {**before[0], **changes}, before[0]["status"]
         run = cls(path, lock, record, tree)
+        run.may_download = False
         run._before = before
         if tree != before[1]:
             write_config(path, run.tree)
@@ -128,6 +130,7 @@ class RunDirectory:
         if self.record["status"] == "running":  # nobody said how it ended
             self.end("interrupted" if kind is KeyboardInterrupt else "failed", error)
         LOG.removeHandler(self._log)
+        self._log.stream.close()
         self._log.close()
         self._lock.release()
 
@@ -163,7 +166,7 @@ class RunDirectory:
 
     def append_metrics(self, row: Mapping[str, float | int]) -> None:
         """Add one epoch's line to ``metrics.jsonl``."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with open_file(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -211,7 +214,8 @@ def read_record(path: Path) -> dict[str, Any]:
         RunDirectoryError: it is missing or is not one of ours.
     """
     try:
-        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        with open_file(path / "run.json", "r") as file:
+            record = json.load(file)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunDirectoryError(explain_no_run(path)) from error
     except (OSError, ValueError) as error:
@@ -225,14 +229,19 @@ def read_config(path: Path) -> dict[str, Any]:
     """``config.yaml`` of a run directory, as plain data.
 
     Raises:
-        RunDirectoryError: it is missing or damaged.
+        RunDirectoryError: it is missing or damaged, or holds what no run stores: interpolations, aliases, other types.
     """
     try:
-        tree = yaml.load((path / "config.yaml").read_text(encoding="utf-8"), LOADER)
+        with open_file(path / "config.yaml", "r") as file:
+            tree = yaml.load(file, LOADER)
     except (OSError, yaml.YAMLError) as error:
         raise RunDirectoryError(f"{path / 'config.yaml'} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise RunDirectoryError(f"{path / 'config.yaml'} holds no configuration")
+    try:
+        refuse_unless_plain(tree)
+    except UsageError as error:
+        raise RunDirectoryError(f"{path / 'config.yaml'}: {error}") from error
     return tree
 
 
@@ -248,7 +257,11 @@ def read_metrics(path: Path) -> list[dict[str, float | int]]:
         RunDirectoryError: a line before the last is no metrics line.
     """
     file = path / "metrics.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    try:
+        with open_file(file, "r") as stream:
+            lines = stream.read().splitlines()
+    except FileNotFoundError:
+        lines = []
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -268,8 +281,12 @@ def resume_command(path: Path | str, *more: str) -> str:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process trains in this directory."""
-    if not (path / ".lock").exists():
+    """Whether a living process trains in this directory.
+
+    Raises:
+        RunDirectoryError: its lock is no regular file.
+    """
+    if not exists(path / ".lock"):
         return False
     lock = FileLock(path / ".lock", timeout=0)
     try:
@@ -286,12 +303,13 @@ def refuse_unless_free(path: Path) -> None:
     """Check that a new run may start in ``path``.
 
     Raises:
-        RunDirectoryError: it holds a run, or files that are not ours.
+        RunDirectoryError: it holds a run, files that are not ours, or links.
     """
     if not path.exists():
         return
     if not path.is_dir():
         raise RunDirectoryError(f"{path} is a file; a run needs a directory of its own")
+    refuse_links(path)
     if (path / "run.json").exists():
         if is_locked(path):
             raise RunDirectoryError(f"{path} is in use by another process")
@@ -317,27 +335,6 @@ def _refuse_run(path: Path) -> None:
         raise RunDirectoryError(f"{path} already holds a {status} run; choose another hydra.run.dir")
     if status != "failed" or any((path / "checkpoints").glob("*.pt")):
         raise RunDirectoryError(f"{path} holds an unfinished run; continue it: {resume_command(path)}")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is, at any moment and after any crash, either the old one or the new one."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _acquire(path: Path) -> FileLock:

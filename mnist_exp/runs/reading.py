@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.runs.directory import (
-    RunDirectoryError,
-    explain_no_run,
-    is_locked,
-    read_config,
-    read_metrics,
-    read_record,
-)
+from mnist_exp.runs.directory import explain_no_run, is_locked, read_config, read_metrics, read_record
+from mnist_exp.runs.files import RunDirectoryError
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,13 @@ from filelock import FileLock, Timeout
 from mnist_exp.config import NOT_COUNTED, config_hash
 from mnist_exp.runs import RunDirectoryError, write_atomically
 from mnist_exp.runs.directory import is_locked, read_record, resume_command
+from mnist_exp.runs.files import open_file, refuse_links
 
 # How a job stands that nobody needs to run again. A run that diverged would diverge again with the same bits.
 SETTLED = {"completed", "diverged", "pruned"}
 FAILED = {"failed", "diverged", "killed"}
 LONGEST_NAME = 80
+PLAIN_NAME = r"[^./\\:\x00-\x1f][^/\\:\x00-\x1f]*"  # of a folder: no path, nothing hidden
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,14 @@ class SweepDirectory:
         if (self.path / "run.json").exists():
             raise RunDirectoryError(f"{self.path} holds a run, not a sweep; choose another hydra.sweep.dir")
         self.path.mkdir(parents=True, exist_ok=True)
+        refuse_links(self.path)
         self._lock = FileLock(self.path / ".lock", timeout=0)
         try:
             self._lock.acquire()
         except Timeout as error:
             raise RunDirectoryError(f"{self.path} is in use by another process") from error
         if (self.path / "sweep.json").exists():
-            for row in read_sweep(self.path)["jobs"]:
-                job = Job(row["directory"], row["id"], tuple(row["overrides"]), tuple(row["arguments"]))
+            for job in stored_jobs(self.path):
                 self.jobs[job.directory] = job
         self.stop_file.unlink(missing_ok=True)
         return self
@@ -158,7 +160,8 @@ def read_sweep(path: Path) -> dict[str, Any]:
         RunDirectoryError: it is missing or damaged.
     """
     try:
-        sweep = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
+        with open_file(path / "sweep.json", "r") as file:
+            sweep = json.load(file)
         sweep["jobs"], sweep["arguments"]
     except FileNotFoundError as error:
         if (path / "run.json").is_file():
@@ -166,8 +169,43 @@ def read_sweep(path: Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{path} is not a sweep directory: it has no sweep.json") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunDirectoryError(f"{path / 'sweep.json'} cannot be read: {error}") from error
+    if not isinstance(sweep["jobs"], list) or not isinstance(sweep["arguments"], list):
+        raise RunDirectoryError(f"{path / 'sweep.json'} cannot be read: jobs and arguments are lists")
     assert isinstance(sweep, dict)
     return sweep
+
+
+def stored_jobs(path: Path) -> list[Job]:
+    """The jobs in ``sweep.json``, each in a directory of its own directly below ``path``.
+
+    Raises:
+        RunDirectoryError: the file is missing or damaged, or a job's directory is no plain name.
+    """
+    jobs = []
+    for number, row in enumerate(read_sweep(path)["jobs"]):
+        where = f"{path / 'sweep.json'}: job {number}"
+        try:
+            job = Job(row["directory"], row["id"], tuple(row["overrides"]), tuple(row["arguments"]))
+        except (KeyError, TypeError) as error:
+            raise RunDirectoryError(f"{where} is not described as a job") from error
+        if not all(isinstance(word, str) for word in (job.directory, job.id, *job.overrides, *job.arguments)):
+            raise RunDirectoryError(f"{where} is not described as a job")
+        if not re.fullmatch(PLAIN_NAME, job.directory):
+            raise RunDirectoryError(
+                f"{where}: directory {job.directory!r} is no plain name; jobs lie directly in {path}"
+            )
+        jobs.append(job)
+    return jobs
+
+
+def ask_to_stop(stop_file: Path, number: int | None = None) -> None:
+    """Make ``.stop``.
+
+    Args:
+        number: of the signal that stops the sweep; None: it is stopped by a failure.
+    """
+    with open_file(stop_file, "w") as file:
+        file.write("" if number is None else str(int(number)))
 
 
 def read_standing(path: Path) -> Standing:

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -21,16 +21,17 @@ from types import FrameType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.composition import PACKAGE
 from mnist_exp.config import check
 from mnist_exp.mistakes import RunFailed, UsageError
 from mnist_exp.runs import RunDirectory, RunDirectoryError
 from mnist_exp.runs.directory import read_record
+from mnist_exp.runs.files import open_file
 from mnist_exp.runs.provenance import provenance
 from mnist_exp.signals import StopRequest
-from mnist_exp.sweeps.directory import FAILED, SETTLED, read_standing
+from mnist_exp.sweeps.directory import FAILED, SETTLED, ask_to_stop, read_standing
 
 POLL_SECONDS = 0.5
 # Longer than an optimizer step and a checkpoint take; then what does not listen is killed, and resumes from its last epoch.
@@ -50,13 +51,13 @@ def train_here(job: DictConfig) -> None:
     if stop_file.exists():
         return
     try:
-        train_directory(path)
+        train_directory(path, said_by_user(job))
     except (UsageError, RunDirectoryError, RunFailed):
         pass  # run.json says it
     except BaseException as error:
         if read_standing(path).status == "interrupted":
             code = error.code if isinstance(error, SystemExit) else None
-            stop_file.write_text(str(code - 128 if isinstance(code, int) else int(signal.SIGINT)))
+            ask_to_stop(stop_file, code - 128 if isinstance(code, int) else int(signal.SIGINT))
         # Else it called sys.exit, or failed in a way that nobody foresaw: that is its own affair.
     _stop_others_after_a_failure(job)
 
@@ -75,7 +76,7 @@ def train_in_a_child(job: DictConfig, stop: StopRequest) -> None:
     path, stop_file = Path(job.directory), Path(job.stop_file)
     if stop_file.exists() or read_standing(path).status in SETTLED:
         return
-    process = _fork(path, stop_file, HydraConfig.get().runtime.cwd)
+    process = _fork(path, stop_file, HydraConfig.get().runtime.cwd, said_by_user(job))
     asked: float | None = None
     while process.is_alive():
         process.join(POLL_SECONDS)
@@ -103,11 +104,22 @@ class StopAll(StopRequest):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         super()._note(number, frame)
-        self._stop_file.write_text(str(number))
+        ask_to_stop(self._stop_file, number)
 
 
-def train_directory(path: Path) -> float | None:
-    """Train what the run directory describes, from its last checkpoint where it has one."""
+def said_by_user(job: DictConfig) -> dict[str, Any]:
+    """What whoever launches the job says, and its directory does not decide: ``logger`` and ``data_root``."""
+    said = OmegaConf.to_container(job.said)
+    assert isinstance(said, dict)
+    return {str(key): value for key, value in said.items()}
+
+
+def train_directory(path: Path, said: Mapping[str, Any]) -> float | None:
+    """Train what the run directory describes, from its last checkpoint where it has one.
+
+    Args:
+        said: ``logger``, in place of the section that is stored there; ``data_root``, into which data may be fetched.
+    """
     from mnist_exp.train import train
 
     if path.is_relative_to(Path.cwd()) and path != Path.cwd():
@@ -116,6 +128,8 @@ def train_directory(path: Path) -> float | None:
         if "versions" not in run.record:
             run.update(**provenance(PACKAGE))
         run.update(process={"host": platform.node(), "pid": os.getpid()})
+        run.tree["logger"] = said["logger"]
+        run.may_download = run.tree["data"].get("root") == said["data_root"]
         return train(run, check(run.tree))
 
 
@@ -140,14 +154,15 @@ def _fork(*arguments: Any) -> Any:
     return process
 
 
-def _apart(path: Path, stop_file: Path, directory: str) -> None:
+def _apart(path: Path, stop_file: Path, directory: str, said: Mapping[str, Any]) -> None:
     """The life of a job's own process.
 
     Args:
         directory: where the command was given; a launcher may start its workers elsewhere.
+        said: as for ``train_directory``.
     """
     os.chdir(directory)
-    with (path / "output.log").open("ab", buffering=0) as output:
+    with open_file(path / "output.log", "ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     parent = os.getppid()
@@ -156,7 +171,7 @@ def _apart(path: Path, stop_file: Path, directory: str) -> None:
     )
     watch.start()
     try:
-        train_directory(path)
+        train_directory(path, said)
     except (UsageError, RunDirectoryError, RunFailed) as error:
         print(error, file=sys.stderr)
         sys.exit(1)
@@ -181,4 +196,4 @@ def _record_death(path: Path, message: str) -> None:
 
 def _stop_others_after_a_failure(job: DictConfig) -> None:
     if job.fail_fast and read_standing(Path(job.directory)).status in FAILED:
-        Path(job.stop_file).touch()
+        ask_to_stop(Path(job.stop_file))

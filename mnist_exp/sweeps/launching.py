@@ -7,6 +7,7 @@ became of the job is read there, not from what the launcher returns.
 from __future__ import annotations
 
 import multiprocessing
+import secrets
 import shlex
 import shutil
 import sys
@@ -32,7 +33,8 @@ from mnist_exp.config import check, check_runs_named, with_absolute_paths
 from mnist_exp.explain import as_mistake
 from mnist_exp.mistakes import UsageError, report
 from mnist_exp.runs import RunDirectory, RunDirectoryError
-from mnist_exp.runs.directory import is_locked, resume_command
+from mnist_exp.runs.directory import is_locked, read_config, resume_command
+from mnist_exp.runs.files import refuse_links
 from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, SweepDirectory
 from mnist_exp.sweeps.job import StopAll, train_apart, train_here
@@ -48,6 +50,7 @@ from mnist_exp.sweeps.matching import (
 from mnist_exp.sweeps.progress import Progress, print_table
 from mnist_exp.sweeps.shares import shares_of, warn_of_too_many_threads
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
+from mnist_exp.trust import logger_to_use
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -56,6 +59,9 @@ class StoredJobs(ConfigLoader):
     """Stands in for Hydra's loader in a launcher: a job is what was stored when the sweep began, whatever ``conf/`` says
     now; ``sweep_overrides`` is the name of its directory."""
 
+    def __init__(self, said: Mapping[str, Mapping[str, Any]]) -> None:
+        self._said = said
+
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         (name,) = sweep_overrides
         config = master_config.copy()
@@ -63,6 +69,7 @@ class StoredJobs(ConfigLoader):
             config.hydra.sweep.subdir = name
             config.hydra.overrides.task = []
             config.directory = str(Path(config.hydra.sweep.dir) / name)
+            config.said = dict(self._said.get(name, {}))
         return config
 
     def _unused(self, *arguments: Any, **options: Any) -> NoReturn:
@@ -113,6 +120,7 @@ def launch(
         fixed = _fixed_keys(context, config)
         identities = identities_of([job.tree for job in composed], job_overrides, fixed)
         with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
+            known = set(sweep.jobs)
             shares = shares_of(inner)
             if shares.at_once is not None:
                 warn_of_too_many_threads(shares.at_once, [job.tree["trainer"]["threads"] for job in composed])
@@ -128,8 +136,14 @@ def launch(
             wanted = list(dict.fromkeys(jobs))
             if config.sweep.resume:
                 wanted = list(dict.fromkeys([*wanted, *sweep.jobs.values()]))
+            said = {
+                job.directory: {"logger": made.tree["logger"], "data_root": made.tree["data"].get("root")}
+                for job, made in zip(jobs, composed, strict=True)
+            }
+            said = {**_said_of_stored(sweep, wanted, config, known, set(said)), **said}
             with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted, bar=inner._target_ != BASIC):
-                _run(sweep, wanted, _launcher(inner, config, sweep), stop, shares.at_once if shares.capped else None)
+                at_once = shares.at_once if shares.capped else None
+                _run(sweep, wanted, _launcher(inner, config, sweep, said), stop, at_once)
             stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
             if _fingerprint(context) != files:
                 composed = [
@@ -285,8 +299,44 @@ def _find_or_add(
     return job
 
 
-def _launcher(inner: DictConfig, config: DictConfig, sweep: SweepDirectory) -> Callable[[Sequence[Job]], None]:
-    """The chosen launcher, which gets directories to train in."""
+def _said_of_stored(
+    sweep: SweepDirectory, wanted: Sequence[Job], config: DictConfig, known: set[str], composed: set[str]
+) -> dict[str, dict[str, Any]]:
+    """Check the run directories of jobs that are not complete, before any starts.
+
+    Args:
+        known: names of the jobs that were there before.
+        composed: names of the jobs that this command composed itself; what they say is this user's.
+
+    Returns:
+        for each other job by name, what this command says of it: see ``job.train_directory``.
+
+    Raises:
+        UsageError: one of them could not be trained: its configuration is none, or it holds links.
+    """
+    said = {}
+    present: Any = OmegaConf.to_container(config.logger, resolve=True) if config.logger else {}
+    for job in wanted:
+        path = sweep.path / job.directory
+        if job.directory not in known or sweep.standing(job).status in SETTLED:
+            continue
+        refuse_links(path)
+        tree = read_config(path)
+        check(tree)
+        if job.directory not in composed:
+            logger, _ = logger_to_use(tree.get("logger"), present, ())
+            said[job.directory] = {"logger": logger, "data_root": None}
+    return said
+
+
+def _launcher(
+    inner: DictConfig, config: DictConfig, sweep: SweepDirectory, said: Mapping[str, Mapping[str, Any]]
+) -> Callable[[Sequence[Job]], None]:
+    """The chosen launcher, which gets directories to train in.
+
+    Args:
+        said: of each job by name, what its directory does not decide: see ``job.train_directory``.
+    """
     on_slurm = str(inner._target_).endswith(".SlurmLauncher")
     job = OmegaConf.masked_copy(config, "hydra")
     OmegaConf.set_readonly(job.hydra, None)
@@ -298,6 +348,9 @@ def _launcher(inner: DictConfig, config: DictConfig, sweep: SweepDirectory) -> C
         job.hydra.callbacks = {}
         job.hydra.output_subdir = None  # .hydra/ is there already
         job.hydra.sweep.dir = str(sweep.path)
+        if folder := job.hydra.launcher.get("submitit_folder"):
+            # submitit unpickles what it finds under a job's number, so nobody may have put something there before.
+            job.hydra.launcher.submitit_folder = str(Path(folder).parent / secrets.token_hex(4) / Path(folder).name)
         if on_slurm:
             job.hydra.launcher.name = job_name(sweep.path)
         elif "ray" in inner:
@@ -316,7 +369,7 @@ def _launcher(inner: DictConfig, config: DictConfig, sweep: SweepDirectory) -> C
             f"{str(inner._target_).rpartition('.')[2]} gives each job a forked process, which Windows does "
             "not have; leave hydra/launcher out, and jobs run one after the other"
         )
-    context = HydraContext(config_loader=StoredJobs(), callbacks=Callbacks())
+    context = HydraContext(config_loader=StoredJobs(said), callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=job)
 
     def launch_all(jobs: Sequence[Job]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from mnist_exp.mistakes import typed
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, Standing, SweepDirectory
+from mnist_exp.sweeps.resuming import left_to_user
 
 POLL_SECONDS = 0.5
 
@@ -132,8 +134,10 @@ def print_table(sweep: SweepDirectory, standings: Mapping[str, Standing]) -> Non
             out.print(Text(f"{standing.status}: {sweep.shown / name / 'train.log'}"), soft_wrap=True)
     left = sum(standing.status not in SETTLED for standing in standings.values())
     if left:
+        again = [shlex.quote(word) for word in left_to_user(sweep.arguments)]
+        command = ["mnist-train", "-m", typed("sweep.resume", sweep.shown), *again]
         out.print(
-            Text(f"{count(left, 'job')} not complete; finish: mnist-train -m {typed('sweep.resume', sweep.shown)}"),
+            Text(f"{count(left, 'job')} not complete; finish: {' '.join(command)}"),
             soft_wrap=True,
         )
 

@@ -201,6 +201,28 @@ class TestOffline:
         assert {"checkpoints/last.pt", "metrics.jsonl"} <= set(files)
         assert not any(file.startswith("wandb/") for file in files)
 
+    def test_links_and_pipes_are_not_stored(self, tmp_path: Path) -> None:
+        (tmp_path / "key").write_text("private")
+        (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
+        log = logger(tmp_path / "run", upload_files=True)
+        log.on_start(START)
+        (tmp_path / "run" / "checkpoints" / "last.pt").symlink_to(tmp_path / "key")
+        (tmp_path / "run" / "folder").symlink_to(tmp_path)
+        os.mkfifo(tmp_path / "run" / "pipe")
+        log.on_end(TrainingEnded("completed", None, SUMMARY))
+        assert read_run(tmp_path / "run").artifact_files == ["metrics.jsonl"]
+
+    def test_a_folder_that_leads_elsewhere_is_not_written_into(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "wandb").symlink_to(tmp_path / "elsewhere")
+        train(logger(tmp_path / "run"))
+        assert "wandb is a link" in only_warning(caplog)
+        assert not list((tmp_path / "elsewhere").iterdir())
+
     def test_the_end_may_come_before_the_start(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         logger(tmp_path).on_end(TrainingEnded("failed", "no data", {}))
         assert warnings_of(caplog) == []

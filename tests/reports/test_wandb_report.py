@@ -122,6 +122,27 @@ def test_the_account_owns_what_offline_runs_leave_open(
     assert "seed 0 (offline, `abc`)" in saved["spec"]
 
 
+def test_where_a_report_is_saved_is_for_the_user_to_say(
+    tmp_path: Path,
+    composed: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Runs of a stranger's could otherwise take a comparison with the user's own runs to the stranger."""
+    identity = {"id": "abc", "mode": "online", "project": "theirs", "entity": "them", "group": None, "url": None}
+    write_run(tmp_path / "runs" / "a", composed("data=mnist5k"), wandb=identity)
+    with WandbServer() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit):
+            report.main(["runs", "--wandb", "--output", "out"])
+        assert capsys.readouterr().err == (
+            "mnist-report: --wandb: the runs are in project theirs of them; if the report is to be saved there, type "
+            "--wandb-project them/theirs\n"
+        )
+        assert not server.reports
+
+
 class TestMistakes:
     def refused(self, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         with pytest.raises(SystemExit) as leaving:

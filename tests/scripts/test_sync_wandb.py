@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
@@ -181,3 +182,95 @@ def test_a_server_that_is_lost_on_the_way_is_given_up(offline: Callable[..., Pat
     wandb_server.silent = False
     assert sync().stdout == "outputs/a: uploaded\noutputs/b: uploaded\n"
     assert [len(run.history) for run in wandb_server.runs.values()] == [2, 2]
+
+
+def test_where_it_goes_is_for_the_user_to_say(
+    mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer
+) -> None:
+    theirs = ["logger=wandb", "logger.mode=offline", "logger.project=theirs", "logger.entity=them"]
+    assert mnist_train(*small, *theirs, "hydra.run.dir=outputs/a") == 0
+    wandb.teardown()
+    done = sync()
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout == (
+        "outputs/a: failed: it is recorded for project 'theirs' of 'them'; if you want it there, type --project theirs "
+        "--entity them\n"
+    )
+    assert not wandb_server.runs
+    assert sync("--project", "theirs", "--entity", "them").stdout == "outputs/a: uploaded\n"
+    assert [run.project for run in wandb_server.runs.values()] == ["theirs"]
+
+
+def test_files_are_sent_where_the_user_says_so(
+    mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer
+) -> None:
+    files = ["logger=wandb", "logger.mode=offline", "logger.upload_files=true"]
+    assert mnist_train(*small, *files, "hydra.run.dir=outputs/a") == 0
+    wandb.teardown()
+    done = sync()
+    assert done.stdout == (
+        "outputs/a: failed: files of the run are to be uploaded, too; if you want that, type --files\n"
+    )
+    assert not wandb_server.runs
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "settings"])
+def test_what_wandb_would_follow_is_refused(kind: str, offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+    run = offline("a")
+    Path("key").write_text("private")
+    if kind == "settings":
+        (run / "wandb" / "settings").write_text("[default]\nbase_url = http://127.0.0.1:9\n")
+    elif kind == "link":
+        (picture,) = run.glob("wandb/*run-*/files/media/images/confusion_matrix*.png")
+        picture.unlink()
+        picture.symlink_to(Path("key").absolute())
+    else:
+        (run / "wandb" / "offline-run-1-x").symlink_to(Path.cwd())
+    done = sync()
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.fullmatch(r"outputs/a: failed: .* (is a link|would tell W&B).*\n", done.stdout)
+    assert not wandb_server.runs
+
+
+def framed(*entries: dict[str, Any]) -> bytes:
+    """A W&B file with these records."""
+    from google.protobuf.json_format import ParseDict
+    from wandb.proto import wandb_internal_pb2
+
+    data = b":W&B\x00\x00\x00"[:7]
+    for entry in entries:
+        body = ParseDict(entry, wandb_internal_pb2.Record()).SerializeToString()  # type: ignore[attr-defined]
+        data += bytes(4) + len(body).to_bytes(2, "little") + b"\x01" + body
+    return data
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"run": {"project": "theirs"}}, "it is recorded for project 'theirs'"),
+        ({"run": {"project": "mnist-exp", "entity": "them"}}, "it is recorded for project 'mnist-exp' of 'them'"),
+        ({"artifact": {"project": "theirs", "entity": "them"}}, "it is recorded for project 'theirs' of 'them'"),
+        ({"files": {"files": [{"path": "../../key"}]}}, "asks for the file '../../key'"),
+        ({"files": {"files": [{"path": "/etc/passwd"}]}}, "asks for the file '/etc/passwd'"),
+        ({"tbrecord": {"log_dir": "/etc"}}, "asks for what no run of this project asks for: tbrecord"),
+        ({"alert": {"title": "x"}}, "asks for what no run of this project asks for: alert"),
+        ({"artifact": {"project": "mnist-exp", "manifest": {"contents": [{"local_path": "/etc/passwd"}]}}},
+         "asks for the file '/etc/passwd', which is no copy"),
+        ({"artifact": {"project": "mnist-exp", "manifest": {"manifest_file_path": "/etc/passwd"}}}, "lies elsewhere"),
+    ],
+)  # fmt: skip
+def test_what_a_file_may_ask_for(record: dict[str, Any], said: str, tmp_path: Path) -> None:
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        from sync_wandb import check_records
+    finally:
+        del sys.path[0]
+    file = tmp_path / "run-a.wandb"
+    file.write_bytes(framed({"run": {"project": "mnist-exp"}}, record))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        check_records(file, "mnist-exp", None, files=True)
+    file.write_bytes(framed({"run": {"project": "mnist-exp"}}, {"files": {"files": [{"path": "media/a.png"}]}}))
+    check_records(file, "mnist-exp", None, files=False)
+    file.write_bytes(b":W&B...nonsense that is no record at all")
+    with pytest.raises(ValueError, match="Failed to read"):
+        check_records(file, "mnist-exp", None, files=False)

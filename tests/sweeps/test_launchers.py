@@ -80,9 +80,10 @@ def test_interrupted_once_and_finished(
     standings = {name: job["status"] for name, job in rows(tmp_path).items()}
     assert "interrupted" in standings.values()
     assert set(standings.values()) <= {"interrupted", "waiting", "completed"}
-    assert out.splitlines()[-1].endswith(" not complete; finish: mnist-train -m sweep.resume=sweep")
+    told = " ".join(out.splitlines()[-1].split()[-2 - len(launcher) :])
+    assert told == " ".join(["-m", "sweep.resume=sweep", *launcher])
     again = subprocess.run(
-        [sys.executable, "-m", "mnist_exp.train", "-m", "sweep.resume=sweep"],
+        [sys.executable, "-m", "mnist_exp.train", *told.split()],
         cwd=tmp_path,
         capture_output=True,
         timeout=120,

@@ -67,7 +67,7 @@ def test_whatever_ends_a_job_the_others_run_and_another_cluster_finishes(
     assert again == {"seed=2"}, "nothing was tried again; that death alone was written down by somebody else"
     assert records["seed=3"]["threads"] == 1
 
-    joined = ["sweep.resume=sweep", "hydra.launcher.ray.init.address=auto", f"{OF_TWO.partition('=')[0]}=null"]
+    joined = ["sweep.resume=sweep", ON_RAY[0], "hydra.launcher.ray.init.address=auto"]
     process = start(tmp_path, *joined, **environment)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 1, f"the same bits diverge again{err}"

@@ -1,0 +1,193 @@
+"""What a stored configuration may say, whoever wrote it: plain data, and the names of networks, optimizers and schedules.
+
+A run directory can be a stranger's, so nothing that is read from one reaches OmegaConf, which would resolve
+interpolations such as ``${oc.env:KEY}`` and ``${oc.create:...}``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from mnist_exp.mistakes import UsageError, as_typed
+
+ALLOWED_TARGETS = ("mnist_exp.", "torch.nn.", "torch.optim.", "torchvision.transforms.")
+# What Hydra reads beside the arguments of a target.
+_OF_HYDRA = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
+
+
+def refuse_unless_plain(tree: Any) -> None:
+    """Check that a configuration is what a run stores: resolved, without aliases, of plain types.
+
+    Raises:
+        UsageError: it holds an interpolation, ``???``, a YAML alias, a key that is no string, or a value of another type.
+    """
+    seen: set[int] = set()
+
+    def visit(node: Any, path: str) -> None:
+        if isinstance(node, str):
+            if "${" in node or node == "???":
+                what = "an interpolation (${)" if "${" in node else "??? in place of a value"
+                raise UsageError(f"{path or 'it'} holds {what}; a stored configuration holds values only")
+            return
+        if node is None or isinstance(node, bool | int | float):
+            return
+        if not isinstance(node, dict | list):
+            raise UsageError(
+                f"{path or 'it'} holds a {type(node).__name__}; a stored configuration holds plain data only"
+            )
+        if node and id(node) in seen:
+            raise UsageError(f"{path or 'it'} holds a YAML alias; a stored configuration holds values only")
+        seen.add(id(node))
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(node, dict):
+                if not isinstance(key, str):
+                    raise UsageError(f"{path or 'it'} holds the key {key!r}, which is no string")
+                visit(key, path)
+            visit(value, f"{path}.{key}" if path else str(key))
+
+    visit(tree, "")
+
+
+def check_targets(tree: Any, path: str = "") -> None:
+    """Check the names of all targets, without importing any.
+
+    Raises:
+        UsageError: a ``_target_`` lies outside the packages that networks come from.
+    """
+    if isinstance(tree, Mapping):
+        target = tree.get("_target_")
+        if target is not None and not str(target).startswith(ALLOWED_TARGETS):
+            raise UsageError(
+                f"{path}_target_={target} is not allowed; it may name "
+                + ", ".join(f"{prefix}*" for prefix in ALLOWED_TARGETS)
+                + " only"
+            )
+    for key, value in _items(tree):
+        check_targets(value, f"{path}{key}.")
+
+
+def authorize(tree: Mapping[str, Any]) -> None:
+    """Check that every ``_target_`` is of the kind its place calls for. Imports torch.
+
+    The name alone is not enough: ``torch.nn.modules.module.warnings.warn`` begins with ``torch.nn`` and is no module, and
+    ``mnist_exp.experiment.torch.fx.GraphModule`` is a module of another package. Networks are made of modules; nothing
+    else has parts with a target.
+
+    Raises:
+        UsageError: a target does not exist or is something else.
+    """
+    import torch
+    from hydra.utils import get_object
+
+    from mnist_exp import training
+    from mnist_exp.training import schedules
+
+    kinds: dict[str, type[Any]] = {
+        "model": torch.nn.Module,
+        "optimizer": torch.optim.Optimizer,
+        "scheduler": torch.optim.lr_scheduler.LRScheduler,
+        "logger": training.Listener,
+    }
+    functions = [schedules.constant, schedules.step, schedules.cosine, schedules.one_cycle]
+
+    def visit(node: Any, group: str, path: str) -> None:
+        if isinstance(node, Mapping) and "_target_" in node:
+            target, kind = node["_target_"], kinds[group]
+            if group != "model" and path != f"{group}.":
+                raise UsageError(f"{path}_target_={target} is not allowed there: only the model has parts")
+            try:
+                found = get_object(target)
+            except Exception as error:
+                raise UsageError(f"{path}_target_={target} does not exist") from error
+            fits = isinstance(found, type) and issubclass(found, kind)
+            if not fits and not (group == "scheduler" and found in functions):
+                raise UsageError(f"{path}_target_={target} is not allowed there: it is no {kind.__name__}")
+            if not f"{found.__module__}.".startswith(ALLOWED_TARGETS):
+                raise UsageError(f"{path}_target_={target} is not allowed there: it is {found.__module__}'s")
+            if path == f"{group}." and (node.get("_partial_") is True) == (group == "model"):
+                raise UsageError(f"{path}_partial_ must be {str(group != 'model').lower()}")
+        for key, value in _items(node):
+            visit(value, group, f"{path}{key}.")
+
+    for group in kinds:
+        visit(tree[group], group, f"{group}.")
+
+
+def instantiate(node: Any) -> Any:
+    """Make what an authorized node describes: ``hydra.utils.instantiate`` for plain data, without OmegaConf.
+
+    Raises:
+        InstantiationException: the target refuses its arguments, or the call fails; the cause is attached.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import get_object
+
+    if isinstance(node, list):
+        return [instantiate(item) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    if "_target_" not in node:
+        return {key: instantiate(value) for key, value in node.items()}
+    recursive = node.get("_recursive_", True)
+    named = {key: value for key, value in node.items() if key not in _OF_HYDRA}
+    positional = node.get("_args_", [])
+    if recursive:
+        named, positional = {key: instantiate(value) for key, value in named.items()}, instantiate(positional)
+    target = get_object(node["_target_"])
+    if node.get("_partial_"):
+        return partial(target, *positional, **named)
+    try:
+        return target(*positional, **named)
+    except Exception as error:
+        raise InstantiationException(f"Error in call to target '{node['_target_']}': {error!r}") from error
+
+
+def logger_to_use(
+    stored: Mapping[str, Any] | None, present: Mapping[str, Any], typed: Collection[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The logger of a run that is read from a directory: where it is sent, and whether its files are, is for the user to
+    say who continues it.
+
+    Args:
+        stored: the section in the run's configuration. What is taken over of it is to send nothing: no logger, or
+            mode offline or disabled.
+        present: the section that the command which continues it amounts to.
+        typed: keys of it that this command names; ``logger`` for a choice.
+
+    Returns:
+        the section to use, and, as one would type them, the settings of ``stored`` that are not in it.
+    """
+    section = dict(present)
+    if "logger" in typed:
+        return section, []
+    if not stored or not present:
+        return {}, []
+    mode = stored.get("mode")
+    if mode in {"offline", "disabled"} and "logger.mode" not in typed:
+        section["mode"] = mode
+    lost = [
+        f"logger.{key}={as_typed(value)}"
+        for key, value in stored.items()
+        if key not in _OF_HYDRA and f"logger.{key}" not in typed and value != section.get(key)
+    ]
+    return section, lost
+
+
+def run_id_to_use(recorded: Any, section: Mapping[str, Any]) -> str | None:
+    """The W&B id of the run that ``run.json`` records, where it is in the project and of the entity that ``section`` names;
+    None for a new one."""
+    if not isinstance(recorded, Mapping) or recorded.get("project") != section.get("project"):
+        return None
+    if section.get("entity") not in {None, recorded.get("entity")}:
+        return None
+    found = recorded.get("id")
+    return found if isinstance(found, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found) else None
+
+
+def _items(node: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(node, Mapping):
+        return node.items()
+    return enumerate(node) if isinstance(node, list) else ()

@@ -1,0 +1,213 @@
+"""A stranger's sweep can be finished; what it says about where and how, and about other folders, is not done."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mnist_exp.runs import read_run
+from mnist_exp.sweeps.directory import read_sweep
+from mnist_exp.sweeps.resuming import is_own, left_to_user
+
+QUICK = ["quiet=true", "data.limit=64", "trainer.epochs=1"]
+
+
+@pytest.fixture
+def stored(mnist_train: Callable[..., int], small: list[str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep of two jobs, both of which wait."""
+    from mnist_exp.sweeps import launching
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launching, "_run", lambda *arguments: None)
+        assert mnist_train("-m", *small, *QUICK, "seed=0,1", "hydra.sweep.dir=sweep") == 0
+    return Path("sweep")
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    sweep = read_sweep(path)
+    change(sweep)
+    (path / "sweep.json").write_text(json.dumps(sweep))
+
+
+def statuses(path: Path) -> list[str]:
+    return [read_run(run.parent).status for run in sorted(path.glob("*/run.json"))]
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "+hydra.callbacks.x={_target_: pathlib.Path.touch, self: owned}",
+        "hydra.sweeper.params.seed={_target_: pathlib.Path.touch, _args_: [owned]}",
+        "+hydra.sweeper.params.seed._target_=pathlib.Path.touch",
+        "hydra.sweeper.n_trials={_target_: pathlib.Path.touch, _args_: [owned]}",
+        "hydra.job.env_set.LD_PRELOAD=x.so",
+        "hydra.launcher._target_=pathlib.Path.touch",
+        "hydra/launcher=submitit_local",
+        "hydra.searchpath=[file:///tmp/theirs]",
+        "--config-dir=theirs",
+        "--config-name=theirs",
+        "data.root=${oc.env:SECRET}",
+        r"data.root=$\{oc.env:SECRET\}",
+        "experiment=../../theirs",
+        "experiment=/tmp/theirs",
+        "experiment=choice(../theirs,null)",
+        "model@hydra.callbacks.x=mlp",
+        "~regularization",
+        "resume=elsewhere",
+        "+elsewhere=1",
+    ],
+)
+def test_what_a_directory_does_not_decide_must_be_typed(
+    argument: str, stored: Path, mnist_train: Callable[..., int], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SECRET", "hunter2")
+    edit(stored, lambda sweep: sweep["arguments"].append(argument))
+    before = (stored / "multirun.yaml").stat().st_mtime_ns
+    capsys.readouterr()
+    assert mnist_train("-m", "sweep.resume=sweep") == 2
+    out, err = capsys.readouterr()
+    word = shlex.quote(argument)
+    assert (out, err) == (
+        "",
+        f"mnist-train: sweep/sweep.json says {word}, which is not for a directory to decide; if you trust it, type it "
+        f"yourself: mnist-train -m sweep.resume=sweep {word}\n",
+    )
+    assert statuses(stored) == ["waiting", "waiting"]
+    assert (stored / "multirun.yaml").stat().st_mtime_ns == before
+    assert not Path("owned").exists()
+
+
+def test_a_target_in_our_own_keys_is_refused(
+    stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(stored, lambda sweep: sweep["arguments"].append("+model.x={_target_: pathlib.Path.touch, self: owned}"))
+    capsys.readouterr()
+    assert mnist_train("-m", "sweep.resume=sweep") == 2
+    assert "model.x._target_=pathlib.Path.touch is not allowed" in capsys.readouterr().err
+    assert not Path("owned").exists()
+
+
+def test_what_is_typed_counts(
+    stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(stored, lambda sweep: sweep["arguments"].extend(["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]))
+    assert mnist_train("-m", "sweep.resume=sweep", "hydra/launcher=basic") == 0
+    assert statuses(stored) == ["completed", "completed"]
+
+
+def test_where_runs_are_sent_is_not_taken_over(
+    stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = ["logger=wandb", "logger.mode=offline", "logger.project=theirs", "logger.upload_files=true"]
+    edit(stored, lambda sweep: sweep["arguments"].extend(theirs))
+    for run in stored.glob("*/config.yaml"):
+        tree = yaml.safe_load(run.read_text())
+        logger = {"_target_": "mnist_exp.loggers.wandb.WandbLogger", "_partial_": True, "project": "theirs"}
+        more = {
+            "entity": "them",
+            "mode": "online",
+            "tags": [],
+            "group": None,
+            "upload_files": True,
+            "timeout_seconds": 1,
+        }
+        run.write_text(yaml.safe_dump({**tree, "logger": {**logger, **more}}))
+    capsys.readouterr()
+    assert mnist_train("-m", "sweep.resume=sweep", "seed=0") == 0
+    assert capsys.readouterr().err == "".join(
+        f"mnist-train: {word} is not taken over from sweep; if you want it, type it, too\n" for word in theirs[2:]
+    )
+    assert statuses(stored) == ["completed", "completed"]
+    for run in stored.glob("seed=*"):
+        recorded = read_run(run).record["wandb"]
+        assert (recorded["project"], recorded["entity"], recorded["mode"]) == ("mnist-exp", None, "offline")
+
+
+@pytest.mark.parametrize(
+    "name", ["../part", "/tmp/part", "", ".", "..", "a/b", "a\\b", ".hydra", "c:x", "a\nb", 5, None]
+)
+def test_jobs_lie_in_the_sweep(
+    name: Any, stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stored / "seed=1").rename("part")
+    edit(stored, lambda sweep: sweep["jobs"][1].update(directory=name))
+    capsys.readouterr()
+    assert mnist_train("-m", "sweep.resume=sweep") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mnist-train: sweep/sweep.json: job 1")
+    assert read_run(Path("part")).status == "waiting"
+
+
+@pytest.mark.parametrize("content", ['{"arguments": [5], "jobs": []}', '{"arguments": "x", "jobs": []}', '[]', '{"jobs": 5}',
+                                     '{"arguments": [], "jobs": [5]}', '{"arguments": [], "jobs": 5}'])  # fmt: skip
+def test_sweep_json_of_something_else(
+    content: str, stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stored / "sweep.json").write_text(content)
+    capsys.readouterr()
+    assert mnist_train("-m", "sweep.resume=sweep") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mnist-train: sweep/sweep.json")
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "multirun.yaml", ".lock", ".stop", "study.db", "seed=1", ".submitit"])
+def test_links_in_a_sweep_are_refused(
+    name: str, stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("outside").mkdir()
+    target = Path("outside") / name.lstrip(".")
+    if (stored / name).exists():
+        (stored / name).rename(target)
+    else:
+        target.write_text("mine\n")
+    (stored / name).symlink_to(target.absolute())
+    before = {file: file.read_bytes() for file in Path("outside").rglob("*") if file.is_file()}
+    capsys.readouterr()
+    assert mnist_train("-m", "sweep.resume=sweep") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{name} is a link" in line
+    assert {file: file.read_bytes() for file in Path("outside").rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("kind", ["link", "interpolation", "target"])
+def test_a_job_that_is_a_trap_starts_none(
+    kind: str, stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = stored / "seed=1"
+    tree = yaml.safe_load((job / "config.yaml").read_text())
+    Path("outside").write_text("mine\n")
+    if kind == "link":
+        (job / "train.log").unlink()
+        (job / "train.log").symlink_to(Path("outside").absolute())
+    elif kind == "interpolation":
+        (job / "config.yaml").write_text(yaml.safe_dump({**tree, "name": "${oc.env:HOME}"}))
+    else:
+        (job / "config.yaml").write_text(yaml.safe_dump({**tree, "model": {"_target_": "os.system", "command": "ls"}}))
+    capsys.readouterr()
+    assert mnist_train("-m", "sweep.resume=sweep") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert Path("outside").read_text() == "mine\n"
+    assert read_run(stored / "seed=0").status == "waiting"
+
+
+@pytest.mark.parametrize("argument", [
+    "seed=0,1", "model=lenet5,mlp", "model=choice(lenet5, mlp)", "experiment=study_d/lenet5moon", "+model.depth=2",
+    "model.hidden=[64],[32]", "optimizer.lr=1e30,0.01", "sweep=search", "sweep.fail_fast=true", "logger=none",
+    "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.params.optimizer.lr=tag(log,interval(1e-4,1e-1))",
+    "regularization.distillation.teachers=[a,b]",
+])  # fmt: skip
+def test_overrides_of_our_own_keys_are_data(argument: str) -> None:
+    assert is_own(argument)
+    assert left_to_user(["-m", argument]) == []
+
+
+def test_flags_keep_their_values() -> None:
+    words = ["--config-dir", "mine", "-m", "seed=1", "hydra/launcher=joblib", "hydra.sweep.dir=x"]
+    assert left_to_user(words) == ["--config-dir", "mine", "hydra/launcher=joblib"]
