@@ -137,7 +137,7 @@ class OptunaSweeper(Sweeper):
             report(error)
             sys.exit(2)
         fixed = [
-            str(override.input_line) if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
+            f"{key}={override.get_value_element_as_str()}"
             for key, override in last.items()
             if not override.is_sweep_override()
         ]
