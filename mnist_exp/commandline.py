@@ -7,6 +7,7 @@ them in eight lines. What it calls itself is called here; these are parts that H
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -120,6 +121,8 @@ def run_hydra(task: Callable[[DictConfig], Any], options: argparse.Namespace) ->
         raise UsageError("--experimental-rerun is not supported; to continue a run, type resume=DIR")
     if len(commands) > 1 or (options.run and options.multirun):
         raise UsageError(f"{' and '.join([*commands, '--multirun'][:2])} do not go together; leave one out")
+    if options.multirun and "hydra.mode=RUN" in options.overrides:
+        raise UsageError("hydra.mode=RUN and --multirun do not go together; leave one out")
     if options.resolve and not options.cfg:
         raise UsageError("--resolve goes with --cfg: mnist-train --cfg job --resolve")
     folders = folders_of(options)
@@ -132,7 +135,7 @@ def run_hydra(task: Callable[[DictConfig], Any], options: argparse.Namespace) ->
         options.multirun = False
         if options.cfg:
             print(f"# jobs differ in: {' '.join(varying)}")
-    elif options.multirun:
+    elif not prints:
         overrides = _with_first_choices(overrides, folders)
     options.overrides = overrides
     version.setbase("1.3")
@@ -199,9 +202,16 @@ def _exceptions_handed_on() -> Iterator[None]:
 
 @contextmanager
 def _forgetting_hydra() -> Iterator[None]:
-    """What ``${hydra:...}`` reads is one for the whole process; the next run must not find this one's."""
+    """What ``${hydra:...}`` reads, and where Hydra logs, is one for the whole process; the next run must not find this one's."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
     HydraConfig.instance().cfg = None
     try:
         yield
     finally:
         HydraConfig.instance().cfg = None
+        for handler in [handler for handler in root.handlers if handler not in handlers]:
+            root.removeHandler(handler)
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)

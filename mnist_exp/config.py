@@ -436,10 +436,8 @@ def _contradictions(config: Config) -> Iterable[str]:
                     f"use trainer.{setting}={as_typed(allowed[-1])} or trainer.backend=auto"
                 )
     if config.data.val_size == 0:
+        advice = f"hold some out: data.val_size={500 if config.data.target.endswith('.mnist5k') else 5000}"
         if regularization.early_stopping is not None:
-            yield (
-                f"regularization.early_stopping={regularization.early_stopping} needs validation data; "
-                "hold some out: data.val_size=5000"
-            )
+            yield (f"regularization.early_stopping={regularization.early_stopping} needs validation data; {advice}")
         if config.trainer.selection == "best":
-            yield "trainer.selection=best needs validation data; hold some out: data.val_size=5000"
+            yield f"trainer.selection=best needs validation data; {advice}"

@@ -112,8 +112,8 @@ def resumed(
             )
     keys = {override.key_or_group for override in typed}
     if "logger" not in keys and not tree.get("logger") and any(key.startswith("logger.") for key in keys):
-        key = min(key for key in keys if key.startswith("logger."))
-        raise UsageError(f"{key}: the run has no logger; choose one, too: logger=wandb")
+        without = next(override for override in typed if override.key_or_group.startswith("logger."))
+        raise UsageError(f"{without.input_line}: the run has no logger; choose one, too: logger=wandb")
     logger, _ = _logger(tree, composed, keys)
     others = [override for override in typed if override.key_or_group.partition(".")[0] != "logger"]
     result = changed({**tree, "logger": logger}, others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -75,6 +76,7 @@ FLAGS = [
     (["seed=3", "--cfg"], "argument --cfg/-c: expected one argument"),
     (["--cfg", "job", "--info"], "--cfg and --info do not go together; leave one out"),
     (["--run", "-m"], "--run and --multirun do not go together; leave one out"),
+    (["-m", "hydra.mode=RUN"], "hydra.mode=RUN and --multirun do not go together; leave one out"),
     (["--resolve"], "--resolve goes with --cfg: mnist-train --cfg job --resolve"),
     (["--experimental-rerun", "x"], "--experimental-rerun is not supported; to continue a run, type resume=DIR"),
 ]  # fmt: skip
@@ -245,12 +247,15 @@ def test_choices_that_vary_may_have_keys_that_the_default_lacks(
 
 
 def test_nothing_of_hydra_is_left_for_the_next_run(mnist_train: Callable[..., int], small: list[str]) -> None:
-    before = dict(os.environ)
-    assert mnist_train("-m", *small, "trainer.epochs=1", "data.limit=64", "seed=0") == 0
+    environment, root = os.environ.get("HYDRA_FULL_ERROR"), logging.getLogger()
+    logs = (list(root.handlers), root.level)
+    habits = ["hydra/job_logging=default", "hydra/hydra_logging=default", "hydra.job.chdir=true"]
+    assert mnist_train("-m", *small, "trainer.epochs=1", "data.limit=64", "seed=0", *habits) == 0
     assert not HydraConfig.initialized()
-    assert dict(os.environ) == before
+    assert (list(root.handlers), root.level) == logs
+    assert os.environ.get("HYDRA_FULL_ERROR") == environment
     assert mnist_train("seed=x") == 2
-    assert dict(os.environ) == before
+    assert os.environ.get("HYDRA_FULL_ERROR") == environment
 
 
 NOT_YAML = {

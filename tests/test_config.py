@@ -44,6 +44,8 @@ MISTAKES = [
     (["regularization.early_stopping=3"],
      "regularization.early_stopping=3 needs validation data; hold some out: data.val_size=5000"),
     (["trainer.selection=best"], "trainer.selection=best needs validation data; hold some out: data.val_size=5000"),
+    (["trainer.selection=best", "data=mnist5k"],
+     "trainer.selection=best needs validation data; hold some out: data.val_size=500"),
     (["regularization.dropout=[0,0.5]"], "regularization.dropout=[0.0,0.5] has 2 values; this model has 3 linear "
      "layers, give one value for each, or a single one"),
     (["model=mlp", "model.hidden=[64]", "regularization.dropout=[0,0.5,0.5]"], "regularization.dropout=[0.0,0.5,0.5] "

@@ -15,6 +15,7 @@ from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures import Figure, all_figures, draw
 from mnist_exp.reports.pairwise import Pairwise, against_baseline
 from mnist_exp.reports.tables import Row, interval, percent, results_csv, rows
+from mnist_exp.runs.files import exists
 
 DOCUMENTS = ("report.html", "report.md", "results.csv")
 
@@ -98,12 +99,20 @@ def _write_into(folder: Path, report: Report, others: Mapping[str, str]) -> list
 
 
 def _refuse_folders(output: Path, names: Iterable[str]) -> None:
-    """Find out what cannot be replaced before anything is."""
+    """Find out what cannot be replaced before anything is.
+
+    Raises:
+        OSError: a folder lies where a file belongs, or the other way round.
+        RunDirectoryError: a link does, which would lead elsewhere; the report may lie in a stranger's directory.
+    """
+    if not (output / "figures").is_dir() or (output / "figures").is_symlink():
+        exists(output / "figures", below=output)
     if (output / "figures").exists() and not (output / "figures").is_dir():
         raise NotADirectoryError(ENOTDIR, "figures is not a folder")
     for name in names:
-        if (output / name).is_dir():
+        if (output / name).is_dir() and not (output / name).is_symlink():
             raise IsADirectoryError(EISDIR, f"{name} is a folder")
+        exists(output / name, below=output)
 
 
 def _headline(comparison: Comparison, table: Sequence[Row], pairs: Sequence[Pairwise]) -> str:
