@@ -113,6 +113,7 @@ class RunDirectory:
             raise
         record, status = {**before[0], **changes}, before[0]["status"]
         run = cls(path, lock, record, tree)
+        (path / "checkpoints").mkdir(exist_ok=True)  # a copy by git or an archive may lack an empty folder
         run.may_download = False
         run._before = before
         if tree != before[1]:
