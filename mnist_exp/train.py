@@ -106,18 +106,21 @@ def resume_run(path: Path, overrides: Sequence[str] = ()) -> float | None:
 
     from mnist_exp.config import check
     from mnist_exp.runs import RunDirectory
-    from mnist_exp.runs.directory import read_config
+    from mnist_exp.runs.directory import read_config, read_record
     from mnist_exp.trust import logger_to_use
 
+    read_record(path)
     stored = read_config(path)
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         present = resolve(compose("train", overrides=["name=resumed", *overrides]))["logger"]
     logger, lost = logger_to_use(stored.get("logger"), present, {override.partition("=")[0] for override in overrides})
     config = check({**stored, "logger": logger})
-    if lost:
-        command = shlex.join(["mnist-train", f"resume={path}", *overrides, *lost])
-        report(UsageError(f"where a run is sent is not taken over from {path}; if you want the same, type {command}"))
     with RunDirectory.reopen(path) as run:
+        if lost:
+            command = shlex.join(["mnist-train", f"resume={path}", *overrides, *lost])
+            report(
+                UsageError(f"where a run is sent is not taken over from {path}; if you want the same, type {command}")
+            )
         run.tree["logger"] = logger
         return train(run, config)
 
