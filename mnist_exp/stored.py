@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mnist_exp.config import check, config_hash, with_absolute_paths
 from mnist_exp.mistakes import UsageError, nearest, report
 from mnist_exp.runs.directory import read_config, read_metrics, read_record, resume_command
+from mnist_exp.runs.files import open_file, refuse_links
 from mnist_exp.trust import logger_to_use
 
 RESUMABLE = ("data.root", "logger", "quiet", "show_layers", "trainer.epochs")
@@ -149,6 +150,7 @@ def check_resume(composed: DictConfig, overrides: Sequence[str]) -> None:
     path = Path(directory)
     record = read_record(path)
     tree = read_config(path)
+    refuse_links(path)  # before Hydra opens its log there
     resumed(path, overrides, composed, record, tree)
     _, lost = _logger(tree, composed, {override.key_or_group for override in parse(overrides)})
     if lost:
@@ -213,7 +215,8 @@ def _command(path: Path, record: Mapping[str, Any], epochs: int) -> str:
     """The command that trains the same from the start for another number of epochs."""
     typed = shlex.split(record.get("command", ""))[1:]
     if record.get("sweep") or not typed:
-        typed = yaml.safe_load((path / "overrides.yaml").read_text(encoding="utf-8")) or []
+        with open_file(path / "overrides.yaml") as file:
+            typed = yaml.safe_load(file) or []
     replaced = ("trainer.epochs=", "hydra.run.dir=", "hydra.sweep.dir=", "resume=")
     kept = [argument for argument in typed if not argument.lstrip("+").startswith(replaced)]
     return shlex.join(["mnist-train", *kept, f"trainer.epochs={epochs}"])
