@@ -46,6 +46,16 @@ class Layer(ctypes.Structure):
         ("weight_gradient", ctypes.c_void_p),
         ("bias_gradient", ctypes.c_void_p),
         ("mask", ctypes.c_void_p),
+        ("norm", ctypes.c_int64),
+        ("batch", ctypes.c_int64),
+        ("momentum", ctypes.c_double),
+        ("eps", ctypes.c_double),
+        ("gamma", ctypes.c_void_p),
+        ("beta", ctypes.c_void_p),
+        ("gamma_gradient", ctypes.c_void_p),
+        ("beta_gradient", ctypes.c_void_p),
+        ("running_mean", ctypes.c_void_p),
+        ("running_variance", ctypes.c_void_p),
     )
 
 
@@ -61,15 +71,34 @@ class Call(ctypes.Structure):
         ("scratch", ctypes.c_void_p),
         ("n", ctypes.c_int64),
         ("shards", ctypes.c_int64),
+        ("from_step", ctypes.c_int64),
+        ("to_step", ctypes.c_int64),
     )
+
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
+
+
+class Part(NamedTuple):
+    """A layer with weights and what belongs to it."""
+
+    module: nn.Conv2d | nn.Linear
+    dropout: nn.Dropout | None  # in front of it
+    norm: BatchNorm | None = None
+    position: int = 0  # of the norm: 1 before the activation, 2 after it; as normalize.h
+
+    def parameters(self) -> list[Tensor]:
+        found = [self.module.weight, self.module.bias]
+        if self.norm is not None:
+            found += [self.norm.weight, self.norm.bias]
+        return [parameter for parameter in found if parameter is not None]
 
 
 class Structure(NamedTuple):
     """What the kernels need to know of a model."""
 
     constants: Mapping[str, int]  # macros of the source
-    layers: tuple[nn.Conv2d | nn.Linear, ...]
-    dropouts: tuple[nn.Dropout | None, ...]  # in front of each layer
+    parts: tuple[Part, ...]
     image_size: int
     after: nn.Module | None  # what PyTorch does with the logits
 
@@ -82,39 +111,40 @@ def structure(model: nn.Module) -> Structure:
     """
     if type(model) not in {LeNet5, MLP}:
         raise NotCovered(f"there are no kernels for {type(model).__name__}")
-    layers: list[nn.Conv2d | nn.Linear] = []
-    dropouts: list[nn.Dropout | None] = []
+    parts: list[Part] = []
     activations: set[type[nn.Module]] = set()
+    activated = average = False
     waiting: nn.Dropout | None = None
     after: nn.Module | None = None
     for module in model.modules():
         match module:
             case nn.Conv2d() | nn.Linear():
-                layers.append(module)
-                dropouts.append(waiting)
-                waiting = None
+                parts.append(Part(module, waiting))
+                waiting, activated = None, False
             case nn.Dropout():
                 waiting = module
             case nn.Softmax():
                 after = module
             case nn.BatchNorm1d() | nn.BatchNorm2d():
-                raise NotCovered("there are no kernels for batch norm")
+                parts[-1] = parts[-1]._replace(norm=module, position=2 if activated else 1)
             case nn.AvgPool2d():
-                raise NotCovered("there are no kernels for average pooling")
+                average = True
             case _ if type(module) in ACTIVATIONS:
                 activations.add(type(module))
-    if len(layers) > MOST_LAYERS:
-        raise NotCovered(f"there are kernels for {MOST_LAYERS} layers at most, and it has {len(layers)}")
+                activated = True
+    if len(parts) > MOST_LAYERS:
+        raise NotCovered(f"there are kernels for {MOST_LAYERS} layers at most, and it has {len(parts)}")
     constants = {"ACTIVATION": ACTIVATIONS[activations.pop()] if activations else 0}
     assert isinstance(model, LeNet5 | MLP)
-    image_size, first = model.image_size, layers[0]
+    image_size, first = model.image_size, parts[0].module
     if isinstance(first, nn.Conv2d):
         kernel, padding = int(first.kernel_size[0]), int(first.padding[0])
         if (image_size + 2 * padding) ** 2 > MOST_PIXELS:
             raise NotCovered(f"there are kernels for {MOST_PIXELS} pixels at most, padding included")
-        maps1, maps2 = first.out_channels, layers[1].weight.shape[0]
+        maps1, maps2 = (part.module.weight.shape[0] for part in parts[:2])
         constants |= {"SIDE": image_size, "PADDING": padding, "KERNEL": kernel, "CHANNELS1": maps1, "CHANNELS2": maps2}
-    return Structure(constants, tuple(layers), tuple(dropouts), image_size, after)
+        constants |= {"DENSE": int(average or any(part.norm for part in parts[:2])), "AVERAGE": int(average)}
+    return Structure(constants, tuple(parts), image_size, after)
 
 
 class NativeForward:
@@ -154,13 +184,14 @@ class NativeForward:
 
     def _prepare(self, model: nn.Module) -> None:
         found = structure(model)
-        self._modules, self._dropouts, self._after = found.layers, found.dropouts, found.after
+        self._parts, self._after = found.parts, found.after
+        self._norms = [part.norm for part in found.parts if part.norm is not None]
         self._shape = (1, found.image_size, found.image_size)
-        self._parameters = tuple(p for layer in found.layers for p in (layer.weight, layer.bias) if p is not None)
+        self._parameters = tuple(parameter for part in found.parts for parameter in part.parameters())
         self._trained = any(parameter.requires_grad for parameter in self._parameters)
         self._addresses: list[int] = []
-        self._layers = (Layer * len(found.layers))()
-        self._call = Call(len(found.layers), ctypes.addressof(self._layers))
+        self._layers = (Layer * len(found.parts))()
+        self._call = Call(len(found.parts), ctypes.addressof(self._layers))
         self._reference = ctypes.addressof(self._call)
         self._ready = True
 
@@ -172,6 +203,8 @@ class NativeForward:
             and len(images) > 0
             and not images.requires_grad
             and not torch.is_autocast_enabled("cpu")
+            # Of a single image PyTorch takes no statistics, or says that there are none.
+            and not (len(images) == 1 and any(norm.training for norm in self._norms))
         )
 
     def _check_parameters(self) -> None:
@@ -179,31 +212,45 @@ class NativeForward:
         addresses = [parameter.data_ptr() for parameter in self._parameters]
         if addresses == self._addresses:
             return
-        for index, layer in enumerate(self._layers):
-            weight, bias = self._parameters[2 * index : 2 * index + 2]
-            for parameter in (weight, bias):
-                if parameter.dtype is not torch.float32 or parameter.device.type != "cpu":
-                    raise TypeError(
-                        f"native kernels take float32 on the CPU, not {parameter.dtype} on {parameter.device}"
-                    )
-            if weight.ndim == 2 and not (weight.is_contiguous() and bias.is_contiguous()):
-                raise TypeError("native kernels take contiguous weights of linear layers")
+        for parameter in self._parameters:
+            if parameter.dtype is not torch.float32 or parameter.device.type != "cpu":
+                raise TypeError(f"native kernels take float32 on the CPU, not {parameter.dtype} on {parameter.device}")
+            if parameter.ndim < 4 and not parameter.is_contiguous():
+                raise TypeError("native kernels take contiguous parameters of linear layers and norms")
+        for layer, part in zip(self._layers, self._parts, strict=True):
+            weight, bias, *scales = part.parameters()
             layer.inputs, layer.outputs = weight.shape[1], weight.shape[0]
             layer.weight, layer.bias = weight.data_ptr(), bias.data_ptr()
             if weight.ndim == 4:
                 layer.strides = (ctypes.c_int64 * 4)(*weight.stride())
+            if scales:
+                layer.norm, (layer.gamma, layer.beta) = part.position, (scale.data_ptr() for scale in scales)
         self._addresses = addresses
 
     def _draw_masks(self, count: int) -> list[Tensor | None]:
         """What dropout multiplies each layer's input by: the draws that ``nn.Dropout`` would make, in their order."""
         masks: list[Tensor | None] = []
-        for module, layer in zip(self._dropouts, self._modules, strict=True):
-            if module is None or not module.training:
+        for part in self._parts:
+            if part.dropout is None or not part.dropout.training:
                 masks.append(None)
             else:
-                kept = 1 - module.p
-                masks.append(torch.empty(count, layer.weight.shape[1]).bernoulli_(kept).div_(kept))
+                kept = 1 - part.dropout.p
+                masks.append(torch.empty(count, part.module.weight.shape[1]).bernoulli_(kept).div_(kept))
         return masks
+
+    def _set_norms(self) -> None:
+        for layer, part in zip(self._layers, self._parts, strict=True):
+            norm = part.norm
+            if norm is None:
+                continue
+            mean, variance, counter = norm.running_mean, norm.running_var, norm.num_batches_tracked
+            assert mean is not None
+            assert variance is not None
+            assert counter is not None
+            layer.batch, layer.momentum, layer.eps = int(norm.training), norm.momentum or 0.0, norm.eps
+            layer.running_mean, layer.running_variance = mean.data_ptr(), variance.data_ptr()
+            if norm.training:
+                counter.add_(1)
 
     def _set_masks(self, masks: list[Tensor | None]) -> None:
         for layer, mask in zip(self._layers, masks, strict=True):
@@ -214,6 +261,7 @@ class NativeForward:
         call = self._call
         call.n, call.shards, call.images = len(images), torch.get_num_threads(), images.data_ptr()
         self._set_masks(masks)
+        self._set_norms()
         workspace = torch.empty(self._library.workspace_floats(self._reference))
         logits = torch.empty(len(images), self._layers[-1].outputs)
         call.workspace, call.logits = workspace.data_ptr(), logits.data_ptr()
@@ -221,16 +269,25 @@ class NativeForward:
         return logits, workspace
 
     def backward(
-        self, images: Tensor, masks: list[Tensor | None], workspace: Tensor, shards: int, gradient: Tensor
+        self,
+        images: Tensor,
+        masks: list[Tensor | None],
+        batch: list[int],
+        workspace: Tensor,
+        shards: int,
+        gradient: Tensor,
     ) -> list[Tensor]:
         """Gradients of the parameters, in their order and layout."""
         call = self._call
         call.n, call.shards, call.images = len(images), shards, images.data_ptr()
         self._set_masks(masks)
         gradients = [torch.empty_like(parameter) for parameter in self._parameters]
+        addresses = iter([tensor.data_ptr() for tensor in gradients])
         for index, layer in enumerate(self._layers):
-            layer.weight_gradient = gradients[2 * index].data_ptr()
-            layer.bias_gradient = gradients[2 * index + 1].data_ptr()
+            layer.weight_gradient, layer.bias_gradient = next(addresses), next(addresses)
+            if layer.norm:
+                layer.gamma_gradient, layer.beta_gradient = next(addresses), next(addresses)
+                layer.batch = batch[index]
         scratch = torch.empty(self._library.scratch_floats(self._reference))
         call.workspace, call.scratch, call.logits = workspace.data_ptr(), scratch.data_ptr(), gradient.data_ptr()
         self._library.backward(self._reference)
@@ -239,7 +296,7 @@ class NativeForward:
     def _infer(self, images: Tensor) -> Tensor:
         masks = self._draw_masks(len(images))
         chunk = CHUNK * torch.get_num_threads()
-        if len(images) <= chunk:
+        if len(images) <= chunk or any(norm.training for norm in self._norms):
             return self.forward(images, masks)[0]
         parts = [
             self.forward(images[at : at + chunk], [None if mask is None else mask[at : at + chunk] for mask in masks])[
@@ -258,6 +315,7 @@ class Network(torch.autograd.Function):
         masks = native._draw_masks(len(images))
         logits, workspace = native.forward(images, masks)
         ctx.native, ctx.masks, ctx.workspace, ctx.shards = native, masks, workspace, torch.get_num_threads()
+        ctx.batch = [layer.batch for layer in native._layers]
         ctx.save_for_backward(images, *parameters)  # so that a change of one in between is noticed
         return logits
 
@@ -266,7 +324,11 @@ class Network(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, *_ = ctx.saved_tensors
         native: NativeForward = ctx.native
-        return None, None, *native.backward(images, ctx.masks, ctx.workspace, ctx.shards, gradient.contiguous())
+        return (
+            None,
+            None,
+            *native.backward(images, ctx.masks, ctx.batch, ctx.workspace, ctx.shards, gradient.contiguous()),
+        )
 
 
 def attach(model: nn.Module) -> None:

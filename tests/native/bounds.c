@@ -31,6 +31,13 @@ int main(int argc, char **argv) {
           layer->weight = numbers(weights), layer->bias = numbers(layer->out);
           layer->weight_gradient = malloc(weights * sizeof(float)), layer->bias_gradient = malloc(layer->out * sizeof(float));
           layer->mask = masked && l >= CONVOLUTIONS ? numbers(n * in) : 0;
+          if (masked && l + 1 < count && (l >= CONVOLUTIONS || DENSE)) {
+            layer->norm = 1 + l % 2, layer->batch = shards % 2, layer->momentum = 0.1, layer->eps = 1e-5;
+            layer->gamma = numbers(layer->out), layer->beta = numbers(layer->out);
+            layer->gamma_gradient = numbers(layer->out), layer->beta_gradient = numbers(layer->out);
+            layer->running_mean = numbers(layer->out), layer->running_variance = numbers(layer->out);
+            for (long o = 0; o < layer->out; o++) layer->running_variance[o] += 1;
+          }
           in = layer->out;
 #if CONVOLUTIONS
           if (l == 1) in *= AREA2;
@@ -47,6 +54,8 @@ int main(int argc, char **argv) {
         for (long l = 0; l < count; l++) {
           free((void *)layers[l].weight), free((void *)layers[l].bias), free((void *)layers[l].mask);
           free(layers[l].weight_gradient), free(layers[l].bias_gradient);
+          free((void *)layers[l].gamma), free((void *)layers[l].beta), free(layers[l].gamma_gradient);
+          free(layers[l].beta_gradient), free(layers[l].running_mean), free(layers[l].running_variance);
         }
       }
   puts("within bounds");

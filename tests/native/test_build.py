@@ -13,11 +13,33 @@ import pytest
 from mnist_exp.native import NativeUnavailable, build
 
 MLP = {"ACTIVATION": 0}
+LENET5 = {
+    "ACTIVATION": 0,
+    "SIDE": 28,
+    "PADDING": 2,
+    "KERNEL": 5,
+    "CHANNELS1": 6,
+    "CHANNELS2": 16,
+    "DENSE": 0,
+    "AVERAGE": 0,
+}
+OTHER = {
+    "ACTIVATION": 4,
+    "SIDE": 17,
+    "PADDING": 1,
+    "KERNEL": 4,
+    "CHANNELS1": 9,
+    "CHANNELS2": 35,
+    "DENSE": 0,
+    "AVERAGE": 0,
+}
 SANITIZED = [
     ({"ACTIVATION": 0}, ["3", "1", "130", "2", "10"]),
     ({"ACTIVATION": 1}, ["8", "10"]),
-    ({"ACTIVATION": 0, "SIDE": 28, "PADDING": 2, "KERNEL": 5, "CHANNELS1": 6, "CHANNELS2": 16}, ["28", "6", "16", "12", "8", "10"]),
-    ({"ACTIVATION": 4, "SIDE": 17, "PADDING": 1, "KERNEL": 4, "CHANNELS1": 9, "CHANNELS2": 35}, ["17", "9", "35", "5", "17", "2"]),
+    (LENET5, ["28", "6", "16", "12", "8", "10"]),
+    (OTHER, ["17", "9", "35", "5", "17", "2"]),
+    ({**LENET5, "DENSE": 1}, ["28", "6", "16", "12", "8", "10"]),
+    ({**OTHER, "DENSE": 1, "AVERAGE": 1}, ["17", "9", "35", "5", "17", "2"]),
 ]  # fmt: skip
 
 

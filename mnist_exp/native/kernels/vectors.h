@@ -18,6 +18,7 @@ typedef float half __attribute__((vector_size(2 * V), aligned(4), may_alias));
 typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 #define LEAST(A, B) ((A) < (B) ? (A) : (B))
+#define LARGER(A, B) ((A) > (B) ? (A) : (B))
 #define ROUND_UP(n, m) (((n) + (m) - 1) / (m) * (m))
 
 INLINE vec load(const float *p) { return *(const vec *)p; }
