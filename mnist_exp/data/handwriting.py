@@ -1,4 +1,7 @@
-"""The digit in a picture, made to look like MNIST's."""
+"""The digit in a picture, made to look like MNIST's.
+
+``Plane`` is (H, W), 0 dark and 255 light; ``Colours`` (H, W, 3) of the same range; ``Mask`` (H, W) of bool.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-Plane = NDArray[np.float32]  # (H, W), 0 is dark and 255 is light
-Colours = NDArray[np.float32]  # (H, W, 3), 0 to 255
-Mask = NDArray[np.bool_]  # (H, W)
+Plane = NDArray[np.float32]
+Colours = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 Box = tuple[slice, ...]  # rows and columns
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts to grey
@@ -116,9 +119,12 @@ def filled(mask: Mask) -> Mask:
 
 def reduced(colours: Colours, factor: int) -> Colours:
     """Means of squares of ``factor`` pixels a side; what is left over at the right and at the bottom is dropped."""
+    if factor == 1:
+        return colours
     height, width = (length // factor for length in colours.shape[:2])
     squares = colours[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
-    return colours if factor == 1 else squares.mean(axis=(1, 3))
+    means: Colours = squares.mean(axis=(1, 3))
+    return means
 
 
 def strongest_mixture(colours: Colours) -> Plane:
@@ -131,7 +137,7 @@ def strongest_mixture(colours: Colours) -> Plane:
     mixture *= (np.sign(mixture.sum()) or 1) / np.abs(mixture).sum()
     if mixture @ spread @ mixture < 2 * (LUMINANCE @ spread @ LUMINANCE):
         return grey
-    return (colours @ mixture + 255 * np.abs(mixture[mixture < 0]).sum()).astype(np.float32)
+    return np.asarray(colours @ mixture + 255 * np.abs(mixture[mixture < 0]).sum(), dtype=np.float32)
 
 
 def find_digit(plane: Plane) -> Found | None:
