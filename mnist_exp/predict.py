@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="image", help=kinds)
     parser.add_argument("--json", action="store_true", help="print JSON: all probabilities of each picture")
     parser.add_argument("--show", action="store_true", help=f"write what the network saw into the folder {SEEN}")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # options between pictures, too
     try:
         folder = SEEN if options.show else None
         results, mistakes = classify(options.directory, find_images(options.images), folder)

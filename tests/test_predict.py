@@ -76,7 +76,7 @@ def test_what_the_network_saw(
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith("   saw seen/001_1.png")
     assert second.endswith("   saw seen/001_1-2.png")
-    assert Image.open("seen/001_1.png").size == (28, 28)
+    assert np.asarray(Image.open("seen/001_1.png")).shape == (28, 28)
     predict.main([str(network), "seen/001_1.png", "--json"])  # taken as it is
     (result,) = json.loads(capsys.readouterr().out)
     assert result["digit"] == 1
@@ -174,8 +174,10 @@ class TestOtherData:
             f"mnist-predict: {pictures / '001_1.png'}: this network was trained on FashionMNIST, not on digits, and takes "
             "only pictures like those: 28x28 pixels, grey; this one has 112x112\n"
         )
-        with pytest.raises(ValueError, match=r"^this network was trained on FashionMNIST"):
-            demo.Demo(demo.load_networks([str(network)]), port=0).answer((pictures / "001_1.png").read_bytes())
+        with demo.Demo(demo.load_networks([str(network)]), port=0) as server:
+            picture = (pictures / "001_1.png").read_bytes()
+            with pytest.raises(ValueError, match=r"^this network was trained on FashionMNIST"):
+                server.answer(picture)
 
 
 class TestMistakes:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,11 +54,12 @@ class Mark:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The contrast (H, W) of what is dark with its surroundings, the mark taken for the digit, and the other marks."""
+    """The contrast (H, W) with the surroundings, the mark taken for the digit, the others, and whether they are dark."""
 
     contrast: Plane
     digit: Mark
     others: list[Mark]
+    dark: bool
 
 
 def like_mnist(colours: Colours, box: int = 20) -> NDArray[np.uint8]:
@@ -81,17 +83,17 @@ def like_mnist(colours: Colours, box: int = 20) -> NDArray[np.uint8]:
         raise ValueError("shows no digit: nothing stands out from its surroundings")
     if found.others:
         raise SeveralMarks(f"shows {1 + len(found.others)} marks where one digit is expected; cut out one of them")
-    closer, _ = _search(_cut(colours, found.digit.box, scale, 0.5))
+    closer, _ = _search(_cut(colours, found.digit.box, scale, 0.5), [found.dark])
     if closer is not None and closer.digit.length > 0.2 * math.hypot(*closer.contrast.shape):
         found = closer
     return framed(ink_of(found), box)
 
 
-def _search(colours: Colours) -> tuple[Found | None, int]:
-    """The digit in a picture, and how many times smaller than the picture it was looked for."""
+def _search(colours: Colours, kinds: Sequence[bool] = (True, False)) -> tuple[Found | None, int]:
+    """The digit in a picture, dark or light, and how many times smaller than the picture it was looked for."""
     scale = math.ceil(max(colours.shape[:2]) / SEARCHED)
     grey = strongest_mixture(reduced(colours, scale))
-    candidates = [found for plane in (grey, 255 - grey) if (found := find_digit(plane)) is not None]
+    candidates = [found for dark in kinds if (found := find_digit(grey, dark)) is not None]
     return max(candidates, key=lambda f: (is_sheet(f.digit), f.digit.weight), default=None), scale
 
 
@@ -140,9 +142,9 @@ def strongest_mixture(colours: Colours) -> Plane:
     return np.asarray(colours @ mixture + 255 * np.abs(mixture[mixture < 0]).sum(), dtype=np.float32)
 
 
-def find_digit(plane: Plane) -> Found | None:
-    """The largest dark mark with the pieces that belong to it, and the other marks that could be another digit."""
-    plane = without_noise(plane)
+def find_digit(grey: Plane, dark: bool) -> Found | None:
+    """The largest dark or light mark with the pieces that belong to it, and the others that could be another digit."""
+    plane = without_noise(grey if dark else 255 - grey)
     ground = ground_of(plane)
     # A share of the light, because that may be uneven.
     contrast = np.clip((ground - plane) / np.maximum(ground, np.float32(24)), 0, 1).astype(np.float32)
@@ -152,7 +154,7 @@ def find_digit(plane: Plane) -> Found | None:
         return None
     digit, rest = joined(marks[0], marks[1:], mask.shape)
     others = [m for m in rest if m.length > 0.4 * digit.length and m.strength > 0.5 * digit.strength and m.edge < 0.25]
-    return Found(contrast, digit, others)
+    return Found(contrast, digit, others, dark)
 
 
 def without_noise(plane: Plane) -> Plane:
