@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures_of_digits import two
 from PIL import Image
 from synthetic_runs import write_run
 
@@ -64,6 +66,120 @@ def test_one_line_a_picture(network: Path, pictures: Path, capsys: pytest.Captur
     assert line.count("%") == 3
 
 
+def test_what_the_network_saw(
+    network: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    for name in ("001_1.png", "._001_1.png"):  # the second is what a Mac leaves beside files
+        (tmp_path / "other" / name).write_bytes((pictures / "001_1.png").read_bytes())
+    predict.main([str(network), str(pictures / "001_1.png"), "--show", str(tmp_path / "other")])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("   saw seen/001_1.png")
+    assert second.endswith("   saw seen/001_1-2.png")
+    assert np.asarray(Image.open("seen/001_1.png")).shape == (28, 28)
+    predict.main([str(network), "seen/001_1.png", "--json"])  # taken as it is
+    (result,) = json.loads(capsys.readouterr().out)
+    assert result["digit"] == 1
+    Path("seen").rename("before")
+    Path("seen").write_text("a file")
+    with pytest.raises(SystemExit) as leaving:
+        predict.main([str(network), str(pictures / "001_1.png"), "--show"])
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err == "mnist-predict: seen/001_1.png: cannot be written: is not a folder\n"
+
+
+def test_two_digits_get_a_warning_and_no_answer(network: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits = mnist5k(mean=0.0, std=1.0).test.images[1:3, 0].mul(255).round().byte().numpy()
+    two(digits[0], digits[1]).save("two.png")
+    warning = "shows 2 marks where one digit is expected; cut out one of them"
+    for options in ([], ["--json"]):
+        with pytest.raises(SystemExit) as leaving:
+            predict.main([str(network), "two.png", *options])
+        assert leaving.value.code == 2
+        out, err = capsys.readouterr()
+        assert err == f"mnist-predict: two.png: {warning}\n"
+        if options:
+            (result,) = json.loads(out)
+            assert (result["digit"], result["warning"], result["top"]) == (None, warning, [])
+        else:
+            assert out == "two.png: no answer\n"
+
+
+class TestOtherData:
+    """Pictures are brought to the look of what a network was trained on."""
+
+    def trained(self, mnist_train: Callable[..., int], folder: Path, images: np.ndarray, *data: str) -> Path:
+        labels = mnist5k(mean=0.0, std=1.0).train.labels.numpy().astype(np.uint8)
+        folder.mkdir()
+        for split, part in (("train", slice(1000, 4000)), ("t10k", slice(1000))):
+            for name, array in (
+                (f"{split}-images-idx3-ubyte", images[part]),
+                (f"{split}-labels-idx1-ubyte", labels[part]),
+            ):
+                header = struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape)
+                (folder / name).write_bytes(header + array.tobytes())
+        rest = [argument for argument in TRAINING if not argument.startswith("data=")]
+        assert mnist_train(*rest, *data, f"data.root={folder}", "hydra.run.dir=run") == 0
+        return Path("run")
+
+    @pytest.fixture
+    def images(self) -> np.ndarray:
+        return mnist5k(mean=0.0, std=1.0).train.images[:, 0].mul(255).round().byte().numpy()
+
+    def test_dark_digits_on_light(
+        self,
+        images: np.ndarray,
+        mnist_train: Callable[..., int],
+        pictures: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        network = self.trained(mnist_train, tmp_path / "dark", 255 - images, "data=idx", "data.mean=0.87")
+        (tmp_path / "stored").mkdir()
+        for file in list(pictures.iterdir())[:50]:
+            small = np.asarray(Image.open(file))[::4, ::4]
+            Image.fromarray(small).save(tmp_path / "stored" / file.name)
+            Image.fromarray(255 - small).save(tmp_path / "stored" / f"negative_{file.name}")
+        capsys.readouterr()
+        for folder in (pictures, tmp_path / "stored"):
+            predict.main([str(network), str(folder), "--json"])
+            results = json.loads(capsys.readouterr().out)
+            assert np.mean([result["image"].endswith(f"_{result['digit']}.png") for result in results]) > 0.8
+            framed = folder == pictures
+            warning = "was framed as a digit, and this network was trained on data of your own"
+            assert {result["warning"] for result in results} == ({warning} if framed else {None})
+
+    def test_no_digits(
+        self,
+        images: np.ndarray,
+        mnist_train: Callable[..., int],
+        pictures: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        large = np.stack([np.asarray(Image.fromarray(image).crop((4, 4, 24, 24)).resize((28, 28))) for image in images])
+        network = self.trained(mnist_train, tmp_path / "clothes", large, "data=fashion_mnist")
+        Image.fromarray(large[0]).save("stored.png")
+        Image.fromarray(255 - large[0]).save("negative.png")
+        capsys.readouterr()
+        predict.main([str(network), "stored.png", "negative.png", "--show", "--json"])
+        assert len({str(result["probabilities"]) for result in json.loads(capsys.readouterr().out)}) == 1
+        for name in ("stored", "negative"):
+            assert np.array_equal(np.asarray(Image.open(f"seen/{name}.png")), large[0])
+        with pytest.raises(SystemExit):
+            predict.main([str(network), str(pictures / "001_1.png")])
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == (
+            f"mnist-predict: {pictures / '001_1.png'}: this network was trained on FashionMNIST, not on digits, and takes "
+            "only pictures like those: 28x28 pixels, grey; this one has 112x112\n"
+        )
+        with demo.Demo(demo.load_networks([str(network)]), port=0) as server:
+            picture = (pictures / "001_1.png").read_bytes()
+            with pytest.raises(ValueError, match=r"^this network was trained on FashionMNIST"):
+                server.answer(picture)
+
+
 class TestMistakes:
     def refused(self, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[str, str]:
         with pytest.raises(SystemExit) as leaving:
@@ -78,14 +194,18 @@ class TestMistakes:
 
     def test_folder_without_pictures(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         _, err = self.refused(capsys, "run", tmp_path)
-        assert err == f"mnist-predict: {tmp_path} holds no picture; expected files that end in .png, .jpg, .jpeg\n"
+        assert (
+            err
+            == f"mnist-predict: {tmp_path} holds no picture; expected files that end in .png, .jpg, .jpeg, .webp, .gif, .bmp, .tif, .tiff\n"
+        )
 
     def test_the_others_are_classified(self, network: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
         Path("bad.png").write_bytes(b"rubbish")
         out, err = self.refused(capsys, network, pictures / "001_1.png", "bad.png", "gone.png")
         assert len(out.splitlines()) == 1
         assert err == (
-            "mnist-predict: bad.png: not a whole PNG or JPEG image\nmnist-predict: gone.png: does not exist\n"
+            "mnist-predict: bad.png: is not a picture in a format that is read (PNG, JPEG, WebP, GIF, BMP, TIFF)\n"
+            "mnist-predict: gone.png: does not exist\n"
         )
 
 
@@ -125,12 +245,23 @@ class TestDemo:
         assert self.ask(server, "GET", "/")[0] == 200
         assert self.ask(server, "GET", "/../pyproject.toml")[0] == 404
         assert self.ask(server, "POST", "/classify", b"rubbish") == (
-            422, b'{"error": "not a whole PNG or JPEG image"}',
+            422, b'{"error": "is not a picture in a format that is read (PNG, JPEG, WebP, GIF, BMP, TIFF)"}',
         )  # fmt: skip
         assert self.ask(server, "POST", "/classify")[0] == 413
         assert self.ask(server, "POST", "/elsewhere", b"x")[0] == 404
         assert self.ask(server, "GET", "/", Host="evil.example:80")[0] == 403
         assert self.ask(server, "POST", "/classify", b"x", Host="evil.example")[0] == 403
+
+    @pytest.mark.parametrize("host", ["localhost:9000", "LocalHost", "127.0.0.1:1", "[::1]:9000", "[::1]"])
+    def test_behind_a_forwarded_port(self, host: str, server: demo.Demo) -> None:
+        assert self.ask(server, "GET", "/", Host=host)[0] == 200
+
+    @pytest.mark.parametrize(
+        "host",
+        ["", "localhost.evil.example", "evil.example:8000", "localhost:80@evil.example", "127.0.0.1.evil", "::1"],
+    )
+    def test_other_names_are_refused(self, host: str, server: demo.Demo) -> None:
+        assert self.ask(server, "GET", "/", Host=host)[0] == 403
 
     def test_what_cannot_be_loaded_is_told(
         self, network: Path, composed: Callable[..., dict[str, object]], capsys: pytest.CaptureFixture[str]

@@ -1,8 +1,12 @@
-"""The digit in a picture, made to look like MNIST's."""
+"""The digit in a picture, made to look like MNIST's.
+
+``Plane`` is (H, W), 0 dark and 255 light; ``Colours`` (H, W, 3) of the same range; ``Mask`` (H, W) of bool.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-Plane = NDArray[np.float32]  # (H, W), 0 is dark and 255 is light
-Colours = NDArray[np.float32]  # (H, W, 3), 0 to 255
-Mask = NDArray[np.bool_]  # (H, W)
+Plane = NDArray[np.float32]
+Colours = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 Box = tuple[slice, ...]  # rows and columns
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts to grey
@@ -50,11 +54,12 @@ class Mark:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The contrast (H, W) of what is dark with its surroundings, the mark taken for the digit, and the other marks."""
+    """The contrast (H, W) with the surroundings, the mark taken for the digit, the others, and whether they are dark."""
 
     contrast: Plane
     digit: Mark
     others: list[Mark]
+    dark: bool
 
 
 def like_mnist(colours: Colours, box: int = 20) -> NDArray[np.uint8]:
@@ -78,17 +83,17 @@ def like_mnist(colours: Colours, box: int = 20) -> NDArray[np.uint8]:
         raise ValueError("shows no digit: nothing stands out from its surroundings")
     if found.others:
         raise SeveralMarks(f"shows {1 + len(found.others)} marks where one digit is expected; cut out one of them")
-    closer, _ = _search(_cut(colours, found.digit.box, scale, 0.5))
+    closer, _ = _search(_cut(colours, found.digit.box, scale, 0.5), [found.dark])
     if closer is not None and closer.digit.length > 0.2 * math.hypot(*closer.contrast.shape):
         found = closer
     return framed(ink_of(found), box)
 
 
-def _search(colours: Colours) -> tuple[Found | None, int]:
-    """The digit in a picture, and how many times smaller than the picture it was looked for."""
+def _search(colours: Colours, kinds: Sequence[bool] = (True, False)) -> tuple[Found | None, int]:
+    """The digit in a picture, dark or light, and how many times smaller than the picture it was looked for."""
     scale = math.ceil(max(colours.shape[:2]) / SEARCHED)
     grey = strongest_mixture(reduced(colours, scale))
-    candidates = [found for plane in (grey, 255 - grey) if (found := find_digit(plane)) is not None]
+    candidates = [found for dark in kinds if (found := find_digit(grey, dark)) is not None]
     return max(candidates, key=lambda f: (is_sheet(f.digit), f.digit.weight), default=None), scale
 
 
@@ -116,9 +121,12 @@ def filled(mask: Mask) -> Mask:
 
 def reduced(colours: Colours, factor: int) -> Colours:
     """Means of squares of ``factor`` pixels a side; what is left over at the right and at the bottom is dropped."""
+    if factor == 1:
+        return colours
     height, width = (length // factor for length in colours.shape[:2])
     squares = colours[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
-    return colours if factor == 1 else squares.mean(axis=(1, 3))
+    means: Colours = squares.mean(axis=(1, 3))
+    return means
 
 
 def strongest_mixture(colours: Colours) -> Plane:
@@ -131,12 +139,12 @@ def strongest_mixture(colours: Colours) -> Plane:
     mixture *= (np.sign(mixture.sum()) or 1) / np.abs(mixture).sum()
     if mixture @ spread @ mixture < 2 * (LUMINANCE @ spread @ LUMINANCE):
         return grey
-    return (colours @ mixture + 255 * np.abs(mixture[mixture < 0]).sum()).astype(np.float32)
+    return np.asarray(colours @ mixture + 255 * np.abs(mixture[mixture < 0]).sum(), dtype=np.float32)
 
 
-def find_digit(plane: Plane) -> Found | None:
-    """The largest dark mark with the pieces that belong to it, and the other marks that could be another digit."""
-    plane = without_noise(plane)
+def find_digit(grey: Plane, dark: bool) -> Found | None:
+    """The largest dark or light mark with the pieces that belong to it, and the others that could be another digit."""
+    plane = without_noise(grey if dark else 255 - grey)
     ground = ground_of(plane)
     # A share of the light, because that may be uneven.
     contrast = np.clip((ground - plane) / np.maximum(ground, np.float32(24)), 0, 1).astype(np.float32)
@@ -146,7 +154,7 @@ def find_digit(plane: Plane) -> Found | None:
         return None
     digit, rest = joined(marks[0], marks[1:], mask.shape)
     others = [m for m in rest if m.length > 0.4 * digit.length and m.strength > 0.5 * digit.strength and m.edge < 0.25]
-    return Found(contrast, digit, others)
+    return Found(contrast, digit, others, dark)
 
 
 def without_noise(plane: Plane) -> Plane:

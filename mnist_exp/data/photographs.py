@@ -19,7 +19,7 @@ LARGEST = 120_000_000  # pixels; telephones take up to 108 million
 KEPT = 2000  # pixels of the longer side that are kept of larger pictures
 
 # How files begin: offset, bytes. For a true reason where a file cannot be decoded.
-READ = {
+READ: dict[str, tuple[int, bytes | tuple[bytes, ...]]] = {
     "PNG": (0, b"\x89PNG"),
     "JPEG": (0, b"\xff\xd8\xff"),
     "WebP": (8, b"WEBP"),
@@ -27,7 +27,7 @@ READ = {
     "BMP": (0, b"BM"),
     "TIFF": (0, (b"II*\0", b"MM\0*")),
 }
-NOT_READ = {
+NOT_READ: dict[str, tuple[int, bytes | tuple[bytes, ...]]] = {
     "HEIC": (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")),
     "AVIF": (4, b"ftypavi"),
     "JPEG XL": (0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),

@@ -3,126 +3,165 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pictures_of_digits import KINDS, LARGE_KINDS, grey, make, page, smooth, two
 from PIL import Image
 
 from mnist_exp.data.embedded import mnist5k
-from mnist_exp.data.files import DataError
-from mnist_exp.data.handwriting import LARGEST, grey, like_mnist, read_digit
+from mnist_exp.data.handwriting import SeveralMarks, like_mnist
+from mnist_exp.data.photographs import decoded
+
+if TYPE_CHECKING:
+    from mnist_exp.trained import Classifier
 
 
 @pytest.fixture(scope="module")
 def digits() -> NDArray[np.uint8]:
-    """200 real ones as they are stored."""
-    return mnist5k(mean=0.0, std=1.0).test.images[:200, 0].mul(255).round().byte().numpy()
+    """1,000 real ones as they are stored."""
+    return mnist5k(mean=0.0, std=1.0).test.images[:, 0].mul(255).round().byte().numpy()
 
 
-def png(pixels: NDArray[np.uint8], **options: object) -> bytes:
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    """A LeNet-5 trained in a few seconds."""
+    from mnist_exp.trained import Classifier
+
+    place = tmp_path_factory.mktemp("network")
+    arguments = ["data=mnist5k", "trainer.epochs=6", "trainer.threads=1", "trainer.device=cpu", "logger=none"]
+    command = [sys.executable, "-m", "mnist_exp.train", *arguments, "optimizer.lr=0.03", "hydra.run.dir=run"]
+    subprocess.run(command, cwd=place, check=True, capture_output=True)
+    return Classifier(place / "run")
+
+
+@pytest.fixture(scope="module")
+def legible(network: Classifier, digits: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Ten digits that the network reads as they are stored, so that only the picture can be at fault; one of each."""
+    said = network.probabilities(digits).argmax(axis=1)
+    labels = mnist5k(mean=0.0, std=1.0).test.labels.numpy()
+    return np.array([np.flatnonzero((said == digit) & (labels == digit))[digit] for digit in range(10)])
+
+
+def colours_of(image: Image.Image) -> NDArray[np.float32]:
+    """What is read back from a file of the picture."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", **options)
-    return buffer.getvalue()
+    if image.format == "JPEG":
+        image.fp.seek(0)  # type: ignore[union-attr]  # as it was stored, with its orientation
+        return decoded(image.fp.read())  # type: ignore[union-attr]
+    image.save(buffer, "PNG")
+    return decoded(buffer.getvalue())
 
 
-def test_most_of_mnist_is_left_as_it_is(digits: NDArray[np.uint8]) -> None:
-    """The others are faint at an edge, or were reduced to less than 20 pixels."""
-    same = [np.array_equal(like_mnist(digit), digit) for digit in digits]
-    assert np.mean(same) > 0.7
+@pytest.mark.parametrize("kind", KINDS)
+def test_nine_of_ten_are_read(
+    kind: str, network: Classifier, digits: NDArray[np.uint8], legible: NDArray[np.intp]
+) -> None:
+    seen = [network.images.like_them(colours_of(make(kind, digits[number], int(number))))[0] for number in legible]
+    said = [int(network.probabilities(image[None])[0].argmax()) for image in seen]
+    assert np.sum(np.array(said) == np.arange(10)) >= 9, f"{kind}: {said}"
+
+
+@pytest.mark.parametrize("kind", LARGE_KINDS)
+def test_photographs_of_telephones(
+    kind: str, network: Classifier, digits: NDArray[np.uint8], legible: NDArray[np.intp]
+) -> None:
+    seen, _ = network.images.like_them(colours_of(make(kind, digits[legible[4]], 4)))
+    assert network.probabilities(seen[None])[0].argmax() == 4
+
+
+def test_two_digits_get_no_answer(digits: NDArray[np.uint8]) -> None:
+    for left, right in zip(digits[:8], digits[12:20], strict=True):
+        with pytest.raises(SeveralMarks, match=r"marks where one digit is expected; cut out one of them$"):
+            like_mnist(colours_of(two(left, right)))
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.full((40, 40), 255), "shows no digit: it is of one colour"),
+        (np.zeros((1, 9)), "shows no digit: smaller than 2x2 pixels"),
+        (np.random.default_rng(0).normal(200, 4, (200, 200)), "shows no digit: nothing stands out"),
+        (np.add.outer(np.arange(200), np.arange(200)) / 2, "shows no digit: nothing stands out"),
+    ],
+    ids=["blank", "tiny", "grain", "slope"],
+)
+def test_nothing_to_see(picture: NDArray[np.float64], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        like_mnist(np.asarray(grey(picture).convert("RGB"), dtype=np.float32))
 
 
 def blown_up(digit: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.pad(np.kron(digit, np.ones((7, 7), dtype=np.uint8)), ((3, 200), (90, 11)))
+    return np.pad(np.kron(digit, np.ones((9, 9), dtype=np.uint8)), ((20, 60), (35, 10)))
+
+
+def in_colours(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.repeat(picture[..., None], 3, axis=2).astype(np.float32)
 
 
 @pytest.mark.parametrize(
     "change",
     [
         blown_up,
-        lambda digit: 255 - digit,
         lambda digit: 255 - blown_up(digit),
         lambda digit: (40 + blown_up(digit) * 0.5).astype(np.uint8),
         lambda digit: (230 - blown_up(digit) * 0.6).astype(np.uint8),
     ],
-    ids=["large", "dark on light", "large and dark on light", "pale on grey", "pencil on grey"],
+    ids=["large", "large and dark on light", "pale on grey", "pencil on grey"],
 )
 def test_size_place_polarity_and_contrast_change_little(
     change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], digits: NDArray[np.uint8]
 ) -> None:
-    for digit in digits[:50]:
-        difference = np.abs(like_mnist(change(digit)).astype(int) - like_mnist(digit))
-        assert difference.mean() < 1.0
+    differences = [np.abs(like_mnist(in_colours(change(digit))).astype(int) - digit).mean() for digit in digits[:50]]
+    assert np.median(differences) < 6
+    assert np.mean(differences) < 12  # some were stored smaller than 20 pixels, or off the centre
 
 
-def test_centre_of_mass_and_size(digits: NDArray[np.uint8]) -> None:
+def test_proportions_and_centre_of_mass() -> None:
     blot = np.zeros((300, 80), dtype=np.uint8)
     blot[20:220, 30:40] = 255
     blot[200:220, 30:70] = 255
-    found = like_mnist(blot).astype(float)
+    found = like_mnist(in_colours(blot)).astype(float)
     rows, columns = np.nonzero(found.max(axis=1))[0], np.nonzero(found.max(axis=0))[0]
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (20, 4)
     centre = (found.sum(axis=1) * (np.arange(28) + 0.5)).sum() / found.sum()
     assert 14 <= centre < 15
 
 
-def test_grain_of_paper_is_no_ink() -> None:
-    random = np.random.default_rng(0)
-    page = random.normal(200, 4, (200, 200))
-    page[60:140, 90:110] -= 120
-    found = like_mnist(page.clip(0, 255).astype(np.uint8))
-    assert np.count_nonzero(found) == pytest.approx(20 * 5, abs=25)
+def test_the_bar_of_a_five_belongs_to_it() -> None:
+    ink = np.zeros((280, 280))
+    ink[90:230, 100:120] = ink[210:230, 100:180] = ink[150:230, 160:180] = 1
+    ink[60:80, 108:190] = 1  # ten pixels above
+    found = like_mnist(np.asarray(grey(250 - 220 * ink).convert("RGB"), dtype=np.float32))
+    without = like_mnist(
+        np.asarray(grey(250 - 220 * np.where(np.arange(280)[:, None] < 85, 0, ink)).convert("RGB"), np.float32)
+    )
+    assert found[:6].sum() > 0
+    assert not np.array_equal(found, without)
 
 
-@pytest.mark.parametrize("suffix", ["PNG", "JPEG"])
-def test_files(suffix: str, tmp_path: Path, digits: NDArray[np.uint8]) -> None:
-    Image.fromarray(255 - blown_up(digits[0])).convert("RGB").save(tmp_path / f"digit.{suffix}", suffix)
-    difference = np.abs(read_digit(tmp_path / f"digit.{suffix}").astype(int) - like_mnist(digits[0]))
-    assert difference.mean() < 2
+def test_a_frame_is_no_zero_and_a_zero_no_frame(digits: NDArray[np.uint8], legible: NDArray[np.intp]) -> None:
+    zero = page(smooth(digits[legible[0]]), 300, 300, 10, 10)
+    speckled = zero.copy()
+    speckled[150:158, 150:158] = 1
+    first, second = (
+        like_mnist(np.asarray(grey(255 - 255 * ink).convert("RGB"), np.float32)) for ink in (zero, speckled)
+    )
+    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.9
 
 
-def test_transparency_is_white_paper() -> None:
-    pixels = np.zeros((30, 30, 4), dtype=np.uint8)
-    pixels[5:25, 12:16, 3] = 255
-    assert (grey(png(pixels))[0, 0], grey(png(pixels))[10, 13]) == (255, 0)
+def test_full_mnist_blown_up(mnist_dir: Path, network: Classifier) -> None:
+    """No loss on what is easy: a sample of the 10,000, of which docs/reports.md gives the figure."""
+    from mnist_exp.data.idx import idx_folder
 
-
-def test_sixteen_bits_are_scaled_not_cut_off() -> None:
-    pixels = np.full((30, 30), 0xFFFF, dtype=np.uint16)
-    pixels[5:25, 12:16] = 0x1234
-    assert (grey(png(pixels))[0, 0], grey(png(pixels))[10, 13]) == (255, 0x12)
-
-
-def test_photographs_are_turned_upright() -> None:
-    image = Image.fromarray(np.zeros((10, 30), dtype=np.uint8))
-    exif = image.getexif()
-    exif[0x0112] = 6  # the camera was held on its side
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", exif=exif)
-    assert grey(buffer.getvalue()).shape == (30, 10)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"text", "not a whole PNG or JPEG image"),
-        (png(np.zeros((40, 40), dtype=np.uint8))[:-30], "not a whole PNG or JPEG image"),
-        (png(np.full((40, 40), 255, dtype=np.uint8)), "shows no digit: it is of one brightness"),
-        (png(np.zeros((1, 9), dtype=np.uint8)), "shows no digit: smaller than 2x2 pixels"),
-    ],
-    ids=["no image", "cut off", "blank", "tiny"],
-)
-def test_mistakes(content: bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(DataError) as raised:
-        read_digit(tmp_path / "x.png")
-    assert str(raised.value) == f"{tmp_path / 'x.png'}: {message}"
-
-
-def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mnist_exp.data.handwriting.LARGEST", 99)
-    with pytest.raises(ValueError, match=r"^10x10 pixels are too many$"):
-        grey(png(np.zeros((10, 10), dtype=np.uint8)))
-    assert LARGEST < Image.MAX_IMAGE_PIXELS  # type: ignore[operator]
+    test = idx_folder(root=str(mnist_dir), download=None, mean=0.0, std=1.0).test
+    stored = test.images[::50, 0].mul(255).round().byte().numpy()
+    seen = np.stack([like_mnist(in_colours(255 - blown_up(digit))) for digit in stored])
+    right = [(network.probabilities(x).argmax(axis=1) == test.labels[::50].numpy()).mean() for x in (stored, seen)]
+    assert right[1] >= right[0] - 0.01
