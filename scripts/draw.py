@@ -1,7 +1,7 @@
 """Draw a network in the manner of LeCun et al. (1998), figure 2: maps as planes, labelled with shapes and parameters.
 
 python scripts/draw.py model=lenet5 --output lenet5.png
-python scripts/draw.py model=mlp model.hidden=[64,64] --output mlp.png
+python scripts/draw.py model=mlp 'model.hidden=[64,64]' --output mlp.png
 python scripts/draw.py --all docs/pictures          every network that the documentation shows
 
 Overrides are those of mnist-train. Pictures are PNG.
@@ -58,7 +58,7 @@ HIDDEN = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Dropout, nn.BatchNo
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="as for mnist-train: model=mlp model.hidden=[64,64]")
+    parser.add_argument("overrides", nargs="*", help="as for mnist-train: model=mlp 'model.hidden=[64,64]'")
     parser.add_argument("--output", type=Path, default=Path("network.png"), help="default: network.png")
     parser.add_argument("--all", type=Path, metavar="FOLDER", help="draw all networks of the documentation")
     options = parser.parse_args(arguments)
