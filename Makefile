@@ -1,7 +1,8 @@
 # make quickstart   install into .venv, train LeNet-5 on 5,000 real digits, show the result
-# make test         install into .venv, run all checks and tests
+# make test         install into .venv, run all checks and tests; SEED=2 runs them in another order
 PYTHON ?= python3
 VENV   ?= .venv
+SEED   ?= 1
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -16,7 +17,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadgroup --randomly-seed=$(SEED) --cov --cov-report=term-missing:skip-covered
 
 # Each stamp is newer than what it depends on exactly when nothing needs installing.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python

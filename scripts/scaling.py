@@ -7,6 +7,7 @@ python scripts/scaling.py --document           # train nothing, write the docume
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Iterable
 
@@ -55,9 +56,10 @@ def table(campaign: Campaign) -> Iterable[str]:
     yield "|---|---:|---:|---:|---:|---:|---:|"
     one = min(campaign.figures(ONE, "fastest_epoch_seconds").values(), default=None)
     for arm in campaign.arms:
+        typed = shlex.join(arm.split())
         accuracies = [100 * value for value in campaign.figures(arm, "test_accuracy").values()]
         if not accuracies:
-            yield f"| `{arm}` | | 0 | not trained yet | | | |"
+            yield f"| `{typed}` | | 0 | not trained yet | | | |"
             continue
         sample = over_seeds(accuracies)
         (parameters,) = {int(count) for count in campaign.figures(arm, "parameters").values()}
@@ -65,7 +67,7 @@ def table(campaign: Campaign) -> Iterable[str]:
         memory = statistics.median(campaign.figures(arm, "peak_memory_mib").values())
         spread = "" if sample.std is None else f" ± {sample.std:.2f}"
         ratio = "" if one is None else f"{seconds / one:.2f}"
-        yield f"| `{arm}` | {parameters:,} | {sample.n} | {sample.mean:.2f}{spread} % | {seconds:.1f} | {ratio} | {memory:.0f} |"
+        yield f"| `{typed}` | {parameters:,} | {sample.n} | {sample.mean:.2f}{spread} % | {seconds:.1f} | {ratio} | {memory:.0f} |"
 
 
 def draw(campaign: Campaign) -> None:

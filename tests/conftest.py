@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
+import signal
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from process_state import restored
 from wandb_server import WandbServer
+from warm_commands import WarmCommands
 
 from mnist_exp.composition import CONF, resolve
 
 # Before torch is imported: tests are small, and two pools of threads on the same cores are many times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A shell that starts pytest in the background has it ignore Ctrl-C, and with it all that it starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = ["data=mnist5k", "data.limit=320", "trainer.epochs=2", "trainer.threads=1", "trainer.device=cpu", "logger=none"]
 
@@ -33,15 +40,31 @@ def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _clean_state() -> Iterator[None]:
+    """A test that leaves the process changed fails, and the next one starts with what this one started with."""
+    with restored() as changed:
+        yield
+    assert not changed, f"the test leaves changed: {', '.join(changed)}"
+
+
+@pytest.fixture(autouse=True)
+def _alone(_clean_state: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No account, no leftovers of another test, and a working directory that may be littered."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", os.devnull)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    yield
-    GlobalHydra.instance().clear()
+
+
+@pytest.fixture(scope="session")
+def warm_commands(_shared_cache: None) -> Iterator[WarmCommands]:
+    """The installed commands, each call in a process of its own that has torch imported."""
+    installed = Path(sys.executable).parent
+    with tempfile.TemporaryDirectory() as folder, WarmCommands(Path(folder)) as commands:
+        for script in installed.glob("mnist-*"):
+            commands.add(script.name, script)
+        yield commands
 
 
 @pytest.fixture
@@ -52,43 +75,71 @@ def small() -> list[str]:
 
 @pytest.fixture
 def mnist_train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """``mnist-train`` in this process; returns the exit status."""
+    """``mnist-train`` in this process, which is then as it was before; returns the exit status."""
     from mnist_exp import train
-
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main changes it; monkeypatch puts it back
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["mnist-train", *arguments])
-        try:
-            train.main()
-        except SystemExit as leaving:
-            return int(leaving.code or 0)
+        with restored():
+            try:
+                train.main()
+            except SystemExit as leaving:
+                return int(leaving.code or 0)
         return 0
 
     return run
 
 
-@pytest.fixture
-def mnist_train_process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``mnist-train`` in a process of its own."""
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Path]:
+    """Runs by the overrides that they were trained with."""
+    return {(): tmp_path_factory.mktemp("trained")}
 
-    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "mnist_exp.train", *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False, **options
-        )
+
+@pytest.fixture
+def trained(
+    _trained: dict[tuple[str, ...], Path],
+    mnist_train: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Callable[..., Path]:
+    """A copy of the run that these overrides give, which is trained once for all tests, under a name in this test's folder."""
+
+    def run(name: str, *overrides: str) -> Path:
+        if overrides not in _trained:
+            path = _trained[()] / str(len(_trained))
+            path.mkdir()
+            with monkeypatch.context() as patch:
+                patch.chdir(path)
+                assert mnist_train(*overrides, "hydra.run.dir=run") == 0
+            capsys.readouterr()
+            _trained[overrides] = path / "run"
+        shutil.copytree(_trained[overrides], tmp_path / name)
+        return tmp_path / name
 
     return run
 
 
 @pytest.fixture
-def mnist_train_terminal(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+def mnist_train_process(tmp_path: Path, warm_commands: WarmCommands) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``mnist-train`` in a process of its own."""
+
+    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [warm_commands.bin / "mnist-train", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, **options)
+
+    return run
+
+
+@pytest.fixture
+def mnist_train_terminal(tmp_path: Path, warm_commands: WarmCommands) -> Callable[..., tuple[int, str]]:
     """``mnist-train`` in a process of its own, on a terminal; returns the exit status and all that it wrote there."""
 
     def run(*arguments: str) -> tuple[int, str]:
         parent, child = pty.openpty()
         environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "140", "LINES": "40"}
-        command = [sys.executable, "-m", "mnist_exp.train", *arguments]
+        command = [warm_commands.bin / "mnist-train", *arguments]
         process = subprocess.Popen(command, stdout=child, stderr=child, env=environment, cwd=tmp_path)
         os.close(child)
         screen = b""
@@ -101,7 +152,7 @@ def mnist_train_terminal(tmp_path: Path) -> Callable[..., tuple[int, str]]:
                 break
             screen += part
         os.close(parent)
-        return process.wait(timeout=60), screen.decode()
+        return process.wait(), screen.decode()
 
     return run
 

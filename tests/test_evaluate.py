@@ -21,13 +21,9 @@ from mnist_exp.training import load_checkpoint
 
 
 @pytest.fixture
-def run(mnist_train: Callable[..., int], small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+def run(trained: Callable[..., Path], small: list[str]) -> Path:
     """A finished run whose result is an average of weights, at a place where it was not trained."""
-    assert mnist_train(*small, "regularization=ema", "trainer.epochs=4", "hydra.run.dir=somewhere") == 0
-    shutil.copytree("somewhere", "moved")
-    shutil.rmtree("somewhere")
-    capsys.readouterr()
-    return tmp_path / "moved"
+    return trained("moved", *small, "regularization=ema", "trainer.epochs=4")
 
 
 def status_of(main: Callable[[list[str]], None], *arguments: str) -> int:

@@ -30,9 +30,8 @@ TRAINING = [
 
 
 @pytest.fixture
-def network(mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Path:
-    assert mnist_train(*TRAINING, "data.image_size=32", "model.padding=0", "hydra.run.dir=run") == 0
-    capsys.readouterr()
+def network(trained: Callable[..., Path]) -> Path:
+    trained("run", *TRAINING, "data.image_size=32", "model.padding=0")
     return Path("run")
 
 

@@ -172,9 +172,9 @@ def test_an_unknown_download() -> None:
 
 
 def test_the_whole_mnist(mnist_dir: Path) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     digits = idx_folder(root=str(mnist_dir), download=None)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert digits.train.images.shape == (60000, 1, 28, 28)
     assert digits.test.images.shape == (10000, 1, 28, 28)
     assert digits.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]

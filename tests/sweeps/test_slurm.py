@@ -28,7 +28,11 @@ slurm = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(slurm)
 
 REASON = slurm.why_not()
-pytestmark = [pytest.mark.slurm, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.xdist_group("slurm"),
+    pytest.mark.skipif(REASON is not None, reason=str(REASON)),
+]
 ON_SLURM = ["hydra/launcher=submitit_slurm", "hydra.sweep.dir=sweep"]
 
 

@@ -1,0 +1,318 @@
+"""Commands in processes of their own that need not import torch first.
+
+A server imports what the commands import, and runs nothing. For each command it forks a child, which takes over the
+caller's arguments, environment, working directory, umask, signals and open files, and then executes the installed
+script to its end, as Python would. The caller types the command by its name: ``bin`` holds a small program for each,
+which passes all this on, relays signals, and ends as the child ends.
+
+What a child shares with a new process, and what it does not:
+
+- ``tests/test_warm_commands.py`` compares the two. Nothing has run before: no configuration of Hydra, no resolver, no
+  W&B service, no seed, no thread; standard streams, signal handlers and ``sys.argv`` are those of the script.
+- Modules are in ``sys.modules`` already, so nothing can be told about what a command imports, and when. Each kind of
+  command is therefore run without the server as well (``tests/test_documented_lines.py``).
+- Environment variables that Python or libraries read when they start cannot be taken over. Where the caller's differ
+  from those of the server, the command starts as a process of its own.
+- All children share one seed of Python's hashes, and ``/proc/PID/cmdline`` is the server's.
+"""
+
+from __future__ import annotations
+
+import array
+import atexit
+import builtins
+import gc
+import importlib
+import io
+import marshal
+import os
+import pkgutil
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import types
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import mnist_exp
+
+SUPPORTED = hasattr(os, "pidfd_open") and hasattr(socket, "SCM_RIGHTS")
+# Read once, when Python or a library starts.
+AT_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "TORCH", "CUDA_", "LD_", "LC_", "LANG", "TZ", "COV")
+# What the commands import besides the package, but nothing that does more than define things.
+PRELOADED = (
+    *("torch", "torch._dynamo", "torchvision", "numpy", "scipy.stats", "scipy.ndimage", "pandas", "PIL.ImageDraw"),
+    *("hydra", "omegaconf", "pydantic", "yaml", "rich.live", "rich.progress", "rich.table", "jinja2", "filelock"),
+    *("hydra_plugins.hydra_joblib_launcher", "hydra_plugins.hydra_submitit_launcher", "hydra_plugins.mnist_exp_sweeps"),
+    *("optuna", "joblib", "cloudpickle", "http.server"),
+)
+RELAYED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+HEADER = struct.Struct("!I")
+STATUS = struct.Struct("!i")
+
+CLIENT = """\
+#!{python} -IS
+import array, marshal, os, signal, socket, sys
+arguments = sys.argv[1:]
+script = {script!r} or (arguments.pop(0) if arguments else "")
+at_start = {{name: value for name, value in os.environ.items() if name.startswith({prefixes!r})}}
+if at_start != {at_start!r} or not os.path.isfile(script):  # only a new process can do this
+    path = {python!r} if {script!r} == "" else script
+    os.execv(path, [path, *sys.argv[1:]])
+files = []
+for number in range(3):
+    try:
+        os.fstat(number)
+        files.append(number)
+    except OSError:
+        pass
+request = marshal.dumps(dict(
+    script=script, arguments=arguments, environment=dict(os.environ), directory=os.getcwd(), umask=os.umask(0),
+    ignored=[int(number) for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN],
+    blocked=[int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])], files=files,
+))
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+server.sendmsg([len(request).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))])
+server.sendall(request)
+for number in {relayed!r}:
+    if signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, lambda number, frame: server.send(bytes([number])))
+answer = server.recv(4)
+status = int.from_bytes(answer, "big", signed=True) if answer else 70
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+    os.kill(os.getpid(), -status)
+os._exit(status)
+"""
+
+
+class WarmCommands:
+    """The server, from entering to leaving, and ``bin``, the folder of commands that it executes.
+
+    Args:
+        folder: a folder to keep both in; its path must be short, because that of a socket may have 107 bytes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.bin = folder / "bin"
+        self.bin.mkdir(parents=True)
+        self._address = str(folder / "socket")
+        self._environment = dict(os.environ)
+
+    def __enter__(self) -> WarmCommands:
+        command = [sys.executable, __file__, self._address]
+        self._server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=self._environment
+        )
+        assert self._server.stdout is not None
+        answer = self._server.stdout.readline()
+        assert answer == b"ready\n", "the server of warm commands did not start"
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.communicate()  # it ends with its standard input
+
+    def add(self, name: str, script: Path | None) -> Path:
+        """A command of this name that executes ``script``, or the script that is its first argument."""
+        at_start = {key: value for key, value in self._environment.items() if key.startswith(AT_START)}
+        path = self.bin / name
+        path.write_text(
+            CLIENT.format(
+                python=sys.executable,
+                script=str(script or ""),
+                prefixes=AT_START,
+                at_start=at_start,
+                address=self._address,
+                relayed=tuple(int(number) for number in RELAYED),
+            )
+        )
+        path.chmod(0o755)
+        return path
+
+
+def serve(address: str) -> dict[str, Any]:
+    """Fork a child for each request; returns in the child, with the request. The server itself ends with its input."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen(64)
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    selector.register(0, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj == 0:
+                os._exit(0)
+            elif key.fileobj is listener:
+                if request := _accept(listener, selector):
+                    return request
+            elif key.data[1].fileno() >= 0:  # or its end and a signal came at once
+                _attend(key, selector)
+
+
+def _accept(listener: socket.socket, selector: selectors.BaseSelector) -> dict[str, Any] | None:
+    """The next request, in a child that is forked for it; None in the server."""
+    connection, _ = listener.accept()
+    request = _receive(connection)
+    if request is None:
+        connection.close()
+        return None
+    process = os.fork()
+    if process == 0:
+        for key in selector.get_map().values():
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+        connection.close()
+        selector.close()
+        return request
+    for descriptor in request["descriptors"]:
+        os.close(descriptor)
+    end = os.pidfd_open(process)
+    selector.register(connection, selectors.EVENT_READ, (process, connection, end))
+    selector.register(end, selectors.EVENT_READ, (process, connection, end))
+    return None
+
+
+def _attend(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
+    """Relay signals of a caller to its child, and the end of a child to its caller."""
+    process, connection, end = key.data
+    if key.fileobj is connection:
+        signals = connection.recv(64)
+        for number in signals or [signal.SIGKILL]:  # who is killed relays nothing
+            os.kill(process, number)
+        if signals:
+            return
+    _, status = os.waitpid(process, 0)
+    with suppress(OSError):  # nobody waits for it
+        connection.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
+    selector.unregister(connection)
+    selector.unregister(end)
+    os.close(end)
+    connection.close()
+
+
+def _receive(connection: socket.socket) -> dict[str, Any] | None:
+    size = array.array("i").itemsize
+    header, ancillary, _, _ = connection.recvmsg(HEADER.size, socket.CMSG_SPACE(3 * size))
+    descriptors = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(content[: len(content) - len(content) % size])
+    if len(header) < HEADER.size:
+        return None
+    (length,) = HEADER.unpack(header)
+    content = b""
+    while len(content) < length:
+        part = connection.recv(length - len(content))
+        if not part:
+            return None
+        content += part
+    request: dict[str, Any] = marshal.loads(content)
+    return {**request, "descriptors": list(descriptors)}
+
+
+def take_over(request: dict[str, Any]) -> None:
+    """Make this process what the caller would have started."""
+    os.setpgid(0, 0)  # the caller relays what a terminal sends to its group
+    for number in range(3):
+        if number not in request["files"]:
+            os.close(number)
+    for descriptor, number in zip(request["descriptors"], request["files"], strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    time.tzset()
+    tempfile.tempdir = None
+    os.chdir(request["directory"])
+    os.umask(request["umask"])
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        ignored = signal.getsignal(number) == signal.SIG_IGN
+        if number in request["ignored"] and not ignored:
+            signal.signal(number, signal.SIG_IGN)
+        elif ignored and number not in request["ignored"]:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
+    _open_streams(request["files"])
+    import numpy as np
+    import torch
+
+    np.random.seed()  # Python's own generator does this by itself after a fork
+    torch.seed()
+    script = request["script"]
+    sys.argv = [script, *request["arguments"]]
+    sys.orig_argv = [sys.executable, *sys.argv]
+    sys.path[0] = os.path.dirname(os.path.realpath(script))
+
+
+def _open_streams(files: list[int]) -> None:
+    """Standard streams as Python opens them when it starts: by line on a terminal, in blocks elsewhere."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        old, stream = getattr(sys, f"__{name}__"), None
+        if number in files:
+            mode = "r" if name == "stdin" else "w"
+            raw = io.FileIO(number, mode, closefd=False)
+            raw.name = f"<{name}>"
+            at_once = old.write_through  # PYTHONUNBUFFERED
+            buffer = io.BufferedReader(raw) if name == "stdin" else raw if at_once else io.BufferedWriter(raw)
+            by_line = not at_once and (raw.isatty() or name == "stderr")
+            stream = io.TextIOWrapper(buffer, old.encoding, old.errors, line_buffering=by_line, write_through=at_once)
+            stream.mode = mode
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def execute(script: str) -> int:
+    """Run a script as ``__main__``, and return the exit status that Python gives it."""
+    script = os.path.abspath(script)
+    main = types.ModuleType("__main__")
+    main.__file__ = script
+    main.__builtins__ = builtins  # type: ignore[attr-defined]
+    sys.modules["__main__"] = main
+    try:
+        exec(compile(Path(script).read_bytes(), script, "exec"), main.__dict__)
+    except SystemExit as leaving:
+        if leaving.code is None or isinstance(leaving.code, int):
+            return leaving.code or 0
+        print(leaving.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
+        error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next  # without this function
+        sys.excepthook(type(error), error, error.__traceback__)
+        return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def leave(status: int) -> None:
+    """End as Python ends, but without taking all modules apart, which copies the server's memory page by page."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError):
+                stream.flush()
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status & 0xFF)
+
+
+if __name__ == "__main__":
+    own = [module.name for module in pkgutil.walk_packages(mnist_exp.__path__, "mnist_exp.")]
+    for name in (*own, *PRELOADED):
+        with suppress(ImportError):  # an extra that is not installed
+            importlib.import_module(name)
+    assert len(os.listdir("/proc/self/task")) == 1, "a thread would be lost in a fork"
+    gc.collect()
+    gc.freeze()  # or the first collection in each child copies every page
+    print("ready", flush=True)
+    asked = serve(sys.argv[1])
+    take_over(asked)
+    leave(execute(asked["script"]))
