@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import logging
 import platform
 import signal
 import sys
@@ -52,6 +53,7 @@ from mnist_exp.training import (
 )
 from mnist_exp.training.events import Pruned
 
+LOG = logging.getLogger("mnist_exp")
 WORST_DIGITS = 100  # images kept in predictions.npz: about what a LeNet-5 gets wrong of MNIST's 10,000
 
 
@@ -260,7 +262,9 @@ def read_data(run: RunDirectory) -> Digits:
     recorded = run.record.get("data_digest")
     if not begun:
         run.update(data_digest=digits.digest)
-    elif recorded is not None and recorded != digits.digest:  # earlier versions did not record it
+    elif recorded is None:
+        LOG.warning("an earlier version recorded no digest of the data; that they are the same is not checked")
+    elif recorded != digits.digest:
         raise UsageError(
             f"{describe_data(run.tree['data'])}: other digits than the run was trained on (digest {digits.digest}, not "
             f"{recorded}); where those are: {moved}"

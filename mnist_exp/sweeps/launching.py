@@ -187,7 +187,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
     hydra.set_config(composed)
     try:
         task = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-        tree = with_absolute_paths(resolve(task), Path.cwd())
+        tree = resolve(task)
         if tree["resume"] is not None:
             raise UsageError(
                 f"resume={tree['resume']} continues one run and goes without -m: {resume_command(tree['resume'])}; a "
@@ -195,6 +195,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
             )
         check(tree)
         check_runs_named(tree)
+        tree = with_absolute_paths(tree, Path.cwd())
     except UsageError as error:
         fixed = _fixed_keys(context, config)
         varying = [override for override in overrides if override.partition("=")[0] not in fixed]
