@@ -364,9 +364,10 @@ def check_runs_named(tree: Mapping[str, Any]) -> None:
     Raises:
         UsageError: a directory holds no run.
     """
+    teachers = (tree["regularization"].get("distillation") or {}).get("teachers") or []
     for key, directories in (
         ("init_from", [tree.get("init_from")]),
-        ("regularization.distillation.teachers", tree["regularization"]["distillation"]["teachers"]),
+        ("regularization.distillation.teachers", teachers),
     ):
         for directory in directories:
             try:

@@ -284,7 +284,9 @@ def read_data(run: RunDirectory) -> Digits:
     recorded = run.record.get("data_digest")
     if not begun:
         run.update(data_digest=digits.digest)
-    elif recorded is not None and recorded != digits.digest:  # earlier versions did not record it
+    elif recorded is None:
+        LOG.warning("an earlier version recorded no digest of the data; that they are the same is not checked")
+    elif recorded != digits.digest:
         raise UsageError(
             f"{describe_data(run.tree['data'])}: other digits than the run was trained on (digest {digits.digest}, not "
             f"{recorded}); where those are: {moved}"

@@ -221,8 +221,8 @@ def test_a_job_of_a_sweep_is_continued_as_a_copy(
 
 class TestDataThatMoved:
     def test_it_is_found_through_mnist_dir_or_named_and_checked(
-        self, mnist_train: Train, idx_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
+        self, mnist_train: Train, mnist_train_process: Callable[..., Any], idx_folder: Callable[..., Path], tmp_path: Path,
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         quick = ["trainer.epochs=2", "trainer.threads=1", "logger=none", "quiet=true", "trainer.device=cpu"]
         idx_folder("here")
@@ -251,7 +251,8 @@ class TestDataThatMoved:
             f"{result_digest(tmp_path)}, not {digest}); where those are: mnist-train resume=run data.root=FOLDER"
         )
         assert contents(run) == before, "nothing was lost"
-        assert mnist_train("resume=run", "trainer.epochs=4", "data.root=there") == 0
+        done = mnist_train_process("resume=run", "trainer.epochs=4", "data.root=there")
+        assert done.returncode == 0, done.stderr
         assert read_run(run).config["data"]["root"] == str(tmp_path / "there")
         assert len(read_metrics(run)) == 4
 
@@ -265,6 +266,7 @@ class TestDataThatMoved:
         del record["data_digest"]
         (tmp_path / "run" / "run.json").write_text(json.dumps(record))
         assert mnist_train("resume=run", "trainer.epochs=2") == 0
+        assert "recorded no digest of the data; that they are the same is not checked" in capsys.readouterr().out
         assert "data_digest" not in read_run(tmp_path / "run").record, "what it began with is not known"
         assert evaluated(capsys, "run")["matches_record"] is True
 

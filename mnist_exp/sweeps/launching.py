@@ -212,7 +212,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
         hydra.set_config(composed)
         _refuse_another_sweep(config, composed)
         task = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-        tree = with_absolute_paths(resolve(task), Path.cwd())
+        tree = resolve(task)
         if tree["resume"] is not None:
             raise UsageError(
                 f"resume={tree['resume']} continues one run and goes without -m: {resume_command(tree['resume'])}; a "
@@ -220,6 +220,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
             )
         check(tree)
         check_runs_named(tree)
+        tree = with_absolute_paths(tree, Path.cwd())
     except Exception as error:
         if (mistake := as_mistake(error, folders)) is None:
             raise

@@ -81,11 +81,13 @@ def test_data_folders_of_configuration_files_are_told_apart(
 
 
 def test_two_data_sets_are_two_jobs_and_each_trains_on_its_own(
-    mnist_train: Callable[..., int], idx_folder: Callable[..., Path]
+    mnist_train_process: Callable[..., Any], idx_folder: Callable[..., Path]
 ) -> None:
     for seed, name in enumerate(("A", "B")):
         idx_folder(name, seed=seed)
-    assert mnist_train("-m", "data=mnist", "data.root=A,B", *QUICK, IN) == 0
+    done = mnist_train_process("-m", "data=mnist", "data.root=A,B", *QUICK, IN)
+    assert done.returncode == 0, done.stderr
+    assert "sweep sweep: 2 jobs\n" in done.stdout
     runs = [read_run(Path("sweep") / job["directory"]) for job in read_sweep(Path("sweep"))["jobs"]]
     assert [Path(run.config["data"]["root"]).name for run in runs] == ["A", "B"]
     assert len({run.record["data_digest"] for run in runs}) == 2
