@@ -173,6 +173,10 @@ def unquoted(text: str) -> str:
 
 # What Hydra takes for something else than text.
 WORDS = {"null", "true", "false"}
+# Kinds of pydantic's errors, of a model and of a call.
+MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
+UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
+NO_LIST = {"list_type", "is_instance_of", "sequence_str"}
 # A regular expression is no explanation.
 PATTERNS = {
     "trainer.device": "should be auto, cpu, cuda, cuda:N or mps",
@@ -181,26 +185,30 @@ PATTERNS = {
 
 
 def explain_validation(
-    error: ValidationError, tree: Mapping[str, Any], elsewhere: Callable[[str], str] = lambda key: ""
+    error: ValidationError,
+    tree: Mapping[str, Any],
+    elsewhere: Callable[[str], str] = lambda key: "",
+    within: tuple[str, ...] = (),
 ) -> list[str]:
-    """What the schema refuses, once for each mistake.
+    """What the schema, or a constructor, refuses, once for each mistake.
 
     A value that other sections read by interpolation is wrong there too; only the first place is named, and the schema
     has the sections in that order.
 
     Args:
         elsewhere: says of an unknown key which choices would have it, or nothing.
+        within: the section that holds the arguments of a constructor.
     """
     lines: dict[tuple[str, str], str] = {}
     for item in error.errors():
-        path = _path(item["loc"], tree)
-        if item["type"] == "missing":
+        path = _path((*within, *item["loc"]), tree)
+        if item["type"] in MISSING:
             path.append(str(item["loc"][-1]))
         key, last = ".".join(path), path[-1]
-        if item["type"] == "extra_forbidden":
+        if item["type"] in UNKNOWN:
             others = _without(tree, path)
             message = f"{key} is not a key{same_ending(key, others) or elsewhere(key) or near_miss(key, others)}"
-        elif item["type"] == "missing":
+        elif item["type"] in MISSING:
             message = f"{key} is missing"
         else:
             message = f"{key}={as_typed(item['input'])} {_allowed(key, item['type'], item['msg'], item['input'])}"
@@ -212,13 +220,15 @@ def _allowed(key: str, kind: str, message: str, value: Any) -> str:
     """What a value should be."""
     if kind == "string_pattern_mismatch" and key in PATTERNS:
         return PATTERNS[key]
-    if kind == "list_type" and value is None:
+    if kind in NO_LIST and value is None:
         return f"should be a list; none of it: {typed(key, [])}"
-    if kind == "list_type" and not isinstance(value, Mapping):
+    if kind in NO_LIST and not isinstance(value, Mapping):
         return f"should be a list: {typed(key, [value])}"
     if kind in {"model_type", "model_attributes_type"}:
         return f"should be a section of keys; choose a whole one with {key}=CHOICE"
-    return message.removeprefix("Input ").replace("'", "")
+    if kind in {"too_short", "too_long"} and (number := re.search(r"at (?:least|most) (\d+)", message)):
+        return f"should have {number[1]} values"
+    return message.removeprefix("Input ").removeprefix("Value error, ").replace("'", "")
 
 
 def _path(location: tuple[int | str, ...], tree: Any) -> list[str]:

@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from mnist_exp import experiment, native
-from mnist_exp.config import Config, Data, check
+from mnist_exp.config import Data, check
 from mnist_exp.data.handwriting import like_mnist
 from mnist_exp.data.splits import as_input
-from mnist_exp.mistakes import UsageError
-from mnist_exp.runs import Run, RunDirectoryError, read_run
-from mnist_exp.runs.files import exists
-from mnist_exp.training import evaluate, load_checkpoint
+from mnist_exp.runs import Run, read_run
+from mnist_exp.training import evaluate
 from mnist_exp.trust import authorize
-
-
-def trained_model(run: Run, config: Config, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
-    """The network that a run's result is about, and the checkpoint it comes from.
-
-    Raises:
-        RunDirectoryError: there is no checkpoint yet, or it cannot be read.
-    """
-    path = run.path
-    checkpoint = path / "checkpoints" / f"{config.trainer.selection}.pt"
-    if not exists(checkpoint, below=path):
-        raise RunDirectoryError(f"{path} has no {checkpoint.relative_to(path)} yet; its status is {run.status}")
-    try:
-        state = load_checkpoint(checkpoint, device)
-    except Exception as error:
-        raise RunDirectoryError(f"{checkpoint} cannot be read: {' '.join(str(error).split())}") from error
-    model = experiment.build_model(run.config, config.seed).to(device)
-    model.load_state_dict(state["model"] if state["ema"] is None else state["ema"]["model"])
-    if run.record.get("backend") == "native" and device.type == "cpu":
-        with suppress(native.NativeUnavailable):  # PyTorch computes the same, to rounding
-            native.attach(model)
-    return model, state
 
 
 @dataclass(frozen=True)
@@ -128,33 +99,6 @@ def training_images(run: Run, data: Data) -> TrainingImages:
     except Exception:  # absent, damaged, or of an earlier version
         return TrainingImages(data.image_size, other=other, own=own)
     return TrainingImages(data.image_size, dark_ink, 20 if side <= 21.5 else round(side), other, own)
-
-
-def load_weights(model: nn.Module, directory: Path) -> dict[str, Any]:
-    """Give ``model``, which is on the CPU, the weights that the result of another run has.
-
-    Returns:
-        where they come from, for ``run.json``: the directory, the epoch, and a digest of the weights.
-
-    Raises:
-        UsageError: there is no trained network, or it has other weights than ``model``.
-    """
-    try:
-        source = read_run(directory)
-        authorize(source.config)
-        trained, state = trained_model(source, check(source.config), torch.device("cpu"))
-    except UsageError as error:
-        raise UsageError(f"init_from: {error}") from error
-    weights, own = trained.state_dict(), model.state_dict()
-    for name in dict.fromkeys([*own, *weights]):
-        shapes = [tuple(side[name].shape) if name in side else "absent" for side in (weights, own)]
-        if shapes[0] != shapes[1]:
-            raise UsageError(f"init_from={directory}: another network: {name} is {shapes[0]} there, {shapes[1]} here")
-    model.load_state_dict(weights)
-    digest = hashlib.sha256()
-    for value in weights.values():
-        digest.update(value.contiguous().numpy())
-    return {"directory": str(directory), "epoch": state["epoch"], "weights_digest": digest.hexdigest()[:16]}
 
 
 class Classifier:

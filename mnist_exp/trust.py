@@ -6,13 +6,17 @@ interpolations such as ``${oc.env:KEY}`` and ``${oc.create:...}``.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from mnist_exp.mistakes import UsageError, as_typed
 
+# Packages whose code may run, besides ours and PyTorch's; None: any, because the configuration is the user's own.
+Trusted = Collection[str] | None
 ALLOWED_TARGETS = ("mnist_exp.", "torch.nn.", "torch.optim.", "torchvision.transforms.")
 # What Hydra reads beside the arguments of a target.
 _OF_HYDRA = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
@@ -51,69 +55,122 @@ def refuse_unless_plain(tree: Any) -> None:
     visit(tree, "")
 
 
-def check_targets(tree: Any, path: str = "") -> None:
-    """Check the names of all targets, without importing any.
+def authorize(tree: Mapping[str, Any], trusted: Trusted) -> None:
+    """Check what a stored configuration may run: our own networks and PyTorch's, and packages that the user trusts.
+
+    Nothing is imported whose name is not allowed. The name alone is not enough: ``torch.nn.modules.module.warnings.warn``
+    begins with ``torch.nn`` and is no module, and ``mnist_exp.experiment.torch.fx.GraphModule`` is a module of another
+    package. Networks are made of modules; nothing else has parts with a target. Imports torch.
+
+    Args:
+        trusted: packages besides ours; None: the configuration is the user's own, and whatever it names may run.
 
     Raises:
-        UsageError: a ``_target_`` lies outside the packages that networks come from.
+        UsageError: a target is not allowed, does not exist or is something else.
     """
-    if isinstance(tree, Mapping):
-        target = tree.get("_target_")
-        if target is not None and not str(target).startswith(ALLOWED_TARGETS):
-            raise UsageError(
-                f"{path}_target_={target} is not allowed; it may name "
-                + ", ".join(f"{prefix}*" for prefix in ALLOWED_TARGETS)
-                + " only"
-            )
-    for key, value in _items(tree):
-        check_targets(value, f"{path}{key}.")
-
-
-def authorize(tree: Mapping[str, Any]) -> None:
-    """Check that every ``_target_`` is of the kind its place calls for. Imports torch.
-
-    The name alone is not enough: ``torch.nn.modules.module.warnings.warn`` begins with ``torch.nn`` and is no module, and
-    ``mnist_exp.experiment.torch.fx.GraphModule`` is a module of another package. Networks are made of modules; nothing
-    else has parts with a target.
-
-    Raises:
-        UsageError: a target does not exist or is something else.
-    """
+    if trusted is None:
+        return
     import torch
-    from hydra.utils import get_object
 
-    from mnist_exp import training
+    from mnist_exp import data, training
     from mnist_exp.training import schedules
 
-    kinds: dict[str, type[Any]] = {
+    kinds: dict[str, type[Any] | None] = {
+        "data": None,
         "model": torch.nn.Module,
         "optimizer": torch.optim.Optimizer,
         "scheduler": torch.optim.lr_scheduler.LRScheduler,
         "logger": training.Listener,
     }
-    functions = [schedules.constant, schedules.step, schedules.cosine, schedules.one_cycle]
+    functions = {
+        "data": [data.idx_folder, data.png_folder, data.mnist5k],
+        "scheduler": [schedules.constant, schedules.step, schedules.cosine, schedules.one_cycle],
+    }
 
     def visit(node: Any, group: str, path: str) -> None:
         if isinstance(node, Mapping) and "_target_" in node:
             target, kind = node["_target_"], kinds[group]
+            _refuse_unless_named(str(target), path, trusted)
             if group != "model" and path != f"{group}.":
                 raise UsageError(f"{path}_target_={target} is not allowed there: only the model has parts")
-            try:
-                found = get_object(target)
-            except Exception as error:
-                raise UsageError(f"{path}_target_={target} does not exist") from error
-            fits = isinstance(found, type) and issubclass(found, kind)
-            if not fits and not (group == "scheduler" and found in functions):
-                raise UsageError(f"{path}_target_={target} is not allowed there: it is no {kind.__name__}")
-            if not f"{found.__module__}.".startswith(ALLOWED_TARGETS):
+            found = find_target(target, path)
+            own = not str(target).startswith(ALLOWED_TARGETS)  # it is trusted, whatever it is
+            fits = own or (kind is not None and isinstance(found, type) and issubclass(found, kind))
+            if not fits and found not in functions.get(group, []):
+                wanted = kind.__name__ if kind else "loader of data"
+                raise UsageError(f"{path}_target_={target} is not allowed there: it is no {wanted}")
+            if not own and not f"{found.__module__}.".startswith(ALLOWED_TARGETS):
                 raise UsageError(f"{path}_target_={target} is not allowed there: it is {found.__module__}'s")
-            if path == f"{group}." and (node.get("_partial_") is True) == (group == "model"):
-                raise UsageError(f"{path}_partial_ must be {str(group != 'model').lower()}")
+            if path == f"{group}." and (node.get("_partial_") is True) == (group in {"model", "data"}):
+                raise UsageError(f"{path}_partial_ must be {str(group not in {'model', 'data'}).lower()}")
         for key, value in _items(node):
             visit(value, group, f"{path}{key}.")
 
     for group in kinds:
         visit(tree[group], group, f"{group}.")
+    for key, section in tree.items():
+        if key not in kinds and (path := _first_target(section, f"{key}.")):
+            raise UsageError(f"{path}_target_ is not allowed there")
+
+
+def _refuse_unless_named(target: str, path: str, trusted: Collection[str]) -> None:
+    package = target.partition(".")[0]
+    if not target.startswith(ALLOWED_TARGETS) and package not in trusted:
+        allowed = ", ".join(f"{prefix}*" for prefix in ALLOWED_TARGETS)
+        raise UsageError(
+            f"{path}_target_={target} is not allowed; it may name {allowed} only. If you trust the code of {package} on this "
+            f"machine, add: --trust {package}"
+        )
+
+
+def _first_target(node: Any, path: str) -> str | None:
+    if isinstance(node, Mapping) and "_target_" in node:
+        return path
+    return next((found for key, value in _items(node) if (found := _first_target(value, f"{path}{key}."))), None)
+
+
+def own_packages(tree: Any) -> frozenset[str]:
+    """The packages of all targets that are neither ours nor PyTorch's."""
+    found = set()
+    if isinstance(tree, Mapping) and not str(target := tree.get("_target_", "mnist_exp.")).startswith(ALLOWED_TARGETS):
+        found.add(str(target).partition(".")[0])
+    return frozenset(found.union(*(own_packages(value) for _, value in _items(tree))))
+
+
+def find_target(target: str, path: str = "") -> Any:
+    """What a target names, imported. A module in the working directory is found where no installed one has the name.
+
+    Raises:
+        UsageError: it does not exist, or importing it fails.
+    """
+    from hydra.utils import get_object
+
+    # Behind all else, and for names outside our own packages only: a file in somebody's folder must not stand in for a
+    # library that is missing here.
+    here = [] if target.startswith(ALLOWED_TARGETS) else [folder for folder in _start_folders() if folder not in sys.path]
+    sys.path.extend(here)
+    try:
+        return get_object(target)
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise UsageError(
+            f"{path}_target_={target} does not exist: {type(cause).__name__}: {' '.join(str(cause).split())}"
+        ) from error
+    finally:
+        for folder in here:
+            sys.path.remove(folder)
+
+
+def _start_folders() -> list[str]:
+    """Where the command was given, and where it works now (``hydra.job.chdir``)."""
+    from hydra.core.hydra_config import HydraConfig
+
+    folders = [os.getcwd()]
+    if HydraConfig.initialized():
+        folders.insert(0, HydraConfig.get().runtime.cwd)
+    return list(dict.fromkeys(folders))
 
 
 def instantiate(node: Any) -> Any:
@@ -123,7 +180,6 @@ def instantiate(node: Any) -> Any:
         InstantiationException: the target refuses its arguments, or the call fails; the cause is attached.
     """
     from hydra.errors import InstantiationException
-    from hydra.utils import get_object
 
     if isinstance(node, list):
         return [instantiate(item) for item in node]
@@ -136,7 +192,7 @@ def instantiate(node: Any) -> Any:
     positional = node.get("_args_", [])
     if recursive:
         named, positional = {key: instantiate(value) for key, value in named.items()}, instantiate(positional)
-    target = get_object(node["_target_"])
+    target = find_target(node["_target_"])
     if node.get("_partial_"):
         return partial(target, *positional, **named)
     try:

@@ -1,0 +1,470 @@
+"""From a checked configuration to what is trained: data, network, optimizer, schedule, objective.
+
+A constructor that refuses its arguments gives one line; nothing is written here. Importing this module imports torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import inspect
+import platform
+import re
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from pydantic import ValidationError
+from torch import nn
+
+from mnist_exp import native
+from mnist_exp.config import Config, check
+from mnist_exp.data import DataError, Digits
+from mnist_exp.data.augment import Augment
+from mnist_exp.mistakes import UsageError, as_typed, explain_validation
+from mnist_exp.models import LayerRow, layer_table
+from mnist_exp.runs import Run, RunDirectoryError, read_run
+from mnist_exp.runs.files import exists
+from mnist_exp.runs.provenance import cores
+from mnist_exp.training import (
+    Distillation,
+    ExponentialMovingAverage,
+    Mixup,
+    Objective,
+    Recipe,
+    Training,
+    load_checkpoint,
+    parameter_groups,
+)
+from mnist_exp.trust import Trusted, authorize, find_target, instantiate
+
+
+@dataclass
+class Parts:
+    """All that a run trains with.
+
+    Attributes:
+        layers: of the network, for people.
+        threads: of the CPU.
+        backend: ``torch`` or ``native``, what computes the network.
+        init_from: where the first weights come from, for ``run.json``; None for random ones.
+        seconds: that reading the data took.
+    """
+
+    digits: Digits
+    training: Training
+    recipe: Recipe
+    layers: list[LayerRow]
+    threads: int
+    backend: str
+    init_from: dict[str, Any] | None
+    seconds: float
+
+
+def build(
+    tree: Mapping[str, Any],
+    config: Config,
+    *,
+    trusted: Trusted = None,
+    may_download: bool = True,
+    threads: int | None = None,
+    backend: str | None = None,
+    begun: bool = False,
+) -> Parts:
+    """Everything that the configuration describes, on its device.
+
+    Args:
+        trusted: packages whose code may run besides ours; None: all, for a configuration of the user's own.
+        may_download: see ``build_data``.
+        threads, backend: of an earlier part of the same run, whose bits are only repeated with the same ones.
+        begun: a checkpoint will replace the weights, so that ``init_from`` is not read.
+
+    Raises:
+        UsageError: data, device or arguments that cannot be.
+    """
+    authorize(tree, trusted)
+    device = choose_device(config.trainer.device)
+    threads = prepare_torch(config, device, threads)
+    began = time.perf_counter()
+    digits = build_data(tree, may_download=may_download).to(device)
+    seconds = time.perf_counter() - began
+    model = build_model(tree, config.seed)
+    init_from = load_weights(model, Path(config.init_from), trusted) if config.init_from and not begun else None
+    model = model.to(device)
+    layers = layer_table(model, config.data.image_size)
+    backend = use_backend(model, config, device, backend)
+    training, recipe = build_training(config, tree, model, digits, device, trusted)
+    return Parts(digits, training, recipe, layers, threads, backend, init_from, seconds)
+
+
+def check_parts(tree: Mapping[str, Any], config: Config, trusted: Trusted = None) -> None:
+    """Find out what ``build`` would refuse, as far as that can be told without the data.
+
+    Raises:
+        UsageError: a constructor refuses its arguments, or something that is asked for cannot be.
+    """
+    authorize(tree, trusted)
+    device = choose_device(config.trainer.device)
+    model = build_model(tree, config.seed)
+    use_backend(model, config, device)
+    optimizer = build_optimizer(tree, model, decay_all=config.regularization.decay_all)
+    build_scheduler(tree, optimizer, config.trainer.epochs, steps_per_epoch=100)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that ``trainer.device`` names.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available[:0] = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name == "auto":
+        return torch.device(available[0])
+    if name not in available:
+        raise UsageError(f"trainer.device={name} is not there; this machine has {', '.join(available)}")
+    return torch.device(name)
+
+
+def prepare_torch(config: Config, device: torch.device, threads: int | None) -> int:
+    """Settings that hold for the whole process; returns the number of CPU threads.
+
+    Args:
+        threads: of an earlier part of the same run, whose bits are only repeated with as many.
+    """
+    threads = threads or config.trainer.threads or cores()
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    if device.type == "cuda":
+        # Same seed, same bits: refuses kernels whose result depends on timing.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False
+    return threads
+
+
+def keep_freed_memory() -> None:
+    """Let a freed tensor's memory wait for the next one, where the C library is glibc.
+
+    It would give large blocks back to the kernel and get them again, page by page, in every step: a tenth to a quarter of
+    a step's time on a CPU.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 32 * 2**20)  # the largest that every version takes
+        libc.mallopt(trim_threshold, 2**30)
+
+
+def build_data(tree: Mapping[str, Any], *, may_download: bool = True) -> Digits:
+    """The data set, on the CPU.
+
+    Args:
+        may_download: whether absent files may be fetched into ``data.root``. The cache is always the user's own.
+
+    Raises:
+        UsageError: files are missing or damaged, or the splits cannot be made.
+    """
+    data = dict(tree["data"])
+    if data.get("root") and not may_download and "download" in data:
+        data["download"] = None
+    with refusals("data", data):
+        digits = instantiate(data)
+        if not isinstance(digits, Digits):
+            raise UsageError(f"data._target_={data['_target_']} returned a {type(digits).__name__}, not a data set")
+    return digits
+
+
+def build_model(tree: Mapping[str, Any], seed: int) -> nn.Module:
+    """The network with its initial weights, a function of the seed alone.
+
+    A constructor that takes ``dropout`` or ``batch_norm`` gets what ``regularization`` says where ``model`` does not, and
+    one that takes ``background`` gets the value of an empty pixel. Kernels lie in memory with channels last: with LeNet-5's
+    few channels that makes a step on a CPU a fifth faster.
+
+    Raises:
+        UsageError: its arguments do not fit together, or it cannot do what ``regularization`` asks for.
+    """
+    section = dict(tree["model"])
+    accepted = _accepted(section["_target_"])
+    for knob in ("dropout", "batch_norm"):
+        wanted = tree["regularization"][knob]
+        if knob not in section and knob in accepted:
+            section[knob] = wanted
+        elif knob not in section and _is_on(wanted):
+            raise UsageError(
+                f"regularization.{knob}={as_typed(wanted)}: {section['_target_']} takes no {knob}; leave it off"
+            )
+    if "background" in accepted and "background" not in section:
+        section["background"] = -tree["data"]["mean"] / tree["data"]["std"]
+    homes = {
+        name: f"{group}.{name}"
+        for group, names in (("regularization", ("dropout", "batch_norm")), ("data", ("image_size",)))
+        for name in names
+        if section.get(name) == tree[group].get(name)
+    }
+    torch.manual_seed(seed)
+    with refusals("model", section, homes):
+        model = instantiate(section)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model._target_={section['_target_']} is no network: it made a {type(model).__name__}")
+    return model.to(memory_format=torch.channels_last)
+
+
+def _accepted(target: str) -> set[str]:
+    """Names of the arguments that a constructor takes."""
+    try:
+        return set(inspect.signature(find_target(target)).parameters)
+    except (TypeError, ValueError):
+        return set()
+
+
+def _is_on(wanted: float | bool | list[float] | list[bool]) -> bool:
+    return any(wanted) if isinstance(wanted, list) else bool(wanted)
+
+
+def use_backend(model: nn.Module, config: Config, device: torch.device, begun_with: str | None = None) -> str:
+    """Give the model's forward and backward pass to the native kernels, where they are wanted and can be had.
+
+    Args:
+        begun_with: the backend of an earlier part of the same run, whose bits are only repeated with the same one.
+
+    Returns:
+        ``native`` or ``torch``, what does the work.
+
+    Raises:
+        UsageError: native kernels are asked for, or the run began with them, and they cannot be had.
+    """
+    trainer = config.trainer
+    wanted = begun_with or trainer.backend
+    if wanted == "torch":
+        return "torch"
+    try:
+        if device.type != "cpu" or trainer.precision != "float32" or trainer.compile:
+            raise native.NotCovered("they compute in float32 on a CPU, without trainer.compile")
+        native.attach(model)
+    except native.NativeUnavailable as error:
+        if begun_with:
+            raise UsageError(f"this run began with native kernels, which cannot be had here: {error}") from error
+        if wanted == "native":
+            raise UsageError(f"trainer.backend=native cannot be: {error}; use trainer.backend=torch") from error
+        if not isinstance(error, native.NotCovered):
+            _say_once(f"mnist-train: PyTorch instead of native kernels, which cannot be had here: {error}")
+        return "torch"
+    return "native"
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def build_objective(config: Config, model: nn.Module) -> Objective:
+    """What the model is trained to minimise."""
+    return Objective(config.regularization.label_smoothing, getattr(model, "rubbish_logit", None))
+
+
+def build_optimizer(tree: Mapping[str, Any], model: nn.Module, *, decay_all: bool) -> torch.optim.Optimizer:
+    """The optimizer of the model's parameters.
+
+    Raises:
+        UsageError: it refuses its arguments.
+    """
+    section = tree["optimizer"]
+    with refusals("optimizer", section):
+        optimizer = instantiate(section)(parameter_groups(model, decay_all=decay_all))
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UsageError(f"optimizer._target_={section['_target_']} is no torch.optim.Optimizer")
+    return optimizer
+
+
+def build_scheduler(
+    tree: Mapping[str, Any], optimizer: torch.optim.Optimizer, epochs: int, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The schedule of the optimizer's learning rate, stepped once a batch.
+
+    Raises:
+        UsageError: it refuses its arguments.
+    """
+    section = tree["scheduler"]
+    with refusals("scheduler", section):
+        scheduler = instantiate(section)(optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
+        raise UsageError(f"scheduler._target_={section['_target_']} is no torch.optim.lr_scheduler.LRScheduler")
+    return scheduler
+
+
+def build_training(
+    config: Config,
+    tree: Mapping[str, Any],
+    model: nn.Module,
+    digits: Digits,
+    device: torch.device,
+    trusted: Trusted = None,
+) -> tuple[Training, Recipe]:
+    """Optimizer, schedule, average and recipe around a model that is on ``device``.
+
+    Raises:
+        UsageError: the optimizer or scheduler refuses its arguments, or a teacher cannot be had.
+    """
+    trainer, regularization = config.trainer, config.regularization
+    optimizer = build_optimizer(tree, model, decay_all=regularization.decay_all)
+    scheduler = build_scheduler(tree, optimizer, trainer.epochs, -(-len(digits.train) // trainer.batch_size))
+    ema = ExponentialMovingAverage(model, regularization.ema) if regularization.ema is not None else None
+    distortions = regularization.augmentation.model_dump()
+    strength = distortions.pop("strength")
+    shape = {"elastic_sigma", "interpolation"}
+    amplitudes = {key: strength * value for key, value in distortions.items() if key not in shape}
+    augment = Augment(**{**distortions, **amplitudes}, background=digits.background)
+    recipe = Recipe(
+        epochs=trainer.epochs,
+        batch_size=trainer.batch_size,
+        eval_batch_size=trainer.eval_batch_size,
+        seed=config.seed,
+        objective=build_objective(config, model),
+        augment=augment if any(amplitudes.values()) else None,
+        mixup=Mixup(regularization.mixup) if regularization.mixup else None,
+        distillation=build_distillation(config, tree, digits.digest, device, trusted),
+        gradient_clipping=regularization.gradient_clipping,
+        patience=regularization.early_stopping,
+        bfloat16=trainer.precision == "bfloat16",
+        compile=trainer.compile,
+    )
+    # Training draws from a stream of its own, whatever the number of draws that initial weights took.
+    torch.manual_seed(config.seed + 1)
+    return Training(model, optimizer, scheduler, ema, device), recipe
+
+
+def build_distillation(
+    config: Config, tree: Mapping[str, Any], digest: str | None, device: torch.device, trusted: Trusted = None
+) -> Distillation | None:
+    """The trained networks of ``regularization.distillation``, where there are any.
+
+    Args:
+        digest: of the data that this run trains on.
+
+    Raises:
+        UsageError: a run directory holds none, or one that can still change, or that saw images which this run holds out.
+    """
+
+    def trained(directory: str) -> nn.Module:
+        run = read_run(Path(directory))
+        if run.status != "completed":
+            raise UsageError(f"{directory} is {run.status}; a teacher must be completed")
+        its_digest = run.record.get("data_digest")
+        if its_digest and digest and its_digest != digest:
+            raise UsageError(f"{directory} was trained on other digits (digest {its_digest}, here {digest})")
+        # Digits that are known to be the same may have been read from anywhere.
+        place = {"root", "download", "_target_"} if its_digest and digest else {"root"}
+        own, its = (
+            {key: value for key, value in data.items() if key not in place}
+            for data in (tree["data"], run.config["data"])
+        )
+        if differing := [f"data.{key}={as_typed(its.get(key))}" for key in own if its.get(key) != own[key]]:
+            raise UsageError(
+                f"{directory} was trained with {' '.join(differing)}; a teacher must have seen what this run sees, and "
+                "nothing that it holds out"
+            )
+        model, _ = trained_model(run, device, trusted or ())
+        return model.eval()
+
+    wanted = config.regularization.distillation
+    try:
+        teachers = [trained(directory) for directory in wanted.teachers]
+    except UsageError as error:
+        raise UsageError(f"regularization.distillation.teachers: {error}") from error
+    return Distillation(teachers, wanted.weight, wanted.temperature) if teachers else None
+
+
+def trained_model(
+    run: Run, device: torch.device, trusted: Collection[str] = ()
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network that a run's result is about, and the checkpoint it comes from.
+
+    Args:
+        trusted: packages whose code may run besides ours.
+
+    Raises:
+        UsageError: the configuration is none, or asks for code that is not trusted.
+        RunDirectoryError: there is no checkpoint yet, or it cannot be read.
+    """
+    path, config = run.path, check(run.config)
+    authorize(run.config, trusted)
+    checkpoint = path / "checkpoints" / f"{config.trainer.selection}.pt"
+    if not exists(checkpoint, below=path):
+        raise RunDirectoryError(f"{path} has no {checkpoint.relative_to(path)} yet; its status is {run.status}")
+    try:
+        state = load_checkpoint(checkpoint, device)
+    except Exception as error:
+        raise RunDirectoryError(f"{checkpoint} cannot be read: {' '.join(str(error).split())}") from error
+    model = build_model(run.config, config.seed).to(device)
+    model.load_state_dict(state["model"] if state["ema"] is None else state["ema"]["model"])
+    if run.record.get("backend") == "native" and device.type == "cpu":
+        with suppress(native.NativeUnavailable):  # PyTorch computes the same, to rounding
+            native.attach(model)
+    return model, state
+
+
+def load_weights(model: nn.Module, directory: Path, trusted: Trusted = None) -> dict[str, Any]:
+    """Give ``model``, which is on the CPU, the weights that the result of another run has.
+
+    Returns:
+        where they come from, for ``run.json``: the directory, the epoch, and a digest of the weights.
+
+    Raises:
+        UsageError: there is no trained network, or it has other weights than ``model``.
+    """
+    try:
+        trained, state = trained_model(read_run(directory), torch.device("cpu"), trusted or ())
+    except UsageError as error:
+        raise UsageError(f"init_from: {error}") from error
+    weights, own = trained.state_dict(), model.state_dict()
+    for name in dict.fromkeys([*own, *weights]):
+        shapes = [tuple(side[name].shape) if name in side else "absent" for side in (weights, own)]
+        if shapes[0] != shapes[1]:
+            raise UsageError(f"init_from={directory}: another network: {name} is {shapes[0]} there, {shapes[1]} here")
+    model.load_state_dict(weights)
+    digest = hashlib.sha256()
+    for value in weights.values():
+        digest.update(value.contiguous().numpy())
+    return {"directory": str(directory), "epoch": state["epoch"], "weights_digest": digest.hexdigest()[:16]}
+
+
+@contextmanager
+def refusals(group: str, section: Mapping[str, Any], homes: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Turn what a constructor refuses into a line for each mistake; the rest is a failure and keeps its traceback.
+
+    Args:
+        section: the arguments.
+        homes: the keys where a user sets an argument, for those that come from other sections.
+
+    Raises:
+        UsageError: an argument is wrong, or arguments do not fit together.
+    """
+    try:
+        yield
+    except (InstantiationException, DataError, TypeError, ValueError) as error:
+        found: BaseException | None = error
+        while found is not None and not isinstance(found, DataError | TypeError | ValueError):
+            found = found.__cause__
+        if isinstance(found, ValidationError):
+            lines = explain_validation(found, {group: section}, within=(group,))
+        elif isinstance(found, DataError):
+            lines = [str(found)]
+        else:
+            text = " ".join(str(found or error).split())
+            named = re.sub(r"\b(\w+)=", lambda key: f"{group}.{key[0]}" if key[1] in section else key[0], text)
+            lines = [named if named.startswith(f"{group}.") else f"{group}: {named}"]
+        for name, home in (homes or {}).items():
+            lines = [re.sub(rf"\b{group}\.{name}=", f"{home}=", line) for line in lines]
+        raise UsageError("\n".join(lines)) from error
