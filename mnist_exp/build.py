@@ -43,7 +43,11 @@ from mnist_exp.training import (
     load_checkpoint,
     parameter_groups,
 )
-from mnist_exp.trust import Trusted, authorize, find_target, instantiate
+from mnist_exp.trust import Trusted, authorize, find_target, instantiate, own_packages
+
+
+class DataRefused(UsageError):
+    """The data cannot be had as asked."""
 
 
 @dataclass
@@ -55,7 +59,7 @@ class Parts:
         threads: of the CPU.
         backend: ``torch`` or ``native``, what computes the network.
         init_from: where the first weights come from, for ``run.json``; None for random ones.
-        seconds: that reading the data took.
+        data_seconds, build_seconds: that reading the data took, and all of it.
     """
 
     digits: Digits
@@ -65,7 +69,8 @@ class Parts:
     threads: int
     backend: str
     init_from: dict[str, Any] | None
-    seconds: float
+    data_seconds: float
+    build_seconds: float
 
 
 def build(
@@ -89,19 +94,23 @@ def build(
     Raises:
         UsageError: data, device or arguments that cannot be.
     """
+    start = time.perf_counter()
     authorize(tree, trusted)
+    # Other runs that this one names may need the packages that it names itself.
+    others = own_packages(tree).union(config.trust) if trusted is None else trusted
     device = choose_device(config.trainer.device)
     threads = prepare_torch(config, device, threads)
     began = time.perf_counter()
     digits = build_data(tree, may_download=may_download).to(device)
-    seconds = time.perf_counter() - began
+    data_seconds = time.perf_counter() - began
     model = build_model(tree, config.seed)
-    init_from = load_weights(model, Path(config.init_from), trusted) if config.init_from and not begun else None
+    init_from = load_weights(model, Path(config.init_from), others) if config.init_from and not begun else None
     model = model.to(device)
     layers = layer_table(model, config.data.image_size)
     backend = use_backend(model, config, device, backend)
-    training, recipe = build_training(config, tree, model, digits, device, trusted)
-    return Parts(digits, training, recipe, layers, threads, backend, init_from, seconds)
+    training, recipe = build_training(config, tree, model, digits, device, others)
+    build_seconds = time.perf_counter() - start
+    return Parts(digits, training, recipe, layers, threads, backend, init_from, data_seconds, build_seconds)
 
 
 def check_parts(tree: Mapping[str, Any], config: Config, trusted: Trusted = None) -> None:
@@ -173,15 +182,18 @@ def build_data(tree: Mapping[str, Any], *, may_download: bool = True) -> Digits:
         may_download: whether absent files may be fetched into ``data.root``. The cache is always the user's own.
 
     Raises:
-        UsageError: files are missing or damaged, or the splits cannot be made.
+        DataRefused: files are missing or damaged, or the splits cannot be made.
     """
     data = dict(tree["data"])
     if data.get("root") and not may_download and "download" in data:
         data["download"] = None
-    with refusals("data", data):
-        digits = instantiate(data)
-        if not isinstance(digits, Digits):
-            raise UsageError(f"data._target_={data['_target_']} returned a {type(digits).__name__}, not a data set")
+    try:
+        with refusals("data", data):
+            digits = instantiate(data)
+    except UsageError as error:
+        raise DataRefused(str(error)) from error
+    if not isinstance(digits, Digits):
+        raise DataRefused(f"data._target_={data['_target_']} returned a {type(digits).__name__}, not a data set")
     return digits
 
 
@@ -310,7 +322,7 @@ def build_training(
     model: nn.Module,
     digits: Digits,
     device: torch.device,
-    trusted: Trusted = None,
+    trusted: Collection[str] = (),
 ) -> tuple[Training, Recipe]:
     """Optimizer, schedule, average and recipe around a model that is on ``device``.
 
@@ -346,7 +358,7 @@ def build_training(
 
 
 def build_distillation(
-    config: Config, tree: Mapping[str, Any], digest: str | None, device: torch.device, trusted: Trusted = None
+    config: Config, tree: Mapping[str, Any], digest: str | None, device: torch.device, trusted: Collection[str] = ()
 ) -> Distillation | None:
     """The trained networks of ``regularization.distillation``, where there are any.
 
@@ -375,7 +387,7 @@ def build_distillation(
                 f"{directory} was trained with {' '.join(differing)}; a teacher must have seen what this run sees, and "
                 "nothing that it holds out"
             )
-        model, _ = trained_model(run, device, trusted or ())
+        model, _ = trained_model(run, device, trusted)
         return model.eval()
 
     wanted = config.regularization.distillation
@@ -386,9 +398,7 @@ def build_distillation(
     return Distillation(teachers, wanted.weight, wanted.temperature) if teachers else None
 
 
-def trained_model(
-    run: Run, device: torch.device, trusted: Collection[str] = ()
-) -> tuple[nn.Module, dict[str, Any]]:
+def trained_model(run: Run, device: torch.device, trusted: Collection[str] = ()) -> tuple[nn.Module, dict[str, Any]]:
     """The network that a run's result is about, and the checkpoint it comes from.
 
     Args:
@@ -415,7 +425,7 @@ def trained_model(
     return model, state
 
 
-def load_weights(model: nn.Module, directory: Path, trusted: Trusted = None) -> dict[str, Any]:
+def load_weights(model: nn.Module, directory: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
     """Give ``model``, which is on the CPU, the weights that the result of another run has.
 
     Returns:
@@ -425,7 +435,7 @@ def load_weights(model: nn.Module, directory: Path, trusted: Trusted = None) -> 
         UsageError: there is no trained network, or it has other weights than ``model``.
     """
     try:
-        trained, state = trained_model(read_run(directory), torch.device("cpu"), trusted or ())
+        trained, state = trained_model(read_run(directory), torch.device("cpu"), trusted)
     except UsageError as error:
         raise UsageError(f"init_from: {error}") from error
     weights, own = trained.state_dict(), model.state_dict()

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.composition import CONF, groups, with_choices_checked
 from mnist_exp.mistakes import ArgumentParser, UsageError, flag_as_override, keys_with_ending, nearest, typed
+from mnist_exp.trust import add_trust
 
 INFORMATION = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 
@@ -35,6 +36,7 @@ class TrainParser(ArgumentParser):
         super().__init__(
             prog="mnist-train", example="mnist-train KEY=VALUE", parents=[get_args_parser()], add_help=False
         )
+        add_trust(self)
 
     def _explain_unknown(self, given: Sequence[str], flag: str) -> str:
         config, known = _default_config(), groups()
@@ -92,7 +94,10 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         else word
         for word, after in zip(arguments, following, strict=True)
     ]
-    return TrainParser().parse(alone)
+    options = TrainParser().parse(alone)
+    if options.trust:
+        options.overrides.append(f"trust=[{','.join(options.trust)}]")
+    return options
 
 
 def folders_of(options: argparse.Namespace) -> list[Path]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -20,7 +21,11 @@ from mnist_exp.composition import choices_with, resolve
 from mnist_exp.explain import exit_status
 from mnist_exp.mistakes import UsageError, as_typed, explain_validation
 from mnist_exp.runs.directory import read_record, refuse_unless_free
-from mnist_exp.trust import check_targets, refuse_unless_plain
+from mnist_exp.trust import refuse_unless_plain
+from mnist_exp.types import BatchNorm, Count, Dropout, NonNegative, Positive, Probability
+
+if TYPE_CHECKING:
+    from mnist_exp.build import Parts
 
 
 class Section(BaseModel):
@@ -29,29 +34,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class OpenSection(BaseModel):
-    """Something Hydra instantiates whose remaining arguments belong to its target."""
+class Component(BaseModel):
+    """Something that ``_target_`` names; types and ranges of its other keys are its constructor's."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     target: str = Field(alias="_target_")
 
 
-def _number_or_list(value: object) -> str:
-    return "list" if isinstance(value, list) else "number"
-
-
-Probability = Annotated[float, Field(ge=0, lt=1)]
-# One for all layers, or one for each; told apart first, so that a mistake is explained once.
-Dropout = Annotated[
-    Annotated[Probability, Tag("number")] | Annotated[list[Probability], Tag("list")], Discriminator(_number_or_list)
-]
-BatchNorm = Annotated[
-    Annotated[bool, Tag("number")] | Annotated[list[bool], Tag("list")], Discriminator(_number_or_list)
-]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Width = Annotated[int, Field(ge=1)]
-Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -68,100 +57,11 @@ class Data(Section):
     std: Positive
     val_size: Annotated[int, Field(ge=0)]
     split_seed: Seed
-    limit: Annotated[int, Field(ge=1)] | None
+    limit: Count | None
     swap_splits: bool
 
 
-class LeNet5(Section):
-    """Settings of ``mnist_exp.models.LeNet5``."""
-
-    target: Literal["mnist_exp.models.LeNet5"] = Field(alias="_target_")
-    image_size: int
-    padding: Literal[0, 2]
-    channels: Annotated[list[Width], Field(min_length=2, max_length=2)]
-    hidden: Annotated[list[Width], Field(min_length=2, max_length=2)]
-    kernel_size: Annotated[int, Field(ge=1, le=15)]
-    activation: Activation
-    pooling: Literal["max", "average"]
-    batch_norm: BatchNorm
-    batch_norm_position: Literal["before", "after"]
-    dropout: Dropout
-    softmax_output: bool
-
-    def linear_layers(self) -> int:
-        return len(self.hidden) + 1
-
-    def hidden_layers(self) -> int:
-        return len(self.channels) + len(self.hidden)
-
-    def problems(self) -> Iterable[str]:
-        first = self.image_size + 2 * self.padding - self.kernel_size + 1
-        second = first // 2 - self.kernel_size + 1
-        if second < 2:
-            yield (
-                f"data.image_size={self.image_size} with model.padding={self.padding} and model.kernel_size="
-                f"{self.kernel_size} leaves no map after the second pooling; enlarge the first two or shrink the kernel"
-            )
-
-
-class LeNet51998(Section):
-    """Settings of ``mnist_exp.models.LeNet5_1998``."""
-
-    target: Literal["mnist_exp.models.LeNet5_1998"] = Field(alias="_target_")
-    image_size: int
-    background: float
-    rubbish_penalty: Positive
-    output: Literal["rbf", "linear"]
-
-    def problems(self) -> Iterable[str]:
-        return ()
-
-
-class MLP(Section):
-    """Settings of ``mnist_exp.models.MLP``."""
-
-    target: Literal["mnist_exp.models.MLP"] = Field(alias="_target_")
-    image_size: int
-    hidden: Annotated[list[Width], Field(min_length=1)] | None
-    depth: Annotated[int, Field(ge=1)] | None
-    budget: Annotated[int, Field(ge=1)]
-    activation: Activation
-    batch_norm: BatchNorm
-    batch_norm_position: Literal["before", "after"]
-    dropout: Dropout
-
-    def hidden_layers(self) -> int:
-        return len(self.hidden) if self.hidden is not None else (self.depth or 2)
-
-    def linear_layers(self) -> int:
-        return self.hidden_layers() + 1
-
-    def problems(self) -> Iterable[str]:
-        if self.hidden is not None and self.depth is not None:
-            yield f"model.depth={self.depth} contradicts model.hidden={self.hidden}; give one of them"
-
-
-KNOWN_MODELS = {
-    "mnist_exp.models.LeNet5": "lenet5",
-    "mnist_exp.models.LeNet5_1998": "lenet5_1998",
-    "mnist_exp.models.MLP": "mlp",
-}
-
-
-def _kind_of_model(tree: Any) -> str:
-    return KNOWN_MODELS.get(tree.get("_target_", ""), "other") if isinstance(tree, Mapping) else "other"
-
-
-Model = Annotated[
-    Annotated[LeNet5, Tag("lenet5")]
-    | Annotated[LeNet51998, Tag("lenet5_1998")]
-    | Annotated[MLP, Tag("mlp")]
-    | Annotated[OpenSection, Tag("other")],
-    Discriminator(_kind_of_model),
-]
-
-
-class Optimizer(OpenSection):
+class Optimizer(Component):
     """A partial of a ``torch.optim.Optimizer`` or of one of ours. ``conf/optimizer``."""
 
     partial: Literal[True] = Field(alias="_partial_")
@@ -170,7 +70,7 @@ class Optimizer(OpenSection):
     momentum: Probability = 0.0
 
 
-class Scheduler(OpenSection):
+class Scheduler(Component):
     """A partial called with (optimizer, epochs=, steps_per_epoch=). ``conf/scheduler``."""
 
     partial: Literal[True] = Field(alias="_partial_")
@@ -208,7 +108,7 @@ class Regularization(Section):
     gradient_clipping: Positive | None
     mixup: NonNegative
     ema: Annotated[float, Field(gt=0, lt=1)] | None
-    early_stopping: Annotated[int, Field(ge=1)] | None
+    early_stopping: Count | None
     distillation: Distillation = Distillation()  # runs of earlier versions have none
     augmentation: Augmentation
 
@@ -216,9 +116,9 @@ class Regularization(Section):
 class Trainer(Section):
     """How long, how much at once, and on what. ``conf/trainer``."""
 
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
-    eval_batch_size: Annotated[int, Field(ge=1)]
+    epochs: Count
+    batch_size: Count
+    eval_batch_size: Count
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     threads: Annotated[int, Field(ge=1, le=1024)] | None
     precision: Literal["float32", "bfloat16"]
@@ -253,9 +153,7 @@ def _kind_of_logger(tree: Any) -> str:
     return "wandb" if ours else "other"
 
 
-Logger = Annotated[
-    Annotated[Wandb, Tag("wandb")] | Annotated[OpenSection, Tag("other")], Discriminator(_kind_of_logger)
-]
+Logger = Annotated[Annotated[Wandb, Tag("wandb")] | Annotated[Component, Tag("other")], Discriminator(_kind_of_logger)]
 
 
 class SweepSettings(Section):
@@ -271,7 +169,7 @@ class Config(Section):
 
     data: Data
     regularization: Regularization  # before what reads it, so that a mistake is named where it was made
-    model: Model
+    model: Component
     optimizer: Optimizer
     scheduler: Scheduler
     trainer: Trainer
@@ -280,6 +178,7 @@ class Config(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}$")]
     resume: str | None
     init_from: str | None = None  # runs of earlier versions do not say
+    trust: list[str] = []  # of a run that is stored: none
     quiet: bool
     show_layers: bool
     sweep: SweepSettings | None = None  # of a run that is stored: none
@@ -295,7 +194,6 @@ def check(tree: Mapping[str, Any]) -> Config:
         UsageError: one line for each mistake.
     """
     refuse_unless_plain(tree)
-    check_targets(tree)
     try:
         config = Config.model_validate({**tree, "logger": tree.get("logger") or None})
     except ValidationError as error:
@@ -307,7 +205,7 @@ def check(tree: Mapping[str, Any]) -> Config:
 
 # What a run is called, where it runs, who hears of it and in which folder its data lie: none of it changes what is computed.
 NOT_COUNTED = (
-    *("name", "resume", "quiet", "show_layers", "logger", "sweep"),
+    *("name", "resume", "quiet", "show_layers", "logger", "sweep", "trust"),
     *("trainer.device", "trainer.threads", "trainer.backend", "data.root"),
 )
 
@@ -379,8 +277,15 @@ def check_runs_named(tree: Mapping[str, Any]) -> None:
 class CheckBeforeRun(Callback):
     """Hydra's hook in front of a run: stops at a mistake before Hydra creates, or writes into, the run directory.
 
-    Where the configuration says ``resume``, whatever set it, the run directory is that one.
+    Everything is built here, so that what a constructor refuses leaves nothing on disk. Where the configuration says
+    ``resume``, whatever set it, the run directory is that one.
+
+    Attributes:
+        built: what the next run of this process trains with, and the seconds that it took with the import of torch.
+            Hydra's hook and its task share nothing else.
     """
+
+    built: ClassVar[tuple[Parts, float] | None] = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         from hydra.core.hydra_config import HydraConfig
@@ -401,26 +306,18 @@ class CheckBeforeRun(Callback):
                     config.hydra.output_subdir = None  # .hydra/ stays as the run began
                 return
             tree = resolve(job)
-            check(tree)
+            checked = check(tree)
             check_runs_named(tree)
             refuse_unless_free(Path(config.hydra.run.dir))
+            began = time.perf_counter()
+            from mnist_exp.build import build
+
+            CheckBeforeRun.built = build(tree, checked), time.perf_counter() - began
 
 
 def _contradictions(config: Config) -> Iterable[str]:
     """Values that are fine alone and wrong together."""
-    model, regularization = config.model, config.regularization
-    if not isinstance(model, OpenSection):
-        yield from model.problems()
-    for knob, layers in (("dropout", "linear_layers"), ("batch_norm", "hidden_layers")):
-        wanted = getattr(regularization, knob)
-        used = getattr(model, knob, None)
-        if wanted and used is None and not isinstance(model, OpenSection):
-            yield f"regularization.{knob}={as_typed(wanted)}: {model.target} has no {knob}; leave it off"
-        elif isinstance(used, list) and len(used) != getattr(model, layers)():
-            yield (
-                f"regularization.{knob}={as_typed(used)} has {len(used)} values; this model has "
-                f"{getattr(model, layers)()} {layers.replace('_', ' ')}, give one value for each, or a single one"
-            )
+    regularization = config.regularization
     needed = {"mnist_exp.data.idx_folder": ("root", "download"), "mnist_exp.data.png_folder": ("root",)}
     for key in needed.get(config.data.target, ()):
         if key not in config.data.model_fields_set:

@@ -12,7 +12,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_exp.data.photographs import decoded
 from mnist_exp.mistakes import ArgumentParser, UsageError, report
 from mnist_exp.runs import RunDirectoryError
+from mnist_exp.trust import add_trust
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,9 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("directories", nargs="+", metavar="DIR", help="run directories, folders of them, or patterns")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any free one")
+    add_trust(parser)
     options = parser.parse(arguments)
     try:
-        networks = load_networks(options.directories)
+        networks = load_networks(options.directories, options.trust)
         server = Demo(networks, options.port)
     except (UsageError, RunDirectoryError) as error:
         report(error, "mnist-demo")
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print()
 
 
-def load_networks(patterns: Sequence[str]) -> list[Classifier]:
+def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> list[Classifier]:
     """The trained networks among the runs that are named; what cannot be loaded is told.
 
     Raises:
@@ -67,7 +69,7 @@ def load_networks(patterns: Sequence[str]) -> list[Classifier]:
     paths = paths_of(patterns)
     for path in paths[:MOST_NETWORKS]:
         try:
-            networks.append(Classifier(path))
+            networks.append(Classifier(path, trusted))
         except (UsageError, RunDirectoryError) as error:
             problems.append(str(error))
     if not networks:

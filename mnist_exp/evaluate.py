@@ -14,7 +14,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from mnist_exp.mistakes import ArgumentParser, UsageError, report
 from mnist_exp.runs import Run, read_run, write_atomically
 from mnist_exp.runs.files import exists
 from mnist_exp.stored import changed, describe_data, found_again, parse
-from mnist_exp.trust import authorize
+from mnist_exp.trust import add_trust, authorize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "overrides", nargs="*", default=[], help="other data, as for mnist-train: data=mnist5k data.root=FOLDER"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_trust(parser)
     parser.add_argument(
         "--output", type=Path, help="folder for evaluation.json and worst_digits.png; default: the run directory"
     )
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     directory = Path(named[0])
     options.overrides = [word for word in words if word != named[0]]
     try:
-        result, picture = evaluate_run(directory, options.overrides)
+        result, picture = evaluate_run(directory, options.overrides, options.trust)
     except UsageError as error:
         report(error, "mnist-eval")
         sys.exit(2)
@@ -88,13 +89,14 @@ def _names_folder(overrides: Sequence[str]) -> bool:
     return any(word.lstrip("+").startswith(("data=", "data.root=")) for word in overrides)
 
 
-def evaluate_run(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Image]:
+def evaluate_run(path: Path, overrides: Sequence[str], trusted: Collection[str] = ()) -> tuple[dict[str, Any], Image]:
     """Test loss, accuracy, per-class accuracy and confusion matrix of the run in ``path``, and its worst digits.
 
     Writes nothing.
 
     Args:
         overrides: of the data; none means the run's own.
+        trusted: packages whose code may run besides ours.
 
     Raises:
         UsageError, RunDirectoryError: no trained run there, or data that cannot be.
@@ -106,16 +108,15 @@ def evaluate_run(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], 
 
     import torch
 
-    from mnist_exp import experiment, native
+    from mnist_exp import build, experiment, native
     from mnist_exp.pictures import worst_digits
-    from mnist_exp.trained import trained_model
     from mnist_exp.training import evaluate, score
 
-    authorize(tree)
-    device = experiment.choose_device(config.trainer.device)
-    experiment.prepare_torch(config, device, run.record.get("threads"))
+    authorize(tree, trusted)
+    device = build.choose_device(config.trainer.device)
+    build.prepare_torch(config, device, run.record.get("threads"))
     try:
-        digits = experiment.build_digits(tree, may_download=_names_folder(overrides))
+        digits = build.build_data(tree, may_download=_names_folder(overrides))
     except UsageError as error:
         hint = (
             ""
@@ -124,10 +125,10 @@ def evaluate_run(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], 
         )
         raise UsageError(f"{error}{hint}") from error
     images, labels = digits.test.images.to(device), digits.test.labels
-    model, state = trained_model(run, config, device)
+    model, state = build.trained_model(run, device, trusted)
     bfloat16 = config.trainer.precision == "bfloat16"
     logits = evaluate(model, images, config.trainer.eval_batch_size, bfloat16=bfloat16)
-    loss, accuracy = score(logits, labels, experiment.build_objective(config, model))
+    loss, accuracy = score(logits, labels, build.build_objective(config, model))
     classes = logits.shape[1]
     confusion = torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2)
     matrix = confusion.reshape(classes, classes)

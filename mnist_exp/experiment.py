@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -19,12 +18,13 @@ import torch
 import yaml
 from torch import Tensor
 
+from mnist_exp.build import DataRefused, Parts, build
 from mnist_exp.composition import CONF
 from mnist_exp.config import Config
 from mnist_exp.data import Digits
 from mnist_exp.loggers.console import Console
 from mnist_exp.mistakes import RunFailed, UsageError
-from mnist_exp.models import count_parameters, layer_table
+from mnist_exp.models import count_parameters
 from mnist_exp.runs import RunDirectory, write_atomically
 from mnist_exp.runs.directory import resume_command
 from mnist_exp.runs.files import exists
@@ -44,16 +44,19 @@ from mnist_exp.training import (
     save_checkpoint,
 )
 from mnist_exp.training.events import Pruned
-from mnist_exp.trust import authorize, logger_to_use
+from mnist_exp.trust import instantiate, logger_to_use, run_id_to_use
 
 LOG = logging.getLogger("mnist_exp")
 WORST_DIGITS = 100  # images kept in predictions.npz: about what a LeNet-5 gets wrong of MNIST's 10,000
 
 
 def run_experiment(
-    run: RunDirectory, config: Config, stop: StopRequest, *, import_seconds: float = 0.0
+    run: RunDirectory, config: Config, stop: StopRequest, parts: Parts | None = None, *, import_seconds: float = 0.0
 ) -> float | None:
     """Train what ``run`` describes, from its last checkpoint where it has one, and record how it ended.
+
+    Args:
+        parts: built already, as they are for a new run; None: built here.
 
     Returns:
         validation accuracy of the result, the objective of a search; None without validation data.
@@ -63,7 +66,7 @@ def run_experiment(
         RunFailed: the run diverged, or failed in a way that nobody foresaw; the traceback is in ``train.log``.
         SystemExit: with 128 plus the signal, after an interruption.
     """
-    began = time.perf_counter() - import_seconds
+    began = time.perf_counter() - import_seconds - (parts.build_seconds if parts else 0.0)
     seconds = {**run.record.get("seconds", {}), "import": import_seconds}
     seconds_before = seconds.get("total", 0.0)
     listeners: list[Listener] = []
@@ -84,7 +87,7 @@ def run_experiment(
     with Console(run.path, quiet=config.quiet, options=options) as console:
         listeners.append(console)
         try:
-            result = _build_and_fit(run, config, stop, console, listeners, seconds)
+            result = _build_and_fit(run, config, stop, console, listeners, seconds, parts)
         except UsageError as error:
             end("failed", error)
             raise
@@ -114,43 +117,34 @@ def _build_and_fit(
     console: Console,
     listeners: list[Listener],
     seconds: dict[str, float],
+    parts: Parts | None,
 ) -> dict[str, Any]:
     """The fields of ``run.json`` that describe the result. Adds to ``listeners`` and ``seconds`` as it goes."""
     reset_peak_memory()
-    authorize(run.tree)
-    device = choose_device(config.trainer.device)
-    threads = prepare_torch(config, device, run.record.get("threads"))
-    if device.type == "cpu" and threads > (available := available_cores()):
+    begun = exists(run.last_checkpoint, below=run.path)
+    parts = parts or _build(run, config, begun)
+    seconds["data"] = parts.data_seconds
+    training, recipe, digits, device = parts.training, parts.recipe, parts.digits, parts.training.device
+    if device.type == "cpu" and parts.threads > (available := available_cores()):
         # Kept, because results depend on the number of threads.
         LOG.warning(
             "%d threads on %d %s: training may be many times slower than with trainer.threads=%d",
-            *(threads, available, "core" if available == 1 else "cores", available),
+            *(parts.threads, available, "core" if available == 1 else "cores", available),
         )
-
-    began = time.perf_counter()
-    digits = read_data(run).to(device)
-    seconds["data"] = time.perf_counter() - began
-
-    model = build_model(run.tree, config.seed)
-    if config.init_from is not None and not exists(run.last_checkpoint, below=run.path):
-        from mnist_exp.trained import load_weights  # which itself builds networks with this module
-
-        run.update(init_from=load_weights(model, Path(config.init_from)))
-    model = model.to(device)
-    layers = layer_table(model, config.data.image_size)
+    _compare_data(run, digits, begun)
     if config.show_layers:
-        console.print_layers(layers)
-    backend = use_backend(model, config, device, _backend_so_far(run))
-    training, recipe = build_training(config, run.tree, model, digits, device)
-    if exists(run.last_checkpoint, below=run.path):
+        console.print_layers(parts.layers)
+    if begun:
         training.load_state_dict(load_checkpoint(run.last_checkpoint, device))
+    elif parts.init_from:
+        run.update(init_from=parts.init_from)
     run.keep_metrics(training.epoch)
     run.update(
-        parameters=count_parameters(model),
-        macs=sum(layer.macs for layer in layers),
-        threads=threads,
+        parameters=count_parameters(training.model),
+        macs=sum(layer.macs for layer in parts.layers),
+        threads=parts.threads,
         device=device_name(device),
-        backend=backend,
+        backend=parts.backend,
     )
     if run.tree["logger"]:
         listeners.append(build_logger(run))
@@ -183,19 +177,36 @@ def _build_and_fit(
     }
 
 
-def read_data(run: RunDirectory) -> Digits:
-    """The run's data, on the CPU; their digest is recorded when it starts and compared when it is resumed.
+def _build(run: RunDirectory, config: Config, begun: bool) -> Parts:
+    """What a stored run trains with.
 
     Raises:
-        UsageError: they are not there, or they are others.
+        UsageError: something of it cannot be had; if it is the data, with what to type when they have moved.
     """
-    begun = exists(run.last_checkpoint, below=run.path)
-    moved = resume_command(run.path, "data.root=FOLDER")
+    # Before it was recorded, there was PyTorch only.
+    backend = run.record.get("backend") or ("torch" if begun else None)
     try:
-        digits = build_digits(run.tree, may_download=run.may_download)
-    except UsageError as error:
-        hint = f"; where the data lie now: {moved}" if begun and run.tree["data"].get("root") else ""
+        return build(
+            run.tree,
+            config,
+            trusted=run.trusted,
+            may_download=run.may_download,
+            threads=run.record.get("threads"),
+            backend=backend,
+            begun=begun,
+        )
+    except DataRefused as error:
+        moved = begun and run.tree["data"].get("root")
+        hint = f"; where the data lie now: {resume_command(run.path, 'data.root=FOLDER')}" if moved else ""
         raise UsageError(f"{error}{hint}") from error
+
+
+def _compare_data(run: RunDirectory, digits: Digits, begun: bool) -> None:
+    """Record the digest of the data when a run starts, and compare it when the run is resumed.
+
+    Raises:
+        UsageError: they are others.
+    """
     recorded = run.record.get("data_digest")
     if not begun:
         run.update(data_digest=digits.digest)
@@ -204,15 +215,28 @@ def read_data(run: RunDirectory) -> Digits:
     elif recorded != digits.digest:
         raise UsageError(
             f"{describe_data(run.tree['data'])}: other digits than the run was trained on (digest {digits.digest}, not "
-            f"{recorded}); where those are: {moved}"
+            f"{recorded}); where those are: {resume_command(run.path, 'data.root=FOLDER')}"
         )
-    return digits
 
 
-def _backend_so_far(run: RunDirectory) -> str | None:
-    """The backend that a run has begun with; before it was recorded, there was PyTorch only."""
-    begun: str | None = run.record.get("backend") or ("torch" if run.last_checkpoint.exists() else None)
-    return begun
+def device_name(device: torch.device) -> str:
+    """What ``run.json`` calls the device: its type, and a GPU's name."""
+    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
+def build_logger(run: RunDirectory) -> Listener:
+    """Whoever ``logger`` names, told which run this is and whether it is a continuation."""
+    logger = instantiate(run.tree["logger"])(
+        directory=run.path,
+        name=f"{run.record['name']}-{run.record['seed']}",
+        sweep=run.record.get("sweep"),
+        config=run.tree,
+        run_id=run_id_to_use(run.record.get("wandb"), run.tree["logger"]),
+        parameters=run.record["parameters"],
+        on_identity=lambda identity: run.update(wandb=identity),
+    )
+    assert isinstance(logger, Listener)
+    return logger
 
 
 def save_predictions(run: RunDirectory, logits: Tensor, labels: Tensor, images: Tensor | None = None) -> None:
@@ -246,5 +270,3 @@ def predictions(
         arrays["worst"] = worst.numpy()
         arrays["worst_images"] = (pixels * 255).round().clamp(0, 255).byte().cpu().numpy()
     return arrays
-
-

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from mnist_exp.data.handwriting import SeveralMarks
 from mnist_exp.data.photographs import SUFFIXES, read_picture
 from mnist_exp.mistakes import ArgumentParser, UsageError, report
 from mnist_exp.runs import RunDirectoryError
+from mnist_exp.trust import add_trust
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,10 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="image", help=kinds)
     parser.add_argument("--json", action="store_true", help="print JSON: all probabilities of each picture")
     parser.add_argument("--show", action="store_true", help=f"write what the network saw into the folder {SEEN}")
+    add_trust(parser)
     options = parser.parse(arguments)
     try:
         folder = SEEN if options.show else None
-        results, mistakes = classify(options.directory, find_images(options.images), folder)
+        results, mistakes = classify(options.directory, find_images(options.images), folder, options.trust)
     except (UsageError, RunDirectoryError) as error:
         report(error, "mnist-predict")
         sys.exit(2)
@@ -81,7 +83,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def classify(
-    directory: Path, images: Sequence[Path], show: Path | None = None
+    directory: Path, images: Sequence[Path], show: Path | None = None, trusted: Collection[str] = ()
 ) -> tuple[list[dict[str, Any]], list[DataError]]:
     """For each picture that can be read its top three and all probabilities; and what is wrong with the others.
 
@@ -89,13 +91,14 @@ def classify(
 
     Args:
         show: a folder into which the images are written that the network saw; None: nowhere.
+        trusted: packages whose code may run besides ours.
 
     Raises:
         UsageError, RunDirectoryError: there is no trained network in ``directory``, or ``show`` cannot be written.
     """
     from mnist_exp.trained import Classifier
 
-    network = Classifier(directory)
+    network = Classifier(directory, trusted)
     taken = {path.absolute() for path in images}
     results: list[dict[str, Any]] = []
     mistakes: list[DataError] = []

@@ -25,7 +25,7 @@ from mnist_exp.runs.directory import read_config, read_metrics, read_record, res
 from mnist_exp.runs.files import open_file, refuse_links
 from mnist_exp.trust import logger_to_use
 
-RESUMABLE = ("data.root", "logger", "quiet", "show_layers", "trainer.epochs")
+RESUMABLE = ("data.root", "logger", "quiet", "show_layers", "trainer.epochs", "trust")
 # Schedules whose learning rate does not depend on the number of epochs: a run can be continued to more of them.
 OPEN_ENDED = {"mnist_exp.training.constant", "mnist_exp.training.step"}
 
@@ -116,7 +116,7 @@ def resumed(
         without = next(override for override in typed if override.key_or_group.startswith("logger."))
         raise UsageError(f"{without.input_line}: the run has no logger; choose one, too: logger=wandb")
     logger, _ = _logger(tree, composed, keys)
-    others = [override for override in typed if override.key_or_group.partition(".")[0] != "logger"]
+    others = [override for override in typed if override.key_or_group.partition(".")[0] not in {"logger", "trust"}]
     result = changed({**tree, "logger": logger}, others)
     if any(override.key_or_group == "data.root" for override in typed):
         result = with_absolute_paths(result, Path.cwd())

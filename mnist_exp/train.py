@@ -25,6 +25,7 @@ from mnist_exp.explain import exit_status
 from mnist_exp.mistakes import UsageError, typed
 
 if TYPE_CHECKING:
+    from mnist_exp.build import Parts
     from mnist_exp.config import Config
     from mnist_exp.runs import RunDirectory
 
@@ -50,7 +51,7 @@ def start_run(composed: DictConfig) -> float | None:
     Returns:
         validation accuracy of the result, the objective of a search; None without validation data.
     """
-    from mnist_exp.config import check, config_hash, with_absolute_paths
+    from mnist_exp.config import CheckBeforeRun, check, config_hash, with_absolute_paths
     from mnist_exp.runs import RunDirectory
     from mnist_exp.runs.provenance import provenance
 
@@ -64,7 +65,8 @@ def start_run(composed: DictConfig) -> float | None:
             return resume_run(path, overrides, composed)  # what is not of the task was refused before
     tree = with_absolute_paths(resolve(composed), here)
     config = check(tree)
-    del tree["sweep"]  # what a run computes does not depend on it
+    del tree["sweep"], tree["trust"]  # what a run computes does not depend on them
+    built, CheckBeforeRun.built = CheckBeforeRun.built, None
     record = {
         "name": config.name,
         "seed": config.seed,
@@ -77,7 +79,7 @@ def start_run(composed: DictConfig) -> float | None:
         exit_status(),  # Hydra would print a line of its own
         RunDirectory.create(path, tree=tree, overrides=overrides, record=record) as run,
     ):
-        return train(run, config)
+        return train(run, config, built)
 
 
 def resume_run(path: Path, overrides: Sequence[str], composed: DictConfig) -> float | None:
@@ -92,6 +94,7 @@ def resume_run(path: Path, overrides: Sequence[str], composed: DictConfig) -> fl
 
     with RunDirectory.reopen(path, partial(resumed, path, overrides, composed)) as run:
         run.may_download = any(word.lstrip("+").startswith("data.root=") for word in overrides)
+        run.trusted = list(composed.trust)
         try:
             return train(run, check(run.tree))
         except UsageError:
@@ -99,15 +102,17 @@ def resume_run(path: Path, overrides: Sequence[str], composed: DictConfig) -> fl
             raise
 
 
-def train(run: RunDirectory, config: Config) -> float | None:
-    """Train what ``run`` describes; the first line of this program that needs torch."""
+def train(run: RunDirectory, config: Config, built: tuple[Parts, float] | None = None) -> float | None:
+    """Train what ``run`` describes, with what was ``built`` for it or is built now. Imports torch."""
     from mnist_exp.signals import StopRequest
 
     with StopRequest() as stop:
         began = time.perf_counter()
         from mnist_exp.experiment import run_experiment
 
-        return run_experiment(run, config, stop, import_seconds=time.perf_counter() - began)
+        parts, seconds = built or (None, 0.0)
+        imports = time.perf_counter() - began + (seconds - parts.build_seconds if parts else 0.0)
+        return run_experiment(run, config, stop, parts, import_seconds=imports)
 
 
 def _quoted(argument: str) -> str:

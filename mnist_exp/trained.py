@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mnist_exp.build import trained_model
 from mnist_exp.config import Data, check
 from mnist_exp.data.handwriting import like_mnist
 from mnist_exp.data.splits import as_input
 from mnist_exp.runs import Run, read_run
 from mnist_exp.training import evaluate
-from mnist_exp.trust import authorize
 
 
 @dataclass(frozen=True)
@@ -104,19 +105,21 @@ def training_images(run: Run, data: Data) -> TrainingImages:
 class Classifier:
     """A trained network, and what the images look like that it takes.
 
+    Args:
+        trusted: packages whose code may run besides ours.
+
     Raises:
         UsageError, RunDirectoryError: there is no trained network of this project in ``path``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, trusted: Collection[str] = ()) -> None:
         run = read_run(path)
         config = check(run.config)
-        authorize(run.config)
         self.path = path
         self.name = str(run.record.get("name") or path.name)
         self.images = training_images(run, config.data)
         self._data = config.data
-        self._model, _ = trained_model(run, config, torch.device("cpu"))
+        self._model, _ = trained_model(run, torch.device("cpu"), trusted)
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """(N, C) for images (N, 28, 28) or (N, S, S), which look as the training data do."""

@@ -6,6 +6,7 @@ interpolations such as ``${oc.env:KEY}`` and ``${oc.create:...}``.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -129,6 +130,17 @@ def _first_target(node: Any, path: str) -> str | None:
     return next((found for key, value in _items(node) if (found := _first_target(value, f"{path}{key}."))), None)
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that reads a network from a run directory."""
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="run the code of this package where the run directory names it; may be repeated",
+    )
+
+
 def own_packages(tree: Any) -> frozenset[str]:
     """The packages of all targets that are neither ours nor PyTorch's."""
     found = set()
@@ -147,7 +159,9 @@ def find_target(target: str, path: str = "") -> Any:
 
     # Behind all else, and for names outside our own packages only: a file in somebody's folder must not stand in for a
     # library that is missing here.
-    here = [] if target.startswith(ALLOWED_TARGETS) else [folder for folder in _start_folders() if folder not in sys.path]
+    here = (
+        [] if target.startswith(ALLOWED_TARGETS) else [folder for folder in _start_folders() if folder not in sys.path]
+    )
     sys.path.extend(here)
     try:
         return get_object(target)

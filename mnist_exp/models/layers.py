@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, Discriminator, Field, Strict, Tag
+from pydantic import AfterValidator
 from torch import nn
 
 from mnist_exp.mistakes import nearest
@@ -37,21 +37,8 @@ def key_of(choices: Mapping[str, object]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _list_or_one(value: object) -> str:
-    return "list" if isinstance(value, Sequence) and not isinstance(value, str) else "one"
-
-
-# Strict, so that 28.0 is no size, true no number and 1 no flag; any sequence is a list, OmegaConf's own too.
-Count = Annotated[int, Strict(), Field(ge=1)]
-Flag = Annotated[bool, Strict()]
 Activation = Annotated[str, key_of(ACTIVATIONS)]
 Position = Literal["before", "after"]
-Probability = Annotated[float, Strict(), Field(ge=0, lt=1)]
-# One for all layers, or one for each; told apart first, so that a mistake is explained once.
-Dropout = Annotated[
-    Annotated[Probability, Tag("one")] | Annotated[Sequence[Probability], Tag("list")], Discriminator(_list_or_one)
-]
-BatchNorm = Annotated[Annotated[Flag, Tag("one")] | Annotated[Sequence[Flag], Tag("list")], Discriminator(_list_or_one)]
 
 
 def sequential(modules: dict[str, nn.Module]) -> nn.Sequential:

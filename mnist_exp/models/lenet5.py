@@ -14,10 +14,6 @@ from torch import Tensor, nn
 
 from mnist_exp.models.layers import (
     Activation,
-    BatchNorm,
-    Count,
-    Dropout,
-    Flag,
     Position,
     activated,
     batch_norm_of_layers,
@@ -25,6 +21,7 @@ from mnist_exp.models.layers import (
     key_of,
     sequential,
 )
+from mnist_exp.types import BatchNorm, Count, Dropout, Flag
 
 POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 Pair = Annotated[Sequence[Count], Field(min_length=2, max_length=2)]

@@ -12,15 +12,13 @@ from torch import Tensor, nn
 
 from mnist_exp.models.layers import (
     Activation,
-    BatchNorm,
-    Count,
-    Dropout,
     Position,
     activated,
     batch_norm_of_layers,
     dropout_of_layers,
     sequential,
 )
+from mnist_exp.types import BatchNorm, Count, Dropout
 
 LENET5_PARAMETERS = 61_706
 DEFAULT_DEPTH = 2

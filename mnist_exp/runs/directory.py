@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,7 @@ class RunDirectory:
         path: the directory.
         record: the content of ``run.json``.
         tree: the resolved configuration, as ``config.yaml`` holds it.
+        trusted: packages whose code the configuration may run besides ours; None: any, it is the user's own.
         may_download: whether absent data may be fetched into ``data.root``: not where a directory alone names the folder.
     """
 
@@ -52,6 +53,7 @@ class RunDirectory:
         self.record = record
         self.tree = tree
         self.may_download = True
+        self.trusted: Collection[str] | None = None
         self._lock = lock
         self._before: tuple[dict[str, Any], dict[str, Any]] | None = None
         self._log = logging.StreamHandler(open_file(path / "train.log", "a"))
@@ -114,7 +116,7 @@ class RunDirectory:
         record, status = {**before[0], **changes}, before[0]["status"]
         run = cls(path, lock, record, tree)
         (path / "checkpoints").mkdir(exist_ok=True)  # a copy by git or an archive may lack an empty folder
-        run.may_download = False
+        run.may_download, run.trusted = False, ()
         run._before = before
         if tree != before[1]:
             write_config(path, run.tree)

@@ -108,7 +108,7 @@ class StopAll(StopRequest):
 
 
 def said_by_user(job: DictConfig) -> dict[str, Any]:
-    """What whoever launches the job says, and its directory does not decide: ``logger`` and ``data_root``."""
+    """What whoever launches the job says, and its directory does not decide: ``logger``, ``data_root``, ``trusted``."""
     said = OmegaConf.to_container(job.said)
     assert isinstance(said, dict)
     return {str(key): value for key, value in said.items()}
@@ -118,7 +118,8 @@ def train_directory(path: Path, said: Mapping[str, Any]) -> float | None:
     """Train what the run directory describes, from its last checkpoint where it has one.
 
     Args:
-        said: ``logger``, in place of the section that is stored there; ``data_root``, into which data may be fetched.
+        said: ``logger``, in place of the section that is stored there; ``data_root``, into which data may be fetched;
+            ``trusted``, packages whose code may run besides ours.
     """
     from mnist_exp.train import train
 
@@ -130,6 +131,7 @@ def train_directory(path: Path, said: Mapping[str, Any]) -> float | None:
         run.update(process={"host": platform.node(), "pid": os.getpid()})
         run.tree["logger"] = said["logger"]
         run.may_download = run.tree["data"].get("root") == said["data_root"]
+        run.trusted = said["trusted"]
         return train(run, check(run.tree))
 
 

@@ -50,7 +50,7 @@ from mnist_exp.sweeps.matching import (
 from mnist_exp.sweeps.progress import Progress, print_table
 from mnist_exp.sweeps.shares import shares_of, warn_of_too_many_threads
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
-from mnist_exp.trust import logger_to_use
+from mnist_exp.trust import logger_to_use, own_packages
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -137,7 +137,11 @@ def launch(
             if config.sweep.resume:
                 wanted = list(dict.fromkeys([*wanted, *sweep.jobs.values()]))
             said = {
-                job.directory: {"logger": made.tree["logger"], "data_root": made.tree["data"].get("root")}
+                job.directory: {
+                    "logger": made.tree["logger"],
+                    "data_root": made.tree["data"].get("root"),
+                    "trusted": sorted(own_packages(made.tree).union(config.trust)),
+                }
                 for job, made in zip(jobs, composed, strict=True)
             }
             said = {**_said_of_stored(sweep, wanted, config, known, set(said)), **said}
@@ -218,8 +222,11 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
                 f"resume={tree['resume']} continues one run and goes without -m: {resume_command(tree['resume'])}; a "
                 "sweep is finished with mnist-train -m sweep.resume=DIR"
             )
-        check(tree)
+        checked = check(tree)
         check_runs_named(tree)
+        from mnist_exp.build import check_parts
+
+        check_parts(tree, checked)
         tree = with_absolute_paths(tree, Path.cwd())
     except Exception as error:
         if (mistake := as_mistake(error, folders)) is None:
@@ -230,7 +237,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
         raise JobRefused("\n".join(f"{line}{which}" for line in str(mistake).splitlines())) from error
     finally:
         hydra.cfg = sweep
-    del tree["sweep"]
+    del tree["sweep"], tree["trust"]
     return Composed(composed, task, tree)
 
 
@@ -326,7 +333,7 @@ def _said_of_stored(
         check(tree)
         if job.directory not in composed:
             logger, _ = logger_to_use(tree.get("logger"), present, ())
-            said[job.directory] = {"logger": logger, "data_root": None}
+            said[job.directory] = {"logger": logger, "data_root": None, "trusted": list(config.trust)}
     return said
 
 
