@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -44,9 +46,44 @@ class FinishingLauncher(Launcher):
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's own sweeper without its rehearsal: the launcher composes all jobs, and checks them, before any starts."""
+    """Hydra's own sweeper, which leaves nothing behind when the launcher refuses its jobs.
+
+    Without its rehearsal: the launcher composes all jobs, and checks them, before any starts.
+    """
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None: ...
+
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        """The jobs, in batches. Hydra makes ``~KEY=`` of ``~KEY``, which deletes nothing.
+
+        Raises:
+            UsageError: there are no jobs.
+        """
+        deletions = [str(override.input_line) for override in overrides if override.is_delete()]
+        kept = [override for override in overrides if not override.is_delete()]
+        batches = BasicSweeper.split_arguments(kept, max_batch_size)
+        if not any(batches):
+            from mnist_exp.mistakes import UsageError
+
+            empty = [str(override.input_line) for override in kept if not _has_values(override)]
+            raise UsageError(f"{empty[0]} has no values, so this sweep has no jobs")
+        return [[[*job, *deletions] for job in batch] for batch in batches]
+
+    def sweep(self, arguments: list[str]) -> Any:
+        assert self.config is not None
+        path = Path(self.config.hydra.sweep.dir)
+        new = [folder for folder in (path, *path.parents) if not folder.exists()]
+        try:
+            return super().sweep(arguments)
+        finally:
+            for folder in new:
+                with suppress(OSError):  # it is not empty, so something was done
+                    folder.rmdir()
+
+
+def _has_values(override: Override) -> bool:
+    return not override.is_sweep_override() or next(iter(override.sweep_string_iterator()), None) is not None
 
 
 class OptunaSweeper(Sweeper):

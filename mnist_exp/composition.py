@@ -1,4 +1,4 @@
-"""Composing the configuration: where ``conf/`` lies, what it may interpolate, and what Hydra's refusals mean.
+"""Composing the configuration: where ``conf/`` lies, what can be chosen there, what it may interpolate.
 
 Light on purpose: a mistyped key is answered with nothing imported but Hydra.
 """
@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import MissingConfigException, OverrideParseException
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from mnist_exp.mistakes import UsageError, nearest
+from mnist_exp.mistakes import UsageError, near_miss, same_ending
 
 PACKAGE = Path(__file__).parent
 # A checkout has conf/ beside the package; an installed wheel carries it inside.
 CONF = PACKAGE.parent / "conf" if (PACKAGE.parent / "conf" / "train.yaml").is_file() else PACKAGE / "conf"
+
+# Groups that may be empty: null, or taken away with ~GROUP. A run needs one of every other group.
+OPTIONAL = ("logger", "experiment", "sweep")
 
 OmegaConf.register_new_resolver("run_token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 
@@ -64,48 +68,97 @@ def help_text() -> str:
     return "\n\n".join(section.rstrip() for section in sections) + "\n"
 
 
+def required_groups() -> list[str]:
+    """The groups of ``conf/`` of which every run needs one choice."""
+    return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in {*OPTIONAL, "hydra"})
+
+
+def choices(group: str, folders: Sequence[Path] = (CONF,)) -> list[str]:
+    """What a group can be: the files below its folders, those in folders of their own included."""
+    files = [(folder / group, file) for folder in folders for file in (folder / group).rglob("*.yaml")]
+    names = {file.relative_to(parent).with_suffix("").as_posix() for parent, file in files}
+    return sorted(name for name in names if not name.startswith("common/"))
+
+
+def groups(folders: Sequence[Path] = (CONF,)) -> list[str]:
+    """All groups, Hydra's in ``conf/`` included."""
+    found = {file.parent.relative_to(folder).as_posix() for folder in folders for file in folder.rglob("*.yaml")}
+    outer = {name if name.startswith("hydra/") else name.partition("/")[0] for name in found - {"."}}
+    return sorted(outer)
+
+
+def choices_with(key: str, folders: Sequence[Path] = (CONF,)) -> str:
+    """``; it is a key of GROUP=CHOICE``, for a key that only some choices of a group have, else nothing."""
+    section, _, last = key.rpartition(".")
+    found: dict[str, list[str]] = {}
+    for group in [section] if section else required_groups():
+        for choice in choices(group, folders):
+            if any(last in content_of(folder / group / f"{choice}.yaml") for folder in folders):
+                found.setdefault(group, []).append(choice)
+    for group, names in found.items():
+        return f"; {group}.{last} is a key of {group}={' and '.join(names)} only"
+    return ""
+
+
+def content_of(file: Path) -> dict[str, Any]:
+    """A configuration file's own keys; none where it cannot be read."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def with_choices_checked(overrides: Sequence[str], folders: Sequence[Path] = (CONF,)) -> list[str]:
+    """Overrides as Hydra takes them: it refuses null for a group, and has ``~GROUP`` for that.
+
+    Raises:
+        UsageError: a group is set to null that every run needs, or to something that is no name.
+    """
+    required, known = required_groups(), groups(folders)
+    checked = []
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        group, word = key.lstrip("+~"), value.strip().lower()
+        away = key.startswith("~") or word == "null"
+        if group in required and away:
+            raise UsageError(f"{override}: a run needs a {group}; choose from {', '.join(choices(group, folders))}")
+        if group in OPTIONAL and separator and word == "null":
+            checked.append(f"~{group}")
+            continue
+        if group in known and re.fullmatch(r"true|false|[-+]?\d+|[-+]?\d*\.\d*(e[-+]?\d+)?", word):
+            raise UsageError(f"{override} is not a choice; choose from {', '.join(choices(group, folders))}")
+        checked.append(override)
+    return checked
+
+
 def resolve(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain data, every interpolation replaced by its value.
 
     Raises:
-        UsageError: a mandatory value is missing or an interpolation leads nowhere.
+        UsageError: a section or a mandatory value is missing, or an interpolation leads nowhere.
     """
+    for group in required_groups():
+        if OmegaConf.select(config, group, default=None) is None:
+            raise UsageError(f"{group} is missing; a run needs one, choose from {', '.join(choices(group))}")
     try:
         tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = error.full_key or str(error).rsplit(": ", 1)[-1].splitlines()[0]
         raise UsageError(f"{key} is not set and has no default; type {key}=VALUE") from error
     except OmegaConfBaseException as error:
-        raise UsageError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        raise UsageError(explain_interpolation(error, OmegaConf.to_container(config, resolve=False))) from error
     assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items()}
+    # One form of "nobody else hears of this run", whether it was null, taken away or none.
+    return {str(key): value for key, value in {**tree, "logger": tree.get("logger") or {}}.items()}
 
 
-def explain_composition(error: Exception) -> str:
-    """What Hydra refuses while it composes: an unknown key, an unknown choice, a malformed override."""
-    text = " ".join(str(error).split())
-    if isinstance(error, OverrideParseException):
-        return f"{error.override} is not a valid override; quote it for the shell: 'KEY=VALUE'"
-    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        choices = ", ".join(error.options)
-        return f"{group}={choice} is not a choice; choose from {choices}{nearest(choice, error.options)}"
-    if several := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']*)'", text):
-        key, _, values = several[1].partition("=")
-        return f"{several[1]} names several values; train each with mnist-train -m, or write a list as {key}=[{values}]"
-    if text.startswith("Could not override '"):
-        key = text.split("'")[1]
-        prefix, _, _ = key.rpartition(".")
-        siblings = [f"{prefix}.{name}" if prefix else name for name in _siblings(error)]
-        return f"{key} is not a key{nearest(key, siblings) or '; mnist-train --cfg job lists them'}"
-    return text
-
-
-def _siblings(error: BaseException | None) -> list[str]:
-    """The keys beside the one that was not found, which OmegaConf's exception knows."""
-    while error is not None:
-        parent = getattr(error, "parent_node", None)
-        if isinstance(parent, DictConfig):
-            return [str(name) for name in parent if name != "hydra"]
-        error = error.__cause__
-    return []
+def explain_interpolation(error: OmegaConfBaseException, tree: Any) -> str:
+    """Which key cannot have a value, and why."""
+    text = str(error).splitlines()[0]
+    if missing := re.search(r"Interpolation key '([^']+)' not found", text):
+        near = same_ending(missing[1], tree) or near_miss(missing[1], tree)
+        return f"{error.full_key}: there is no {missing[1]} to take its value from{near}"
+    if "Recursive interpolation" in text:
+        return f"{error.full_key}: its value leads back to itself; give it a value of its own"
+    return f"{error.full_key}: {text}"

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from mnist_exp.composition import resolve
-from mnist_exp.mistakes import UsageError, as_typed, explain_validation, report
+from mnist_exp.composition import choices_with, resolve
+from mnist_exp.explain import exit_status
+from mnist_exp.mistakes import UsageError, as_typed, explain_validation
 from mnist_exp.runs.directory import refuse_unless_free
 
 
@@ -225,6 +225,37 @@ class Trainer(Section):
     selection: Literal["last", "best"]
 
 
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_number_as_text)]  # a project or a tag may be called 2024
+
+
+class Wandb(Section):
+    """Settings of ``mnist_exp.loggers.wandb.WandbLogger``. ``conf/logger``; runs of earlier versions may not say all."""
+
+    target: Literal["mnist_exp.loggers.wandb.WandbLogger"] = Field(alias="_target_")
+    partial: Literal[True] = Field(alias="_partial_")
+    project: Annotated[Text, Field(min_length=1)] = "mnist-exp"
+    entity: Text | None = None
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    group: Text | None = None
+    tags: list[Text] = []
+    upload_files: bool = False
+    timeout_seconds: Positive = 15.0
+
+
+def _kind_of_logger(tree: Any) -> str:
+    ours = isinstance(tree, Mapping) and tree.get("_target_") == "mnist_exp.loggers.wandb.WandbLogger"
+    return "wandb" if ours else "other"
+
+
+Logger = Annotated[
+    Annotated[Wandb, Tag("wandb")] | Annotated[OpenSection, Tag("other")], Discriminator(_kind_of_logger)
+]
+
+
 class SweepSettings(Section):
     """How a sweep is run; never what a run computes."""
 
@@ -242,7 +273,7 @@ class Config(Section):
     optimizer: Optimizer
     scheduler: Scheduler
     trainer: Trainer
-    logger: OpenSection | None  # None: nobody but the run directory
+    logger: Logger | None  # None: nobody but the run directory
     seed: Seed
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}$")]
     resume: str | None
@@ -267,7 +298,7 @@ def check(tree: Mapping[str, Any]) -> Config:
     try:
         config = Config.model_validate({**tree, "logger": tree.get("logger") or None})
     except ValidationError as error:
-        raise UsageError("\n".join(explain_validation(error, tree))) from error
+        raise UsageError("\n".join(explain_validation(error, tree, choices_with))) from error
     if problems := list(_contradictions(config)):
         raise UsageError("\n".join(problems))
     return config
@@ -302,13 +333,10 @@ class CheckBeforeRun(Callback):
 
         job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         HydraConfig.instance().set_config(config)
-        try:
+        # Hydra turns a callback's exceptions into warnings; only leaving stops it.
+        with exit_status():
             check(resolve(job))
             refuse_unless_free(Path(config.hydra.run.dir))
-        except UsageError as error:
-            # Hydra turns a callback's exceptions into warnings; only leaving stops it.
-            report(error)
-            sys.exit(2)
 
 
 def _check_targets(tree: Any, path: str = "") -> None:
@@ -341,6 +369,10 @@ def _contradictions(config: Config) -> Iterable[str]:
                 f"regularization.{knob}={as_typed(used)} has {len(used)} values; this model has "
                 f"{getattr(model, layers)()} {layers.replace('_', ' ')}, give one value for each, or a single one"
             )
+    needed = {"mnist_exp.data.idx_folder": ("root", "download"), "mnist_exp.data.png_folder": ("root",)}
+    for key in needed.get(config.data.target, ()):
+        if key not in config.data.model_fields_set:
+            yield f"data.{key} is missing"
     if config.data.val_size == 0:
         if regularization.early_stopping is not None:
             yield (

@@ -7,7 +7,6 @@ Only this machine can reach it.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import json
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnist_exp.data.handwriting import grey, like_mnist
-from mnist_exp.mistakes import UsageError, report
+from mnist_exp.mistakes import ArgumentParser, UsageError, report
 from mnist_exp.runs import RunDirectoryError
 
 if TYPE_CHECKING:
@@ -32,10 +31,12 @@ LARGEST_REQUEST = 2_000_000  # bytes; a drawing has about 5,000
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``mnist-demo``: serves until it is interrupted; exit status 2 where there is no network."""
-    parser = argparse.ArgumentParser(prog="mnist-demo", description="Draw a digit, see what trained networks say.")
+    parser = ArgumentParser(
+        prog="mnist-demo", example="mnist-demo DIR", description="Draw a digit, see what trained networks say."
+    )
     parser.add_argument("directories", nargs="+", metavar="DIR", help="run directories, folders of them, or patterns")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any free one")
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
     try:
         networks = load_networks(options.directories)
         server = Demo(networks, options.port)

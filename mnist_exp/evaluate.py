@@ -8,7 +8,6 @@ With the run's own data the result equals what the run recorded, bit for bit.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -17,26 +16,38 @@ from typing import Any
 
 from hydra.errors import HydraException
 
-from mnist_exp.composition import CONF, explain_composition, resolve
+from mnist_exp.composition import CONF, resolve
 from mnist_exp.config import authorize, check
-from mnist_exp.mistakes import UsageError, report
+from mnist_exp.explain import explain_composition
+from mnist_exp.mistakes import ArgumentParser, UsageError, report
 from mnist_exp.runs import Run, read_run, write_atomically
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``mnist-eval``: exit status 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(
-        prog="mnist-eval", description="Evaluate a trained network from its run directory alone."
+    parser = ArgumentParser(
+        prog="mnist-eval",
+        example="mnist-eval DIR",
+        description="Evaluate a trained network from its run directory alone.",
     )
-    parser.add_argument("directory", type=Path, help="run directory")
-    parser.add_argument("overrides", nargs="*", help="other data, as for mnist-train: data=mnist5k data.root=FOLDER")
+    parser.add_argument("directory", metavar="DIR", help="run directory")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], help="other data, as for mnist-train: data=mnist5k data.root=FOLDER"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(
         "--output", type=Path, help="folder for evaluation.json and worst_digits.png; default: the run directory"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
+    # In any order: what changes the data cannot be the directory, unless there is one of that name.
+    words = [options.directory, *options.overrides]
+    named = [word for word in words if not _is_override(word)]
+    if not named:
+        parser.error("the following arguments are required: DIR")
+    directory = Path(named[0])
+    options.overrides = [word for word in words if word != named[0]]
     try:
-        result = evaluate_run(options.directory, options.overrides, options.output or options.directory)
+        result = evaluate_run(directory, options.overrides, options.output or directory)
     except UsageError as error:
         report(error, "mnist-eval")
         sys.exit(2)
@@ -44,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(result, indent=2))
     else:
         print_result(result)
+
+
+def _is_override(word: str) -> bool:
+    return word.lstrip("+~").startswith(("data=", "data.")) and not Path(word).is_dir()
 
 
 def evaluate_run(path: Path, overrides: Sequence[str], output: Path) -> dict[str, Any]:

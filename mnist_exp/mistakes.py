@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
+import re
+import shlex
 import sys
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -25,14 +29,112 @@ def report(error: Exception, command: str = "mnist-train") -> None:
         print(f"{command}: {line}", file=sys.stderr)
 
 
+class ArgumentParser(argparse.ArgumentParser):
+    """Flags and the rest in any order; a mistake is one line on standard error and exit status 2.
+
+    Args:
+        prog: the command.
+        example: a whole command line, named where something is missing.
+    """
+
+    def __init__(self, *, prog: str, example: str, **options: Any) -> None:
+        super().__init__(prog=prog, allow_abbrev=False, **options)
+        self._example = example
+
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """The options of a command line.
+
+        Raises:
+            SystemExit: with 0 after ``--help``, with 2 for a mistake.
+        """
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        options, rest = self.parse_known_intermixed_args(given)
+        if rest:
+            self.error(self._explain_unknown(given, next((word for word in rest if word.startswith("-")), rest[0])))
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and leave."""
+        if missing := message.partition("arguments are required: ")[2].split(", "):
+            meant = {str(action.metavar or action.dest): action.help for action in self._actions}
+            named = " and ".join(f"{name} ({meant[name]})" if meant.get(name) else name for name in missing if name)
+            message = f"{named} is missing; type {self._example}" if named else message
+        report(UsageError(message), self.prog)
+        sys.exit(2)
+
+    def options(self) -> list[str]:
+        """The long names of all flags."""
+        return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+
+    def _explain_unknown(self, given: Sequence[str], flag: str) -> str:
+        if not flag.startswith("-"):
+            return f"{flag} is one argument too many; type {self._example}"
+        near = nearest(flag.partition("=")[0], self.options()) or f"; {self.prog} --help lists them"
+        if any(action.dest == "overrides" for action in self._actions) and "did you mean" not in near:
+            near = f"; type {typed(*flag_as_override(given, flag, lambda word: '=' in word))}"
+        return f"{flag} is not an option of {self.prog}{near}"
+
+
+def flag_as_override(given: Sequence[str], flag: str, is_override: Callable[[str], bool]) -> tuple[str, str]:
+    """Key and value of a flag typed where ``KEY=VALUE`` is meant: ``--batch-size 32``, ``--optimizer.lr=0.1``.
+
+    Args:
+        is_override: whether the word behind the flag is a setting of its own, so that the flag stands alone: ``--quiet``.
+    """
+    name, separator, value = flag.lstrip("-").partition("=")
+    if not separator:
+        following = list(given[given.index(flag) + 1 :][:1])
+        is_value = following and not following[0].startswith("-") and not is_override(following[0])
+        value = following[0] if is_value else "true"
+    return name.replace("-", "_"), value
+
+
 def nearest(word: str, words: Iterable[object]) -> str:
     """``; did you mean WORD?`` for a near miss, else nothing."""
     matches = difflib.get_close_matches(word, [str(candidate) for candidate in words], n=1)
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
+def keys_with_ending(key: str, tree: Mapping[str, Any]) -> list[str]:
+    """The keys anywhere in a tree whose last part is that of this one.
+
+    One that takes its value from another is left out where there are others.
+    """
+    found = {path: value for path, value in _leaves(tree) if path.rpartition(".")[2] == key.rpartition(".")[2]}
+    own = [path for path, value in found.items() if not (isinstance(value, str) and value.startswith("${"))]
+    return own or list(found)
+
+
+def same_ending(key: str, tree: Mapping[str, Any]) -> str:
+    """``; did you mean SECTION.KEY?`` for keys of other sections with the same last part, else nothing."""
+    names = keys_with_ending(key, tree)[:3]
+    return f"; did you mean {' or '.join(names)}?" if names else ""
+
+
+def near_miss(key: str, tree: Mapping[str, Any]) -> str:
+    """``; did you mean SECTION.KEY?`` for a key beside this one, or anywhere in the tree, that is spelled alike."""
+    section, _, last = key.rpartition(".")
+    siblings = [path for path, _ in _nodes(tree) if path.rpartition(".")[0] == section]
+    for paths in (siblings, [path for path, _ in _leaves(tree)]):
+        endings = {path.rpartition(".")[2]: path for path in reversed(paths)}
+        if matches := difflib.get_close_matches(last, endings, n=1, cutoff=0.6 if paths is siblings else 0.75):
+            return f"; did you mean {endings[matches[0]]}?"
+    return ""
+
+
+def _nodes(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, Mapping):
+            yield from _nodes(value, f"{prefix}{key}.")
+
+
+def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((path, value) for path, value in _nodes(tree) if not isinstance(value, Mapping))
+
+
 def as_typed(value: Any) -> str:
-    """A value as it would be typed on the command line."""
+    """A value as a message shows it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -42,6 +144,35 @@ def as_typed(value: Any) -> str:
     return str(value)
 
 
+def typed(key: str, value: Any) -> str:
+    """``KEY=VALUE`` as it is typed in a shell: in Hydra's quotes where Hydra wants them, in the shell's where that does.
+
+    ``'hydra.run.dir="r/lr=0.1"'``, ``'model.hidden=[64,64]'``, ``seed=3``.
+    """
+    return shlex.quote(f"{key}={_in_hydras_quotes(value)}")
+
+
+def _in_hydras_quotes(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ",".join(_in_hydras_quotes(item) for item in value) + "]"
+    if not isinstance(value, str | PurePath):
+        return as_typed(value)
+    text = str(value)
+    if re.fullmatch(r"[\w./:+%@*?|-]+( [\w./:+%@*?|-]+)*", text, re.ASCII) and text.lower() not in WORDS:
+        return text
+    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text)
+    return f'"{escaped}"'
+
+
+def unquoted(text: str) -> str:
+    """A value without the quotes that Hydra would take off, too."""
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
+        return re.sub(r"(\\+)(?=[\"']|$)", lambda found: "\\" * (len(found[1]) // 2), text[1:-1])
+    return text
+
+
+# What Hydra takes for something else than text.
+WORDS = {"null", "true", "false"}
 # A regular expression is no explanation.
 PATTERNS = {
     "trainer.device": "should be auto, cpu, cuda, cuda:N or mps",
@@ -49,30 +180,45 @@ PATTERNS = {
 }
 
 
-def explain_validation(error: ValidationError, tree: Mapping[str, Any]) -> list[str]:
+def explain_validation(
+    error: ValidationError, tree: Mapping[str, Any], elsewhere: Callable[[str], str] = lambda key: ""
+) -> list[str]:
     """What the schema refuses, once for each mistake.
 
     A value that other sections read by interpolation is wrong there too; only the first place is named, and the schema
     has the sections in that order.
+
+    Args:
+        elsewhere: says of an unknown key which choices would have it, or nothing.
     """
     lines: dict[tuple[str, str], str] = {}
     for item in error.errors():
         path = _path(item["loc"], tree)
+        if item["type"] == "missing":
+            path.append(str(item["loc"][-1]))
         key, last = ".".join(path), path[-1]
         if item["type"] == "extra_forbidden":
-            siblings = _fields(tree, path[:-1]) - {last}
-            message = f"{key} is not a key{nearest(last, siblings)}"
+            others = _without(tree, path)
+            message = f"{key} is not a key{same_ending(key, others) or elsewhere(key) or near_miss(key, others)}"
         elif item["type"] == "missing":
-            message = f"{key}.{item['loc'][-1]} is missing"
+            message = f"{key} is missing"
         else:
-            allowed = item["msg"].removeprefix("Input ").replace("'", "")
-            if item["type"] == "string_pattern_mismatch":
-                allowed = PATTERNS.get(key, allowed)
-            if item["type"] == "list_type" and not isinstance(item["input"], Mapping):
-                allowed = f"should be a list: {key}=[{as_typed(item['input'])}]"
-            message = f"{key}={as_typed(item['input'])} {allowed}"
+            message = f"{key}={as_typed(item['input'])} {_allowed(key, item['type'], item['msg'], item['input'])}"
         lines.setdefault((last, message.partition("=")[2] or message), message)
     return list(lines.values())
+
+
+def _allowed(key: str, kind: str, message: str, value: Any) -> str:
+    """What a value should be."""
+    if kind == "string_pattern_mismatch" and key in PATTERNS:
+        return PATTERNS[key]
+    if kind == "list_type" and value is None:
+        return f"should be a list; none of it: {typed(key, [])}"
+    if kind == "list_type" and not isinstance(value, Mapping):
+        return f"should be a list: {typed(key, [value])}"
+    if kind in {"model_type", "model_attributes_type"}:
+        return f"should be a section of keys; choose a whole one with {key}=CHOICE"
+    return message.removeprefix("Input ").replace("'", "")
 
 
 def _path(location: tuple[int | str, ...], tree: Any) -> list[str]:
@@ -86,7 +232,10 @@ def _path(location: tuple[int | str, ...], tree: Any) -> list[str]:
     return path
 
 
-def _fields(tree: Any, path: list[str]) -> set[str]:
-    for part in path:
-        tree = tree[int(part) if isinstance(tree, list) else part]
-    return {str(key) for key in tree}
+def _without(tree: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """The tree less one key."""
+    first, *rest = path
+    if not rest:
+        return {key: value for key, value in tree.items() if key != first}
+    inside = tree[first]
+    return {**tree, first: _without(inside, rest)} if isinstance(inside, Mapping) else dict(tree)

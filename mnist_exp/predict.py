@@ -8,7 +8,6 @@ PNG or JPEG, any size, dark on light or light on dark, one digit a picture; each
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -19,17 +18,19 @@ import numpy as np
 
 from mnist_exp.data.files import DataError
 from mnist_exp.data.handwriting import SUFFIXES, read_digit
-from mnist_exp.mistakes import UsageError, report
+from mnist_exp.mistakes import ArgumentParser, UsageError, report
 from mnist_exp.runs import RunDirectoryError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``mnist-predict``: exit status 2 where there is no network, no picture, or a picture that is none."""
-    parser = argparse.ArgumentParser(prog="mnist-predict", description="Classify pictures of digits.")
-    parser.add_argument("directory", type=Path, help="run directory of the network")
+    parser = ArgumentParser(
+        prog="mnist-predict", example="mnist-predict DIR image.png", description="Classify pictures of digits."
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR", help="run directory of the network")
     parser.add_argument("images", nargs="+", type=Path, metavar="image", help="PNG or JPEG files, or folders of them")
     parser.add_argument("--json", action="store_true", help="print JSON: all probabilities of each picture")
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
     try:
         results, mistakes = classify(options.directory, find_images(options.images))
     except (UsageError, RunDirectoryError) as error:

@@ -8,13 +8,12 @@ Run directories are all it reads.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnist_exp.mistakes import UsageError
+from mnist_exp.mistakes import ArgumentParser, UsageError
 from mnist_exp.mistakes import report as report_mistake
 from mnist_exp.reports import wandb_report
 from mnist_exp.reports.build import Report, build, write
@@ -26,7 +25,9 @@ ON_A_TERMINAL = ("arm", "n", "accuracy", "std", "parameters", "train s", "not co
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``mnist-report``: exit status 2 where there is nothing to show."""
-    parser = argparse.ArgumentParser(prog="mnist-report", description="Compare runs from their directories.")
+    parser = ArgumentParser(
+        prog="mnist-report", example="mnist-report DIR", description="Compare runs from their directories."
+    )
     parser.add_argument("directories", nargs="+", metavar="DIR", help="run directories, folders of them, or patterns")
     parser.add_argument("--baseline", metavar="ARM", help="compare the others with it; default: most seeds, then first")
     parser.add_argument("--output", type=Path, default=Path("outputs/report"), help="folder; default: outputs/report")
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--wandb-dry-run", action="store_true", help="write what --wandb would send to wandb_report.json; no network"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
     try:
         report = build(compare(paths_of(options.directories), options.baseline))
         try:

@@ -8,25 +8,19 @@ Imports move inwards where they take long: a mistyped key needs Hydra only, a va
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from mnist_exp.composition import CONF, PACKAGE, explain_composition, help_text, resolve
-from mnist_exp.mistakes import RunFailed, UsageError, report
+from mnist_exp.commandline import folders_of, read_arguments, run_hydra
+from mnist_exp.composition import PACKAGE, help_text, resolve
+from mnist_exp.explain import exit_status
+from mnist_exp.mistakes import UsageError, typed, unquoted
 
 if TYPE_CHECKING:
     from mnist_exp.config import Config
@@ -35,32 +29,16 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """``mnist-train``: exit status 2 for a user's mistake, 1 for a failed run, 130 or 143 when stopped."""
-    with exit_status():
-        if {"--help", "-h"} & set(sys.argv[1:]):
-            print(help_text(), end="")
-            return
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands exceptions on instead of printing and leaving
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text(), end="")
+        return
+    options = read_arguments(sys.argv[1:])
+    with exit_status(folders_of(options)):
         if directory := _resume_argument(sys.argv[1:]):
             resume_run(directory)
         else:
-            sys.argv[1:] = _sweep_arguments(sys.argv[1:])
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(start_run)()
-
-
-@contextmanager
-def exit_status() -> Iterator[None]:
-    """Turn what is known to go wrong into one line and an exit status; the rest keeps its traceback."""
-    try:
-        yield
-    except UsageError as error:
-        report(error)
-        sys.exit(2)
-    except (HydraException, OmegaConfBaseException) as error:
-        report(UsageError(explain_composition(error)))
-        sys.exit(2)
-    except RunFailed as error:
-        report(error)
-        sys.exit(1)
+            sys.argv[1:] = _sweep_arguments(sys.argv[1:])  # which the sweep directory keeps
+            run_hydra(start_run, read_arguments(sys.argv[1:]))
 
 
 def start_run(composed: DictConfig) -> float | None:
@@ -73,10 +51,14 @@ def start_run(composed: DictConfig) -> float | None:
     from mnist_exp.runs import RunDirectory
     from mnist_exp.runs.provenance import provenance
 
+    job = HydraConfig.get()
+    path, overrides = Path(job.runtime.output_dir), list(job.overrides.task)
+    here = Path(job.runtime.cwd)
+    if path.is_relative_to(here) and Path.cwd() == here:
+        path = path.relative_to(here)  # as the user would type it
     tree = resolve(composed)
     config = check(tree)
     del tree["sweep"]  # what a run computes does not depend on it
-    job = HydraConfig.get()
     record = {
         "name": config.name,
         "seed": config.seed,
@@ -85,9 +67,6 @@ def start_run(composed: DictConfig) -> float | None:
         "sweep": None,
         **provenance(PACKAGE),
     }
-    path, overrides = Path(job.runtime.output_dir), list(job.overrides.task)
-    if path.is_relative_to(Path.cwd()):
-        path = path.relative_to(Path.cwd())  # as the user would type it
     with (
         exit_status(),  # Hydra would print a line of its own
         RunDirectory.create(path, tree=tree, overrides=overrides, record=record) as run,
@@ -121,7 +100,7 @@ def _resume_argument(arguments: list[str]) -> Path | None:
     Raises:
         UsageError: something else was given besides; a run continues as it began.
     """
-    values = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
+    values = [unquoted(argument.removeprefix("resume=")) for argument in arguments if argument.startswith("resume=")]
     if not values or values[-1] in {"", "null"}:
         return None
     if others := [argument for argument in arguments if not argument.startswith("resume=")]:
@@ -135,20 +114,21 @@ def _sweep_arguments(arguments: list[str]) -> list[str]:
     Raises:
         RunDirectoryError: the directory holds no sweep.
     """
-    values = [argument.removeprefix("sweep.resume=") for argument in arguments if argument.startswith("sweep.resume=")]
-    if not values or values[-1] in {"", "null"}:
+    options = read_arguments(arguments)
+    resumed = [override for override in options.overrides if override.startswith("sweep.resume=")]
+    directory = unquoted(resumed[-1].removeprefix("sweep.resume=")) if resumed else ""
+    if directory in {"", "null"}:
         return arguments
     from mnist_exp.sweeps.directory import read_sweep
 
-    parse = get_args_parser().parse_args
-    own = [override for override in parse(arguments).overrides if not override.startswith("sweep.resume=")]
-    started = read_sweep(Path(values[-1]))["arguments"]
-    overrides = parse(started).overrides
+    own = [override for override in options.overrides if override not in resumed]
+    started = read_sweep(Path(directory))["arguments"]
+    overrides = read_arguments(started).overrides
     flags = [argument for argument in started if argument not in overrides]
     replaced = {override.partition("=")[0] for override in own} | {"hydra.sweep.dir", "sweep.resume"}
     kept = [override for override in overrides if override.partition("=")[0] not in replaced]
-    directory = values[-1] if re.fullmatch(r"[\w./-]+", values[-1]) else "'" + values[-1].replace("'", r"\'") + "'"
-    return [*flags, *kept, f"hydra.sweep.dir={directory}", f"sweep.resume={directory}", *own]
+    here = [shlex.split(typed(key, directory))[0] for key in ("hydra.sweep.dir", "sweep.resume")]
+    return [*flags, *kept, *here, *own]
 
 
 if __name__ == "__main__":

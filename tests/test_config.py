@@ -17,7 +17,7 @@ MISTAKES = [
     (["trainer.epoch=5"], "trainer.epoch is not a key; did you mean trainer.epochs?"),
     (["regularization.augmentation.rotate=5"], "regularization.augmentation.rotate is not a key; "
      "did you mean regularization.augmentation.rotation?"),
-    (["zzzz=5"], "zzzz is not a key; mnist-train --cfg job lists them"),
+    (["zzzz=5"], "zzzz is not a key; mnist-train --cfg job lists the keys"),
     (["model=lenet6"], "model=lenet6 is not a choice; choose from lenet5, lenet5_1998, mlp; did you mean lenet5?"),
     (["regularization=droput"], "regularization=droput is not a choice; choose from augment, batch_norm, dropout, "
      "dropout_batch_norm, ema, full, label_smoothing, mixup, none, weight_decay; did you mean dropout?"),
@@ -32,13 +32,13 @@ MISTAKES = [
     (["data.image_size=30"], "data.image_size=30 should be 28 or 32"),
     (["data.limit=0"], "data.limit=0 should be greater than or equal to 1"),
     (["trainer.device=gpu"], "trainer.device=gpu should be auto, cpu, cuda, cuda:N or mps"),
-    (["model.channels=6"], "model.channels=6 should be a list: model.channels=[6]"),
+    (["model.channels=6"], "model.channels=6 should be a list: 'model.channels=[6]'"),
     (["trainer.precision=float16"], "trainer.precision=float16 should be float32 or bfloat16"),
     (["name=a/b"], "name=a/b should be letters, digits and . _ + = , - only, 100 at most"),
     (["regularization.dropout=1.0"], "regularization.dropout=1.0 should be less than 1"),
     (["model.activation=rleu"], "model.activation=rleu should be relu, tanh, sigmoid, gelu or silu"),
     (["+model.colour=red"], "model.colour is not a key"),
-    (["+trainer.epoch=3"], "trainer.epoch is not a key; did you mean epochs?"),
+    (["+trainer.epoch=3"], "trainer.epoch is not a key; did you mean trainer.epochs?"),
     (["data=idx"], "data.root is not set and has no default; type data.root=VALUE"),
     (["regularization.early_stopping=3"],
      "regularization.early_stopping=3 needs validation data; hold some out: data.val_size=5000"),
@@ -57,9 +57,46 @@ MISTAKES = [
      "model.depth=2 contradicts model.hidden=[64]; give one of them"),
     (["model._target_=os.system"], "model._target_=os.system is not allowed; it may name mnist_exp.*, torch.nn.*, "
      "torch.optim.*, torchvision.transforms.* only"),
-    (["trainer.epochs=[1"], "trainer.epochs=[1 is not a valid override; quote it for the shell: 'KEY=VALUE'"),
-    (["trainer.epochs"], "trainer.epochs is not a valid override; quote it for the shell: 'KEY=VALUE'"),
-    (["seed=1,2"], "seed=1,2 names several values; train each with mnist-train -m, or write a list as seed=[1,2]"),
+    (["trainer.epochs=[1"], "trainer.epochs=[1 is not valid: a bracket or a quote has no partner, or a key no value"),
+    (["trainer.epochs"], "trainer.epochs is no setting; type trainer.epochs=VALUE"),
+    (["seed=1,2"], "seed=1,2 names several values; train each with mnist-train -m seed=1,2, or write a list as "
+     "'seed=[1,2]'"),
+    (["lr=0.1"], "lr is not a key; did you mean optimizer.lr?"),
+    (["epochs=3"], "epochs is not a key; did you mean trainer.epochs?"),
+    (["batch_size=3"], "batch_size is not a key; did you mean trainer.batch_size?"),
+    (["dropout=0.1"], "dropout is not a key; did you mean regularization.dropout?"),
+    (["hidden=[3,3]"], "hidden is not a key; did you mean model.hidden?"),
+    (["epoch=3"], "epoch is not a key; did you mean trainer.epochs?"),
+    (["optim.lr=3"], "optim.lr is not a key; did you mean optimizer.lr?"),
+    (["model.depth=3"], "model.depth is not a key; model.depth is a key of model=mlp only"),
+    (["depth=3"], "depth is not a key; model.depth is a key of model=mlp only"),
+    (["++model.depth=3"], "model.depth is not a key; model.depth is a key of model=mlp only"),
+    (["optimizer.betas=[0.9,0.99]"], "optimizer.betas is not a key; optimizer.betas is a key of optimizer=adam and adamw "
+     "and muon only"),
+    (["hydra/launchr=joblib"], "hydra/launchr is not a key; did you mean hydra/launcher?"),
+    (["hydra.job.chdri=true"], "hydra.job.chdri is not a key; did you mean hydra.job.chdir?"),
+    (["model=mlp,lenet5"], "model=mlp,lenet5 names several values; train each with mnist-train -m model=mlp,lenet5"),
+    (["model=3"], "model=3 is not a choice; choose from lenet5, lenet5_1998, mlp"),
+    (["scheduler=null"], "scheduler=null: a run needs a scheduler; choose from constant, cosine, one_cycle, step"),
+    (["~model"], "~model: a run needs a model; choose from lenet5, lenet5_1998, mlp"),
+    (["~model.padding"], "model.padding is missing"),
+    (["~data.download"], "data.download is missing"),
+    (["~seed", "~trainer.epochs"], "trainer.epochs is missing\nmnist-train: seed is missing"),
+    (["~lr"], "~lr: there is nothing to take away, lr is not there or is null; mnist-train --cfg job lists the keys"),
+    (["~name"], "~name is not possible; give it another value instead"),
+    (["+seed=3"], "+seed=3: seed is there already; type seed=3"),
+    (["++model=mlp"], "++model=mlp: a group is chosen without +; type model=mlp"),
+    (["optimizer.lr=${optimizer.lr}"],
+     "optimizer.lr: its value leads back to itself; give it a value of its own"),
+    (["seed=${trainer.epoch}"],
+     "seed: there is no trainer.epoch to take its value from; did you mean trainer.epochs?"),
+    (["hydra.run.dir=${nope}"], "hydra.run.dir: there is no nope to take its value from"),
+    (["logger.tags=mytag"], "logger.tags=mytag should be a list: 'logger.tags=[mytag]'"),
+    (["logger.tags=null"], "logger.tags=null should be a list; none of it: 'logger.tags=[]'"),
+    (["logger.timeout_seconds=abc"], "logger.timeout_seconds=abc should be a valid number"),
+    (["logger.project=null"], "logger.project=null should be a valid string"),
+    (["+logger.colour=red"], "logger.colour is not a key"),
+    (["DIR"], "DIR is no setting; settings are typed KEY=VALUE"),
     (["resume=missing"], "missing is not a directory"),
     (["resume=missing", "seed=3"], "seed=3 cannot go with resume: a run continues as it began; leave it out"),
 ]  # fmt: skip
@@ -78,6 +115,60 @@ def test_mistake_is_one_line(
     assert captured.err == f"mnist-train: {message}\n"
     assert captured.out == ""
     assert list(tmp_path.iterdir()) == [], "nothing was created"
+
+
+def test_nested_choices_are_suggested(mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    for typed, meant in [("record/lenet", "record/lenet5"), ("speedrun", "record/speedrun")]:
+        assert mnist_train(f"experiment={typed}") == 2
+        message = capsys.readouterr().err
+        assert message.startswith(
+            f"mnist-train: experiment={typed} is not a choice; choose from lenet5_1998, record/lenet5"
+        )
+        assert message.endswith(f"; did you mean {meant}?\n")
+
+
+def test_choices_of_a_users_own_folder_are_suggested(
+    mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "resnet.yaml").write_text("_target_: torch.nn.Flatten\nstages: 3\n")
+    for arguments in (["model=resnt"], ["-m", "model=mlp,resnt"]):
+        assert mnist_train("--config-dir", "mine", *arguments) == 2
+        assert "choose from lenet5, lenet5_1998, mlp, resnet; did you mean resnet?" in capsys.readouterr().err
+    assert mnist_train("--config-dir", "mine", "model.stages=3") == 2
+    assert (
+        capsys.readouterr().err
+        == "mnist-train: model.stages is not a key; model.stages is a key of model=resnet only\n"
+    )
+
+
+def test_numbers_become_text_in_the_logger(
+    composed: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mnist_exp.loggers.wandb import WandbLogger
+
+    tree = composed("logger.tags=[1,a]", "logger.group=3", "logger.project=2024")
+    logger = check(tree).logger
+    assert logger is not None
+    assert logger.model_dump(include={"tags", "group", "project"}) == {
+        "tags": ["1", "a"],
+        "group": "3",
+        "project": "2024",
+    }
+    own = {key: value for key, value in tree["logger"].items() if not key.startswith("_")}
+    made = WandbLogger(directory=tmp_path, name="x", config={}, parameters=0, **own)
+    assert (made._tags, made._group, made._project) == (("1", "a"), "3", "2024")
+
+
+def test_loggers_of_others_and_of_earlier_versions_are_read(composed: Callable[..., dict[str, Any]]) -> None:
+    tree = composed()
+    for logger in (
+        None,
+        {},
+        {"_target_": "mnist_exp.mine.Logger", "_partial_": True, "tags": "free"},
+        {"_target_": "mnist_exp.loggers.wandb.WandbLogger", "_partial_": True, "project": "x", "mode": "offline"},
+    ):
+        check({**tree, "logger": logger})
 
 
 def test_every_mistake_gets_its_line(mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from mnist_exp.mistakes import typed
 from mnist_exp.models import LayerRow
 from mnist_exp.training.events import EpochMetrics, Listener, StepDone, TrainingEnded, TrainingStarted
 
@@ -98,7 +99,7 @@ class Console(Listener):
     def on_end(self, event: TrainingEnded) -> None:
         self._stop_progress()
         if event.status == "interrupted":
-            LOG.warning("%s; continue: mnist-train resume=%s", event.error, self._directory)
+            LOG.warning("%s; continue: mnist-train %s", event.error, typed("resume", self._directory))
         if event.status != "completed" or self._start is None:
             return
         summary = event.summary

@@ -112,10 +112,10 @@ class WandbLogger(Listener):
         self._on_identity = on_identity
         self._mode: str = mode
         self._name = name
-        self._project = project
-        self._entity = entity
-        self._group = group or sweep
-        self._tags = tuple(tags)
+        self._project = str(project)
+        self._entity = None if entity is None else str(entity)
+        self._group = sweep if group is None else str(group)
+        self._tags = tuple(str(tag) for tag in tags)
         self._upload_files = upload_files
         self._timeout = float(timeout_seconds)
         agent = os.environ.get("WANDB_RUN_ID") if sweep is None and "WANDB_SWEEP_ID" in os.environ else None

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_exp.config import what_counts
-from mnist_exp.mistakes import UsageError, as_typed, nearest
+from mnist_exp.mistakes import UsageError, as_typed, nearest, typed
 from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.runs import Run, RunDirectoryError, find_runs, read_run
 
@@ -398,7 +398,7 @@ def _not_completed(arms: Sequence[Arm]) -> list[Problem]:
         for run in arm.others:
             reason = run.record.get("error") or {
                 "running": "still running: counted when it is complete",
-                "killed": f"its process is gone without a word; to continue it: mnist-train resume={run.path}",
+                "killed": f"its process is gone without a word; to continue it: mnist-train {typed('resume', run.path)}",
             }.get(run.status, "no reason recorded")
             problems.append(Problem(str(run.path), run.status, " ".join(reason.split()), len(run.metrics), arm.label))
     return problems

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
-from mnist_exp.mistakes import UsageError
+from mnist_exp.mistakes import UsageError, typed
 
 LOG = logging.getLogger("mnist_exp")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is there, is ten times as fast
@@ -99,7 +100,11 @@ class RunDirectory:
         status = record["status"]
         if status in {"completed", "diverged"}:
             lock.release()
-            advice = f"mnist-eval {path} evaluates it" if status == "completed" else "a new run needs other settings"
+            advice = (
+                f"mnist-eval {shlex.quote(str(path))} evaluates it"
+                if status == "completed"
+                else "a new run needs other settings"
+            )
             raise RunDirectoryError(f"{path} holds a {status} run; there is nothing to resume, {advice}")
         run = cls(path, lock, record, read_config(path))
         if status == "waiting":
@@ -241,8 +246,15 @@ def refuse_unless_free(path: Path) -> None:
             raise RunDirectoryError(f"{path} is in use by another process")
         _refuse_run(path)
         return
-    if foreign := sorted(item.name for item in path.iterdir() if item.name not in {".hydra", ".lock"}):
+    ours = {".hydra", ".lock", *_logs_written_in(path)}
+    if foreign := sorted(item.name for item in path.iterdir() if item.name not in ours):
         raise RunDirectoryError(f"{path} holds no run but other files ({foreign[0]}); choose another hydra.run.dir")
+
+
+def _logs_written_in(path: Path) -> set[str]:
+    """Files that Hydra opened there before the run began, with ``hydra/job_logging=default`` or a user's own."""
+    files = [Path(item.baseFilename) for item in logging.getLogger().handlers if isinstance(item, logging.FileHandler)]
+    return {file.name for file in files if file.parent == path.absolute()}
 
 
 def _refuse_run(path: Path) -> None:
@@ -253,7 +265,7 @@ def _refuse_run(path: Path) -> None:
     if status in {"completed", "diverged"}:
         raise RunDirectoryError(f"{path} already holds a {status} run; choose another hydra.run.dir")
     if status != "failed" or any((path / "checkpoints").glob("*.pt")):
-        raise RunDirectoryError(f"{path} holds an unfinished run; continue it: mnist-train resume={path}")
+        raise RunDirectoryError(f"{path} holds an unfinished run; continue it: mnist-train {typed('resume', path)}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -110,7 +110,7 @@ def train_directory(path: Path) -> float | None:
     """Train what the run directory describes, from its last checkpoint where it has one."""
     from mnist_exp.train import train
 
-    if path.is_relative_to(Path.cwd()):
+    if path.is_relative_to(Path.cwd()) and path != Path.cwd():
         path = path.relative_to(Path.cwd())  # as the user would type it
     with RunDirectory.reopen(path) as run:
         if "versions" not in run.record:

@@ -26,8 +26,9 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
-from mnist_exp.composition import resolve
+from mnist_exp.composition import resolve, with_choices_checked
 from mnist_exp.config import check
+from mnist_exp.explain import as_mistake
 from mnist_exp.mistakes import UsageError, as_typed, report
 from mnist_exp.runs import RunDirectory, RunDirectoryError
 from mnist_exp.runs.directory import is_locked, read_config
@@ -159,25 +160,51 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
     Raises:
         UsageError: it cannot run; the message says which job.
     """
-    composed = context.config_loader.load_sweep_config(config, list(overrides))
-    with open_dict(composed):
-        composed.hydra.job.id = composed.hydra.job.num = index
     hydra = HydraConfig.instance()
     sweep = hydra.cfg
-    hydra.set_config(composed)
+    folders = _folders(context)
     try:
+        composed = context.config_loader.load_sweep_config(config, with_choices_checked(overrides, folders))
+        with open_dict(composed):
+            composed.hydra.job.id = composed.hydra.job.num = index
+        hydra.set_config(composed)
+        _refuse_another_sweep(config, composed)
         task = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         tree = resolve(task)
         check(tree)
-    except UsageError as error:
+    except Exception as error:
+        if (mistake := as_mistake(error, folders)) is None:
+            raise
         fixed = _fixed_keys(context, config)
         varying = [override for override in overrides if override.partition("=")[0] not in fixed]
         which = f" (job {' '.join(varying)})" if varying else ""
-        raise UsageError("\n".join(f"{line}{which}" for line in str(error).splitlines())) from error
+        raise UsageError("\n".join(f"{line}{which}" for line in str(mistake).splitlines())) from error
     finally:
         hydra.cfg = sweep
     del tree["sweep"]
     return Composed(composed, task, tree)
+
+
+def _refuse_another_sweep(config: DictConfig, composed: DictConfig) -> None:
+    """A job is one run: what a choice says of sweeping, launching or naming the sweep would go unheard.
+
+    Raises:
+        UsageError: the job's configuration asks for another sweep than the one it is in.
+    """
+    ours, its = (OmegaConf.to_container(node, resolve=False) for node in (config, composed))
+    assert isinstance(ours, dict)
+    assert isinstance(its, dict)
+    for key, our, its_own in (
+        ("hydra.sweeper", ours["hydra"]["sweeper"], its["hydra"]["sweeper"]),
+        ("hydra.launcher", ours["hydra"]["launcher"]["inner"], its["hydra"]["launcher"]),
+        ("hydra.sweep", ours["hydra"]["sweep"], its["hydra"]["sweep"]),
+        ("sweep", ours["sweep"], its["sweep"]),
+    ):
+        names = [name for name in {**our, **its_own} if name != "_target_"]  # which is ours here and Hydra's there
+        if differing := next((name for name in names if our.get(name) != its_own.get(name)), None):
+            raise UsageError(
+                f"{key}.{differing} differs from job to job: a sweep of sweeps is not possible; give a command for each"
+            )
 
 
 def _fixed_keys(context: HydraContext, config: DictConfig) -> set[str]:
@@ -326,10 +353,14 @@ def _returned(job: Job, sweep: SweepDirectory) -> JobReturn:
     return result
 
 
+def _folders(context: HydraContext) -> list[Path]:
+    """Where configuration files lie."""
+    return [Path(source.path) for source in context.config_loader.get_sources() if source.scheme() == "file"]
+
+
 def _fingerprint(context: HydraContext) -> dict[Path, int]:
     """When each configuration file was last written."""
-    folders = [Path(source.path) for source in context.config_loader.get_sources() if source.scheme() == "file"]
-    return {file: file.stat().st_mtime_ns for folder in folders for file in folder.rglob("*.yaml")}
+    return {file: file.stat().st_mtime_ns for folder in _folders(context) for file in folder.rglob("*.yaml")}
 
 
 def _report_edits(sweep: SweepDirectory, jobs: Sequence[Job], composed: Sequence[Composed]) -> None:

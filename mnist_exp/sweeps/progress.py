@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from mnist_exp.mistakes import typed
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, Standing, SweepDirectory
 
 POLL_SECONDS = 0.5
@@ -132,7 +133,7 @@ def print_table(sweep: SweepDirectory, standings: Mapping[str, Standing]) -> Non
     left = sum(standing.status not in SETTLED for standing in standings.values())
     if left:
         out.print(
-            Text(f"{count(left, 'job')} not complete; finish: mnist-train -m sweep.resume={sweep.shown}"),
+            Text(f"{count(left, 'job')} not complete; finish: mnist-train -m {typed('sweep.resume', sweep.shown)}"),
             soft_wrap=True,
         )
 

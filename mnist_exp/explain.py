@@ -1,0 +1,266 @@
+"""What Hydra, OmegaConf, YAML and the operating system refuse while a configuration is composed, in one line each.
+
+They know little of each other, so a part of what they know is read from the text of their messages here.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mnist_exp.composition import CONF, choices, choices_with, content_of, explain_interpolation, groups
+from mnist_exp.mistakes import RunFailed, UsageError, near_miss, nearest, report, same_ending, typed
+
+HYDRAS_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
+
+
+@contextmanager
+def exit_status(folders: Sequence[Path] = (CONF,)) -> Iterator[None]:
+    """Turn what is known to go wrong into one line and an exit status; the rest keeps its traceback.
+
+    Args:
+        folders: where configuration files lie.
+    """
+    try:
+        yield
+    except RunFailed as error:
+        report(error)
+        sys.exit(1)
+    except Exception as error:
+        if (mistake := as_mistake(error, folders)) is None:
+            raise
+        report(mistake)
+        sys.exit(2)
+
+
+def as_mistake(error: Exception, folders: Sequence[Path] = (CONF,)) -> UsageError | None:
+    """What the user did to get this exception; None where it is a failure of ours."""
+    if isinstance(error, UsageError):
+        return error
+    if isinstance(error, HydraException | OmegaConfBaseException) or _raised_while_composing(error):
+        return UsageError(explain_composition(error, folders))
+    if isinstance(error, OSError) and error.filename is not None:
+        return UsageError(f"{error.filename}: {error.strerror}")
+    return None
+
+
+def _raised_while_composing(error: Exception) -> bool:
+    """Whether the exception came out of Hydra's loader, which lets those of others pass.
+
+    Hydra marks them in no way, so the frames are looked at.
+    """
+    composing: CodeType = ConfigLoaderImpl.load_configuration.__code__
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code is composing:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def explain_composition(error: BaseException, folders: Sequence[Path] = (CONF,)) -> str:
+    """One line on what cannot be composed: what, where, what is allowed, what to type instead."""
+    if isinstance(error, OverrideParseException):
+        return _malformed(error.override)
+    if isinstance(error, MissingConfigException):
+        return _missing_file(error, folders)
+    if isinstance(error, RecursionError):
+        return "the defaults of configuration files name each other in a circle; look at what was added last"
+    if isinstance(error, HydraException):
+        return _hydra(error, folders)
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return explain_interpolation(error, {})
+    return _file(error, folders)
+
+
+def _malformed(override: str) -> str:
+    """An override that Hydra's grammar does not know."""
+    key, separator, value = override.partition("=")
+    if not separator:
+        if (Path(override) / "run.json").exists():
+            return f"{override} is a run directory; to continue it, type {typed('resume', override)}"
+        advice = f"type {key}=VALUE" if re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key) else "settings are typed KEY=VALUE"
+        return f"{override} is no setting; {advice}"
+    if value[:1] in {"[", "{", "(", '"', "'"} or value.count("[") != value.count("]"):
+        return f"{override} is not valid: a bracket or a quote has no partner, or a key no value"
+    return f"{override} is not valid: = ( ) {{ }} and the like need quotes; type {typed(key, value)}"
+
+
+def _missing_file(error: MissingConfigException, folders: Sequence[Path]) -> str:
+    text = " ".join(str(error).split())
+    name = error.missing_cfg_file or ""
+    where = _where(text, folders)
+    if "primary config" in text.lower():
+        return f"{text.partition('. Check')[0]}: --config-name and --config-path must lead to a file like train.yaml"
+    group = max((group for group in groups(folders) if name.startswith(f"{group}/")), key=len, default="")
+    if error.options is None:
+        return f"{where}defaults name {name}, and there is no such file"
+    group = group or name.rpartition("/")[0]
+    choice = name.removeprefix(f"{group}/")
+    where = where or _named_in(group, choice, folders)
+    allowed = sorted({*choices(group, folders), *(error.options or ())})
+    return f"{where}{group}={choice} is not a choice; choose from {', '.join(allowed)}{_near_choice(choice, allowed)}"
+
+
+def _named_in(group: str, choice: str, folders: Sequence[Path]) -> str:
+    """``FILE: `` for the file whose defaults name a choice that there is not."""
+    for file in (file for folder in folders for file in sorted(folder.rglob("*.yaml"))):
+        defaults = content_of(file).get("defaults")
+        for entry in defaults if isinstance(defaults, list) else ():
+            words = (
+                {str(key).removeprefix("override ").strip("/ "): value for key, value in dict(entry).items()}
+                if isinstance(entry, dict)
+                else {}
+            )
+            if words.get(group) == choice:
+                return f"{file}: "
+    return ""
+
+
+def _near_choice(word: str, allowed: Sequence[str]) -> str:
+    """Choices whose last part is the word, or nearly so."""
+    same = [choice for choice in allowed if choice.rpartition("/")[2] == word.rpartition("/")[2]][:3]
+    matches = same or get_close_matches(word, allowed, n=1)
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def _hydra(error: HydraException, folders: Sequence[Path]) -> str:
+    """What Hydra says of an override or of a file, told by the words of its message."""
+    text = " ".join(str(error or error.__cause__ or type(error).__name__).split())
+    where = _where(text, folders)
+    if several := re.search(
+        r"(Ambiguous value for argument|Sweep parameters) '(.*?)' ?(?:1\. To use it|requires)", text
+    ):
+        return _several_values(several[2], is_list=several[1].startswith("Ambiguous"), folders=folders)
+    if swept := re.search(r"Sweeping over Hydra's configuration is not supported : '(.*)'$", text):
+        return f"{swept[1]}: Hydra's own settings cannot be swept over; give one value"
+    if folder := re.search(r"Additional config directory '(.*)' not found", text):
+        return f"--config-dir {folder[1]}: there is no such folder"
+    if "does not support sweep type" in text:
+        return "intervals are searched, not swept over; add hydra/sweeper=optuna, or give a list of values"
+    if unknown := re.search(r"Could not override '([^']*)'", text):
+        return f"{where}{_unknown_key(unknown[1], error, folders)}"
+    if gone := re.search(r"Could not delete (?:from config\. )?'([^']*)'", text):
+        near = nearest(gone[1], groups(folders)) or _all_keys(gone[1])
+        return f"{where}~{gone[1]}: there is nothing to take away, {gone[1]} is not there or is null{near}"
+    if kept := re.search(r"The value of '([^']*)' is (.*) and not (.*)\.$", text):
+        return f"~{kept[1]}={kept[3]}: it is {kept[2]}; type ~{kept[1]}"
+    if there := re.search(r"Either remove \+ prefix: '(.*?)' Or add", text):
+        key, _, value = there[1].partition("=")
+        return f"+{there[1]}: {key} is there already; type {_again(key, value)}"
+    if forced := re.search(r"force-add of config groups is not supported: '\+\+(.*)'", text):
+        return f"++{forced[1]}: a group is chosen without +; type {forced[1]}"
+    if twice := re.search(r"Multiple values for ([^. ]+)\.", text):
+        return f"{where}{twice[1]} is chosen twice; choose it without +, and in a file with defaults: - override /{twice[1]}"
+    if merged := re.search(r"Error merging override (.*)$", text):
+        cause = " ".join(str(error.__cause__).splitlines()[:1])
+        if merged[1].startswith("+") and "HydraConfig was not set" in cause:  # its value is read from Hydra
+            key, _, value = merged[1].lstrip("+").partition("=")
+            return f"{merged[1]}: {key} is there already; type {_again(key, value)}"
+        if merged[1].startswith("~"):
+            return f"{merged[1]} is not possible; give it another value instead"
+        return f"{merged[1]} cannot be: {cause}"
+    key = re.search(r" full_key: (?!object_type)(\S+)", text)
+    text = re.sub(
+        r"^In '[^']*': (\w+ raised while composing config: )?| (full_key|object_type|reference_type)[:=].*$", "", text
+    )
+    return f"{where}{f'{key[1]}: ' if key else ''}{text}"
+
+
+def _again(key: str, value: str) -> str:
+    """An override that was typed, as it is typed in a shell."""
+    return typed(key, value) if not re.match(r"[\[{\"']", value) else f"'{key}={value}'"
+
+
+def _several_values(override: str, *, is_list: bool, folders: Sequence[Path]) -> str:
+    key, _, values = override.partition("=")
+    sweep = f"mnist-train -m {_shell(override)}"
+    if not is_list or key in groups(folders):
+        return f"{override} names several values; train each with {sweep}"
+    return f"{override} names several values; train each with {sweep}, or write a list as {_shell(f'{key}=[{values}]')}"
+
+
+def _shell(override: str) -> str:
+    return shlex.quote(override)
+
+
+def _unknown_key(key: str, error: BaseException, folders: Sequence[Path]) -> str:
+    """A key that is not there, with what may have been meant."""
+    known = groups(folders)
+    if key in known:
+        return f"{key} is a folder of choices that no defaults name; type +{key}=CHOICE"
+    tree = _tree(error)
+    if not key.startswith("hydra."):
+        tree.pop("hydra", None)
+    near = same_ending(key, tree) or choices_with(key, folders) or near_miss(key, tree)
+    return f"{key} is not a key{near or nearest(key, [*known, *HYDRAS_GROUPS]) or _all_keys(key)}"
+
+
+def _all_keys(key: str) -> str:
+    return f"; mnist-train --cfg {'hydra' if key.startswith('hydra') else 'job'} lists the keys"
+
+
+def _tree(error: BaseException | None) -> dict[str, Any]:
+    """The whole configuration around the key that was not found, which OmegaConf's exception leads to."""
+    while error is not None:
+        parent = getattr(error, "parent_node", None)
+        if isinstance(parent, DictConfig):
+            # OmegaConf has no public way up.
+            tree = OmegaConf.to_container(parent._get_root(), resolve=False)
+            assert isinstance(tree, dict)
+            return {str(key): value for key, value in tree.items()}
+        error = error.__cause__
+    return {}
+
+
+def _where(text: str, folders: Sequence[Path]) -> str:
+    """``FILE: `` for a message that begins with ``In 'NAME':``, unless that is our own table of contents."""
+    name = re.match(r"In '([^']*)'", text)
+    if name is None or name[1] in {"train", "hydra/config"}:
+        return ""
+    files = [folder / f"{name[1]}.yaml" for folder in folders]
+    return f"{next((file for file in files if file.exists()), name[1])}: "
+
+
+def _file(error: BaseException, folders: Sequence[Path]) -> str:
+    """A configuration file that cannot be read, with the place in it."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        problem = " ".join(f"{error.context or ''} {error.problem or ''}".split())
+        return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {problem}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split()) or type(error).__name__
+    unreadable = next((problem for folder in folders for problem in _unreadable(folder)), None)
+    return unreadable or f"the configuration cannot be composed: {type(error).__name__}: {text}"
+
+
+def _unreadable(folder: Path) -> Iterator[str]:
+    """Files that hold no keys and values, for exceptions that do not name the file."""
+    for file in sorted(folder.rglob("*.yaml")):
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            yield f"{file}: {error.strerror}"
+        except UnicodeDecodeError as error:
+            yield f"{file}: byte {error.start + 1} is not UTF-8"
+        except yaml.YAMLError as error:
+            yield f"{file}: {' '.join(str(error).split())}"
+        else:
+            if not isinstance(content, dict | None):
+                yield f"{file}: should hold keys and values, and holds a {type(content).__name__}"
+            elif content and not isinstance(content.get("defaults", []), list):
+                yield f"{file}: defaults should be a list"
