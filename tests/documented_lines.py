@@ -1,7 +1,7 @@
 """Every command line that the project shows to a user, wherever it stands, as it would be typed.
 
 Documents, comments of configuration files, docstrings, and the messages in the code. What ``--help`` prints is read where
-it is run. In messages a value that is filled in is taken to be a directory.
+it is run. Messages that put together what to type from what was typed are not here; their tests type it.
 """
 
 from __future__ import annotations
@@ -101,11 +101,23 @@ def _code(path: Path) -> Iterator[Line]:
     for node in ast.walk(tree):
         place = f"{_relative(path)}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.JoinedStr):
-            filled = (part.value if isinstance(part, ast.Constant) else "DIR" for part in node.values)
-            yield from _prose("".join(str(part) for part in filled).replace("%s", "DIR"), place)
+            yield from _prose(_filled(node), place)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
             for line in node.value.splitlines():
-                yield from _one(line, place) if id(node) in documentation else _prose(line.replace("%s", "DIR"), place)
+                yield from _one(line, place) if id(node) in documentation else _prose(line.replace("%s", " \0 "), place)
+
+
+def _filled(message: ast.JoinedStr) -> str:
+    """A message with DIR for each value that is a directory by its place, and nothing that is an argument for others."""
+    text = ""
+    for part in message.values:
+        if isinstance(part, ast.Constant):
+            text += str(part.value)
+        else:
+            text += (
+                "DIR" if re.search(r"resume=$|mnist-(?:eval|report|predict|demo) $|wandb sync .*$", text) else " \0 "
+            )
+    return text
 
 
 def _one(line: str, where: str) -> Iterator[Line]:
@@ -122,7 +134,8 @@ def _code_spans(line: str, where: str) -> Iterator[Line]:
         if (begins := PROGRAM.match(span)) and begins.end() < len(span):
             yield Line(span, (), where)
         elif OVERRIDES.fullmatch(span) and not where.startswith("mnist_exp/"):  # of mnist-train, or of Python there
-            yield Line(f"mnist-train {span} --cfg job", (), where)
+            several = re.search(r"=[^ ]*,", re.sub(r"\[[^]]*\]|\([^)]*\)", "", span))
+            yield Line(f"mnist-train -m {span}" if several else f"mnist-train {span} --cfg job", (), where)
     yield from _prose(re.sub(r"`[^`]*`", "``", line), where)
 
 
@@ -131,12 +144,12 @@ def _prose(text: str, where: str) -> Iterator[Line]:
         words = [program[0]]
         for word in text[program.end() :].split():
             bare = word.rstrip(",;:.)") if not word.endswith("...") else word
-            if not ARGUMENT.fullmatch(bare) and words[-1] not in TAKES_A_VALUE:
+            if word == "\0" or (not ARGUMENT.fullmatch(bare) and words[-1] not in TAKES_A_VALUE):
                 break
             words.append(bare)
             if bare != word:
                 break
-        if len(words) > 1 and words[-1] != "-m":
+        if len(words) > 1 and words[-1] not in {"-m", "KEY=VALUE", *TAKES_A_VALUE}:
             yield Line(" ".join(words), (), where)
 
 

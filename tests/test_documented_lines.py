@@ -38,6 +38,7 @@ ELSEWHERE = {
     "python scripts/sync_wandb.py": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "python scripts/benchmark": "measures for minutes on an idle machine; not tested",
     "records.py --document --tried": "needs runs with validation data; tests/scripts/test_campaign.py has them",
+    "sweep=mlp_width,mlp_depth": "is shown as what is refused",
     "lr=0.1,seed=3": "the name of a directory",
 }
 REPLACED = {"image...": "digit.png", "DIR...": "DIR", "seed=N": "seed=7"}  # what stands for something of the user's

@@ -149,6 +149,8 @@ def serve(address: str) -> dict[str, Any]:
     while True:
         for key, _ in selector.select():
             if key.fileobj == 0:
+                for process in {other.data[0] for other in selector.get_map().values() if other.data}:
+                    os.kill(process, signal.SIGKILL)
                 os._exit(0)
             elif key.fileobj is listener:
                 if request := _accept(listener, selector):
