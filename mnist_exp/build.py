@@ -9,13 +9,15 @@ import ctypes
 import functools
 import hashlib
 import inspect
+import logging
 import platform
 import re
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,8 @@ from mnist_exp.training import (
 )
 from mnist_exp.trust import Trusted, authorize, find_target, instantiate, own_packages
 
+LOG = logging.getLogger("mnist_exp")
+
 
 class DataRefused(UsageError):
     """The data cannot be had as asked."""
@@ -60,6 +64,7 @@ class Parts:
         backend: ``torch`` or ``native``, what computes the network.
         init_from: where the first weights come from, for ``run.json``; None for random ones.
         data_seconds, build_seconds: that reading the data took, and all of it.
+        messages: what was logged meanwhile and nobody has shown, because there was no console and no log file yet.
     """
 
     digits: Digits
@@ -71,6 +76,7 @@ class Parts:
     init_from: dict[str, Any] | None
     data_seconds: float
     build_seconds: float
+    messages: list[logging.LogRecord] = field(default_factory=list)
 
 
 def build(
@@ -101,7 +107,8 @@ def build(
     device = choose_device(config.trainer.device)
     threads = prepare_torch(config, device, threads)
     began = time.perf_counter()
-    digits = build_data(tree, may_download=may_download).to(device)
+    with held_back() as messages:
+        digits = build_data(tree, may_download=may_download).to(device)
     data_seconds = time.perf_counter() - began
     model = build_model(tree, config.seed)
     init_from = load_weights(model, Path(config.init_from), others) if config.init_from and not begun else None
@@ -110,7 +117,23 @@ def build(
     backend = use_backend(model, config, device, backend)
     training, recipe = build_training(config, tree, model, digits, device, others)
     build_seconds = time.perf_counter() - start
-    return Parts(digits, training, recipe, layers, threads, backend, init_from, data_seconds, build_seconds)
+    return Parts(digits, training, recipe, layers, threads, backend, init_from, data_seconds, build_seconds, messages)
+
+
+@contextmanager
+def held_back() -> Iterator[list[logging.LogRecord]]:
+    """Keep what is logged while no console and no log file listens."""
+    if LOG.handlers:
+        yield []
+        return
+    handler, level = BufferingHandler(1000), LOG.level
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    try:
+        yield handler.buffer
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
 
 
 def check_parts(tree: Mapping[str, Any], config: Config, trusted: Trusted = None) -> None:

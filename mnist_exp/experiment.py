@@ -123,6 +123,8 @@ def _build_and_fit(
     reset_peak_memory()
     begun = exists(run.last_checkpoint, below=run.path)
     parts = parts or _build(run, config, begun)
+    for record in parts.messages:
+        LOG.handle(record)
     seconds["data"] = parts.data_seconds
     training, recipe, digits, device = parts.training, parts.recipe, parts.digits, parts.training.device
     if device.type == "cpu" and parts.threads > (available := available_cores()):

@@ -15,7 +15,7 @@ from mnist_exp.sweeps.directory import job_id, read_sweep
 
 QUICK = ["trainer.epochs=1", "trainer.threads=1", "trainer.device=cpu", "logger=none", "quiet=true"]
 IN = "hydra.sweep.dir=sweep"
-# Two values of each key that the hash leaves out; resume and sweep are no part of a job.
+# Two values of each key that the hash leaves out; resume, sweep and trust are no part of a job.
 SWEPT = {
     "name": "name=a,b",
     "quiet": "quiet=true,false",
@@ -23,6 +23,7 @@ SWEPT = {
     "logger": "logger.mode=offline,disabled",
     "trainer.device": "trainer.device=cpu,auto",
     "trainer.threads": "+trainer.threads=1,2",
+    "trainer.backend": "trainer.backend=auto,torch",
     "data.root": "data.root=A,B",
 }
 
@@ -43,7 +44,7 @@ def stored(mnist_train: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_key_that_the_hash_leaves_out_is_swept_here() -> None:
-    assert set(SWEPT) == set(NOT_COUNTED) - {"resume", "sweep"}
+    assert set(SWEPT) == set(NOT_COUNTED) - {"resume", "sweep", "trust"}
 
 
 @pytest.mark.parametrize("key", SWEPT)
