@@ -306,13 +306,15 @@ class CheckBeforeRun(Callback):
                     config.hydra.output_subdir = None  # .hydra/ stays as the run began
                 return
             tree = resolve(job)
-            checked = check(tree)
+            check(tree)
             check_runs_named(tree)
             refuse_unless_free(Path(config.hydra.run.dir))
+            tree = with_absolute_paths(tree, Path.cwd())
             began = time.perf_counter()
             from mnist_exp.build import build
 
-            CheckBeforeRun.built = build(tree, checked), time.perf_counter() - began
+            parts = build(tree, check(tree))
+            CheckBeforeRun.built = parts, time.perf_counter() - began
 
 
 def _contradictions(config: Config) -> Iterable[str]:

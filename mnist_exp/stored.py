@@ -128,7 +128,8 @@ def resumed(
 
 def _logger(tree: Mapping[str, Any], composed: DictConfig, typed: Collection[str]) -> tuple[dict[str, Any], list[str]]:
     """The logger of a run that goes on, and the stored settings of it that the present user would have to type."""
-    present = OmegaConf.to_container(composed.logger, resolve=True) if composed.get("logger") else {}
+    logger = OmegaConf.select(composed, "logger")
+    present = OmegaConf.to_container(logger, resolve=True) if logger else {}
     assert isinstance(present, dict)
     return logger_to_use(tree.get("logger"), {str(key): value for key, value in present.items()}, typed)
 

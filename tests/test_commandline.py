@@ -123,7 +123,7 @@ def test_information_on_a_sweep(type_in_bash: Callable[[str], subprocess.Complet
 
 
 OTHERS = [
-    (predict.main, [], "mnist-predict: DIR (run directory of the network) and image (PNG or JPEG files, or folders of them) "
+    (predict.main, [], "mnist-predict: DIR (run directory of the network) and image (PNG, JPEG, WebP, GIF, BMP or TIFF files, or folders of them) "
      "is missing; type mnist-predict DIR image.png"),
     (report.main, [], "mnist-report: DIR (run directories, folders of them, or patterns) is missing; type mnist-report DIR"),
     (demo.main, ["--port", "x", "DIR"], "mnist-demo: argument --port: invalid int value: 'x'"),

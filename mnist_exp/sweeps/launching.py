@@ -323,7 +323,8 @@ def _said_of_stored(
         UsageError: one of them could not be trained: its configuration is none, or it holds links.
     """
     said = {}
-    present: Any = OmegaConf.to_container(config.logger, resolve=True) if config.logger else {}
+    logger = OmegaConf.select(config, "logger")
+    present: Any = OmegaConf.to_container(logger, resolve=True) if logger else {}
     for job in wanted:
         path = sweep.path / job.directory
         if job.directory not in known or sweep.standing(job).status in SETTLED:
