@@ -27,6 +27,7 @@ ACTIVATIONS: dict[type[nn.Module], int] = {
 }  # as vectors.h
 MOST_LAYERS = 64  # as network.c
 MOST_PIXELS = 64 * 64
+MOST_WEIGHTS = 2**20  # of a layer; beyond it PyTorch is faster
 CHUNK = 64  # images of a thread at a time where nothing is kept for a backward pass
 
 
@@ -134,6 +135,10 @@ def structure(model: nn.Module) -> Structure:
                 activated = True
     if len(parts) > MOST_LAYERS:
         raise NotCovered(f"there are kernels for {MOST_LAYERS} layers at most, and it has {len(parts)}")
+    if (largest := max(part.module.weight.numel() for part in parts)) > MOST_WEIGHTS:
+        raise NotCovered(
+            f"PyTorch is faster for layers with more than {MOST_WEIGHTS:,} weights, and it has one of {largest:,}"
+        )
     constants = {"ACTIVATION": ACTIVATIONS[activations.pop()] if activations else 0}
     assert isinstance(model, LeNet5 | MLP)
     image_size, first = model.image_size, parts[0].module

@@ -263,6 +263,7 @@ def test_what_is_not_covered_says_why() -> None:
         (nn.Linear(2, 2), "no kernels for Linear"),
         (MLP(hidden=[2] * 64), "64 layers at most"),
         (LeNet5(image_size=63), "4096 pixels at most"),
+        (MLP(hidden=[1024, 1025]), "PyTorch is faster for layers with more than 1,048,576 weights"),
     ):
         with pytest.raises(native.NotCovered, match=reason):
             native.attach(model)
