@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -268,3 +269,22 @@ def test_what_is_not_covered_says_why() -> None:
         with pytest.raises(native.NotCovered, match=reason):
             native.attach(model)
         assert not native.attached(model)
+
+
+def test_threads_may_call_one_network() -> None:
+    _, ours = pair(MLP, {"hidden": [20]})
+    batches = [images_for(ours, count) for count in range(1, 40)]
+    with torch.no_grad(), ThreadPoolExecutor(4) as pool:
+        expected = [ours(batch) for batch in batches]
+        for _ in range(5):
+            assert all(map(torch.equal, pool.map(lambda batch: ours(batch).detach(), batches), expected))
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    _, ours = pair(MLP, {})
+    images = images_for(ours, 4)
+    loss = ours(images).sum()
+    next(ours.parameters()).data = torch.zeros(3, 3)
+    for compute in (loss.backward, lambda: ours(images)):
+        with pytest.raises((TypeError, RuntimeError)):
+            compute()

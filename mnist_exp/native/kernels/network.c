@@ -112,6 +112,9 @@ static const long OUT[2] = {OUT1, OUT2}, OUTPUT[2] = {OUTPUT1, OUTPUT2}, CHANNEL
 static long full_floats(long c) { return OUT[c] * OUT[c] * CHANNELS[c] + V; }
 #endif
 
+// Whether layer l reads the images as they are: then x[0] is only room for a block of them.
+static int takes_images(const Layer *layer, long l) { return !CONVOLUTIONS && l == 0 && !layer->mask && layer->in >= V; }
+
 // Takes room for `count` floats at *at, whole cache lines.
 static float *take(uintptr_t *at, long count) {
   uintptr_t here = *at;
@@ -156,7 +159,7 @@ static uintptr_t forward_layout(const Call *call, long shard, uintptr_t at, Forw
     if (l < CONVOLUTIONS) continue;
     const long size = layer->out * most;
     const int hidden = l + 1 < call->count;
-    if (l == CONVOLUTIONS) f->x[l] = take(&at, layer->in * most), f->slope[l] = f->normal[l] = 0;
+    if (l == CONVOLUTIONS) f->x[l] = take(&at, (takes_images(layer, l) ? BLOCK : layer->in) * most), f->slope[l] = f->normal[l] = 0;
     f->x[l + 1] = take(&at, size);
     f->slope[l + 1] = hidden && (ACTIVATION != RELU || layer->norm == AFTER) ? take(&at, size) : 0;
     f->normal[l + 1] = layer->norm ? take(&at, size) : 0;
@@ -424,10 +427,17 @@ static void add_feature_sums(const float *a, const float *b, long out, const For
 static void begin_linear(const Call *call, const Forward *f, long l) {
   const Layer *layer = &call->layers[l];
   float *z = layer->norm ? f->normal[l + 1] : f->x[l + 1];
-  if (!CONVOLUTIONS && l == 0) transpose(call->images + f->first * layer->in, layer->in, f->x[0], f->padded, f->n, layer->in);
-  if (l == CONVOLUTIONS) clear_padding(f->x[l], layer->in, f);
-  if (layer->mask) multiply_by_mask(f->x[l], f->mask, layer, f);
-  multiply((Product){layer->weight, layer->in, 1, f->x[l], f->padded, z, f->padded, layer->out, f->padded, layer->in, layer->bias});
+  const float *images = call->images + f->first * layer->in;
+  Product product = {layer->weight, layer->in, 1, f->x[l], f->padded, z, f->padded, layer->out, f->padded, layer->in, layer->bias, 0};
+  if (takes_images(layer, l)) {
+    product.n = f->n;
+    multiply_turned(product, images, f->x[0]);
+  } else {
+    if (!CONVOLUTIONS && l == 0) transpose(images, layer->in, f->x[0], f->padded, f->n, layer->in);
+    if (l == CONVOLUTIONS) clear_padding(f->x[l], layer->in, f);
+    if (layer->mask) multiply_by_mask(f->x[l], f->mask, layer, f);
+    multiply(product);
+  }
   if (layer->norm == AFTER) activate(z, f->slope[l + 1], layer->out * f->padded);
   if (layer->norm) add_feature_sums(z, z, layer->out, f, f->sums[l]);
 }
@@ -603,7 +613,7 @@ static void backward_activation(float *gradient, const Forward *f, long l, long 
 // Gradients of a linear layer's weight and bias from that of its output, (out, n): W' = G x^T, b' = the sum over images.
 static void backward_weights(const Call *call, long l, const Forward *f, const Backward *b) {
   const Layer *layer = &call->layers[l];
-  const long in = layer->in, as_given = !CONVOLUTIONS && l == 0 && !layer->mask && in >= V;
+  const long in = layer->in, as_given = takes_images(layer, l);
   const long stride = as_given ? in : ROUND_UP(in, V);
   const float *rows = b->rows;
   if (as_given) rows = call->images + f->first * in;

@@ -11,6 +11,7 @@ typedef struct {
   float *c;
   long c_stride, m, n, k;
   const float *bias; // or NULL
+  int add; // to what C holds, instead of the bias
 } Product;
 
 // R rows by W vectors of columns, from row i and column j, for k from `from` to `to`: added to C unless `from` is 0.
@@ -21,7 +22,7 @@ INLINE void tile(const Product *p, long i, long j, long from, long to, const int
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int w = 0; w < W; w++)
-      sum[r][w] = from ? load(c + r * p->c_stride + w * V) : splat(p->bias ? p->bias[i + r] : 0.0f);
+      sum[r][w] = from || p->add ? load(c + r * p->c_stride + w * V) : splat(p->bias ? p->bias[i + r] : 0.0f);
   const long row = p->row, column = p->column, b_stride = p->b_stride;
   const float *a = p->a + i * row + from * column, *b = p->b + j + from * b_stride;
   for (long k = from; k < to; k++, a += column, b += b_stride) {
@@ -40,7 +41,7 @@ INLINE void tile(const Product *p, long i, long j, long from, long to, const int
 }
 
 // All rows of W vectors of columns from column j, in blocks of k for which B's columns stay in the nearest cache.
-#define BLOCK 128
+#define BLOCK 128 // a multiple of V
 INLINE void panel(const Product *p, long j, const int R, const int W) {
   for (long from = 0; from < p->k; from += BLOCK) {
     const long to = LEAST(p->k, from + BLOCK);
@@ -78,3 +79,17 @@ INLINE void multiply_strided(const Product *p) {
 }
 
 static void multiply(Product p) { multiply_strided(&p); }
+
+// C (m, n) = A (m, k) X^T (k, n) + bias, with x(j, k) = x[j * k + k]: a block of X is turned round in `turned`, (BLOCK, c_stride),
+// and used before it leaves the nearest cache. Columns of C behind n are set as if X had rows of 0 there.
+static void multiply_turned(Product p, const float *x, float *turned) {
+  const long images = p.n, padded = p.c_stride, K = p.k;
+  for (long from = 0; from < K; from += BLOCK) {
+    const long count = LEAST(BLOCK, K - from);
+    transpose(x + from, K, turned, padded, images, count);
+    for (long k = 0; k < count && images < padded; k++) memset(turned + k * padded + images, 0, (padded - images) * sizeof(float));
+    Product part = p;
+    part.a = p.a + from, part.b = turned, part.b_stride = padded, part.n = padded, part.k = count, part.add = from > 0;
+    multiply_strided(&part);
+  }
+}
