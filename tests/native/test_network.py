@@ -288,3 +288,13 @@ def test_weights_of_another_shape_are_refused() -> None:
     for compute in (loss.backward, lambda: ours(images)):
         with pytest.raises((TypeError, RuntimeError)):
             compute()
+
+
+def test_statistics_of_one_image_are_left_to_pytorch() -> None:
+    _, ours = pair(MLP, {"batch_norm": True})
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        ours(images_for(ours, 1))
+    assert ours.eval()(images_for(ours, 1)).shape == (1, 10)
+    reference, ours = pair(LeNet5, {"batch_norm": True})
+    images = images_for(ours, 1)
+    assert torch.equal(ours(images), reference(images))
