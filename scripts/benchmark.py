@@ -8,8 +8,9 @@
 Times on one machine are only comparable side by side, so every figure is a ratio of medians of runs that took turns.
 
 loop     `mnist_exp.training.fit` with its bookkeeping (order of images, metrics, events, checkpoint of every epoch) against
-         a bare PyTorch loop on the same resident tensors with the same arithmetic; evaluation is left out of both. Beside
-         them a DataLoader with torchvision transforms, what most code does. LeNet-5, SGD 0.01/0.9, batch 64.
+         a bare PyTorch loop on the same resident tensors, each with both backends and memory formats; evaluation is left
+         out of all. Beside them a DataLoader with torchvision transforms, what most code does. SGD 0.01/0.9, batch 64;
+         LeNet-5, or the MLP 784-71-71-10 with --model mlp.
 startup  `mnist-train --help` and a mistyped key against a program that imports Hydra and composes the same configuration.
 speedrun experiment=record/speedrun, all of it, against the first epoch of the default recipe; full MNIST, the seconds of
          import, data, training and evaluation each on their own.
@@ -30,13 +31,14 @@ EPOCHS = 1
 BATCH = 64
 
 
-def loop(repetitions: int, threads: int, images: int, with_loader: bool) -> None:
+def loop(repetitions: int, threads: int, images: int, with_loader: bool, kind: str) -> None:
     import torch
     import torch.nn.functional as F
     from torch.utils.data import DataLoader, Dataset
 
+    from mnist_exp import native
     from mnist_exp.data import Digits, Split
-    from mnist_exp.models import LeNet5
+    from mnist_exp.models import MLP, LeNet5
     from mnist_exp.training import EpochMetrics, Listener, Objective, Recipe, Training, constant, fit, save_checkpoint
 
     torch.set_num_threads(threads)
@@ -47,13 +49,15 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool) -> None
     one = Split(normalised[:1], labels[:1])
     digits = Digits(train=Split(normalised, labels), val=None, test=one, background=-0.4242)
 
-    def network(memory_format: torch.memory_format) -> tuple[LeNet5, torch.optim.Optimizer]:
+    def network(memory_format: torch.memory_format) -> tuple[LeNet5 | MLP, torch.optim.Optimizer]:
         torch.manual_seed(0)
-        model = LeNet5().to(memory_format=memory_format)
+        model = {"lenet5": LeNet5, "mlp": MLP}[kind]().to(memory_format=memory_format)
         return model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
 
-    def ours() -> float:
+    def ours(backend: str) -> float:
         model, optimizer = network(torch.channels_last)
+        if backend == "native":
+            native.attach(model)
         scheduler = constant(optimizer, epochs=EPOCHS, steps_per_epoch=-(-images // BATCH))
         training = Training(model, optimizer, scheduler, None, torch.device("cpu"))
         recipe = Recipe(EPOCHS, BATCH, 1000, 0, Objective())
@@ -66,8 +70,8 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool) -> None
             fit(training, digits, recipe, listeners=[Listener(), Listener()], save=save)
             return time.perf_counter() - began
 
-    def bare() -> float:
-        model, optimizer = network(torch.channels_last)
+    def bare(memory_format: torch.memory_format) -> float:
+        model, optimizer = network(memory_format)
         began = time.perf_counter()
         loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
         for index in torch.randperm(images).split(BATCH):
@@ -110,7 +114,12 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool) -> None
             total += loss.item()
         return time.perf_counter() - began
 
-    candidates: dict[str, Callable[[], float]] = {"bare loop": bare, "mnist_exp": ours}
+    candidates: dict[str, Callable[[], float]] = {
+        "bare loop": lambda: bare(torch.contiguous_format),
+        "bare loop, channels last": lambda: bare(torch.channels_last),
+        "mnist_exp, torch": lambda: ours("torch"),
+        "mnist_exp, native": lambda: ours("native"),
+    }
     if with_loader:
         candidates["DataLoader"] = loader
     for candidate in candidates.values():
@@ -195,12 +204,13 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--images", type=int, default=60_000)
+    parser.add_argument("--model", choices=["lenet5", "mlp"], default="lenet5", help="of the loop")
     parser.add_argument("--no-loader", action="store_true", help="leave the DataLoader out")
     options = parser.parse_args()
     if options.what in {"all", "startup"}:
         startup(options.repetitions)
     if options.what in {"all", "loop"}:
-        loop(options.repetitions, options.threads, options.images, not options.no_loader)
+        loop(options.repetitions, options.threads, options.images, not options.no_loader, options.model)
     if options.what == "speedrun":
         speedrun(options.repetitions, options.threads)
 

@@ -4,6 +4,7 @@
 """
 
 from mnist_exp.native.build import NativeUnavailable
-from mnist_exp.native.network import NotCovered, attach, attached
+from mnist_exp.native.network import attach, attached
+from mnist_exp.native.structure import NotCovered
 
 __all__ = ["NativeUnavailable", "NotCovered", "attach", "attached"]

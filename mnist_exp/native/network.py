@@ -7,35 +7,22 @@ optimizer, averages, checkpoints) is as with PyTorch alone.
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mnist_exp.models import MLP, LeNet5
-from mnist_exp.native.build import NativeUnavailable, load
+from mnist_exp.native.build import load
+from mnist_exp.native.structure import structure
 
-ACTIVATIONS: dict[type[nn.Module], int] = {
-    nn.ReLU: 0,
-    nn.Tanh: 1,
-    nn.Sigmoid: 2,
-    nn.GELU: 3,
-    nn.SiLU: 4,
-}  # as vectors.h
-MOST_LAYERS = 64  # as network.c
-MOST_PIXELS = 64 * 64
 CHUNK = 64  # images of a thread at a time where nothing is kept for a backward pass
 
 
-class NotCovered(NativeUnavailable):
-    """The kernels do not cover this network."""
-
-
 class Layer(ctypes.Structure):
-    """As in network.c."""
+    """As in shards.h."""
 
     _fields_ = (
         ("inputs", ctypes.c_int64),
@@ -60,7 +47,7 @@ class Layer(ctypes.Structure):
 
 
 class Call(ctypes.Structure):
-    """As in network.c."""
+    """As in shards.h."""
 
     _fields_ = (
         ("count", ctypes.c_int64),
@@ -74,77 +61,6 @@ class Call(ctypes.Structure):
         ("from_step", ctypes.c_int64),
         ("to_step", ctypes.c_int64),
     )
-
-
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
-
-
-class Part(NamedTuple):
-    """A layer with weights and what belongs to it."""
-
-    module: nn.Conv2d | nn.Linear
-    dropout: nn.Dropout | None  # in front of it
-    norm: BatchNorm | None = None
-    position: int = 0  # of the norm: 1 before the activation, 2 after it; as normalize.h
-
-    def parameters(self) -> list[Tensor]:
-        found = [self.module.weight, self.module.bias]
-        if self.norm is not None:
-            found += [self.norm.weight, self.norm.bias]
-        return [parameter for parameter in found if parameter is not None]
-
-
-class Structure(NamedTuple):
-    """What the kernels need to know of a model."""
-
-    constants: Mapping[str, int]  # macros of the source
-    parts: tuple[Part, ...]
-    image_size: int
-    after: nn.Module | None  # what PyTorch does with the logits
-
-
-def structure(model: nn.Module) -> Structure:
-    """Read a model's modules.
-
-    Raises:
-        NotCovered: it is no LeNet5 or MLP, or has a part for which there is no kernel.
-    """
-    if type(model) not in {LeNet5, MLP}:
-        raise NotCovered(f"there are no kernels for {type(model).__name__}")
-    parts: list[Part] = []
-    activations: set[type[nn.Module]] = set()
-    activated = average = False
-    waiting: nn.Dropout | None = None
-    after: nn.Module | None = None
-    for module in model.modules():
-        match module:
-            case nn.Conv2d() | nn.Linear():
-                parts.append(Part(module, waiting))
-                waiting, activated = None, False
-            case nn.Dropout():
-                waiting = module
-            case nn.Softmax():
-                after = module
-            case nn.BatchNorm1d() | nn.BatchNorm2d():
-                parts[-1] = parts[-1]._replace(norm=module, position=2 if activated else 1)
-            case nn.AvgPool2d():
-                average = True
-            case _ if type(module) in ACTIVATIONS:
-                activations.add(type(module))
-                activated = True
-    if len(parts) > MOST_LAYERS:
-        raise NotCovered(f"there are kernels for {MOST_LAYERS} layers at most, and it has {len(parts)}")
-    constants = {"ACTIVATION": ACTIVATIONS[activations.pop()] if activations else 0}
-    assert isinstance(model, LeNet5 | MLP)
-    image_size, first = model.image_size, parts[0].module
-    if isinstance(first, nn.Conv2d):
-        kernel, padding = int(first.kernel_size[0]), int(first.padding[0])
-        if (image_size + 2 * padding) ** 2 > MOST_PIXELS:
-            raise NotCovered(f"there are kernels for {MOST_PIXELS} pixels at most, padding included")
-        maps1, maps2 = (part.module.weight.shape[0] for part in parts[:2])
-        constants |= {"SIDE": image_size, "PADDING": padding, "KERNEL": kernel, "CHANNELS1": maps1, "CHANNELS2": maps2}
-        constants |= {"DENSE": int(average or any(part.norm for part in parts[:2])), "AVERAGE": int(average)}
-    return Structure(constants, tuple(parts), image_size, after)
 
 
 class NativeForward:
@@ -161,6 +77,7 @@ class NativeForward:
         self._model = weakref.ref(model)
         self._library = library or load(structure(model).constants)
         self._ready = False
+        self._lock = threading.Lock()  # C reads what a call fills in: one call at a time
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeForward:
         # The copy's modules do not exist yet: they are looked at when it is called first.
@@ -174,7 +91,6 @@ class NativeForward:
         if not self._takes(images):
             logits: Tensor = type(model).forward(model, images)
             return logits
-        self._check_parameters()
         images = images.contiguous()
         if torch.is_grad_enabled() and self._trained:
             logits = Network.apply(self, images, *self._parameters)
@@ -189,7 +105,9 @@ class NativeForward:
         self._shape = (1, found.image_size, found.image_size)
         self._parameters = tuple(parameter for part in found.parts for parameter in part.parameters())
         self._trained = any(parameter.requires_grad for parameter in self._parameters)
+        self._shapes = [parameter.shape for parameter in self._parameters]
         self._addresses: list[int] = []
+        self._floats: dict[tuple[int, int, bool], tuple[int, int]] = {}
         self._layers = (Layer * len(found.parts))()
         self._call = Call(len(found.parts), ctypes.addressof(self._layers))
         self._reference = ctypes.addressof(self._call)
@@ -212,7 +130,9 @@ class NativeForward:
         addresses = [parameter.data_ptr() for parameter in self._parameters]
         if addresses == self._addresses:
             return
-        for parameter in self._parameters:
+        for parameter, shape in zip(self._parameters, self._shapes, strict=True):
+            if parameter.shape != shape:
+                raise TypeError(f"native kernels were made for a parameter of shape {tuple(shape)}")
             if parameter.dtype is not torch.float32 or parameter.device.type != "cpu":
                 raise TypeError(f"native kernels take float32 on the CPU, not {parameter.dtype} on {parameter.device}")
             if parameter.ndim < 4 and not parameter.is_contiguous():
@@ -252,20 +172,29 @@ class NativeForward:
             if norm.training:
                 counter.add_(1)
 
-    def _set_masks(self, masks: list[Tensor | None]) -> None:
+    def _set_call(self, images: Tensor, masks: list[Tensor | None], shards: int) -> tuple[int, int]:
+        """What both passes tell C; returns the floats of workspace and scratch that C wants."""
+        self._check_parameters()
+        call = self._call
+        call.n, call.shards, call.images = len(images), shards, images.data_ptr()
         for layer, mask in zip(self._layers, masks, strict=True):
             layer.mask = None if mask is None else mask.data_ptr()
+        key = (len(images), shards, masks[0] is None)
+        if key not in self._floats:
+            library, reference = self._library, self._reference
+            self._floats[key] = library.workspace_floats(reference), library.scratch_floats(reference)
+        return self._floats[key]
 
     def forward(self, images: Tensor, masks: list[Tensor | None]) -> tuple[Tensor, Tensor]:
         """Logits (N, C) and the workspace that the backward pass needs."""
-        call = self._call
-        call.n, call.shards, call.images = len(images), torch.get_num_threads(), images.data_ptr()
-        self._set_masks(masks)
-        self._set_norms()
-        workspace = torch.empty(self._library.workspace_floats(self._reference))
-        logits = torch.empty(len(images), self._layers[-1].outputs)
-        call.workspace, call.logits = workspace.data_ptr(), logits.data_ptr()
-        self._library.forward(self._reference)
+        with self._lock:
+            size, _ = self._set_call(images, masks, torch.get_num_threads())
+            if self._norms:
+                self._set_norms()
+            workspace = torch.empty(size)
+            logits = torch.empty(len(images), self._layers[-1].outputs)
+            self._call.workspace, self._call.logits = workspace.data_ptr(), logits.data_ptr()
+            self._library.forward(self._reference)
         return logits, workspace
 
     def backward(
@@ -278,19 +207,18 @@ class NativeForward:
         gradient: Tensor,
     ) -> list[Tensor]:
         """Gradients of the parameters, in their order and layout."""
-        call = self._call
-        call.n, call.shards, call.images = len(images), shards, images.data_ptr()
-        self._set_masks(masks)
         gradients = [torch.empty_like(parameter) for parameter in self._parameters]
         addresses = iter([tensor.data_ptr() for tensor in gradients])
-        for index, layer in enumerate(self._layers):
-            layer.weight_gradient, layer.bias_gradient = next(addresses), next(addresses)
-            if layer.norm:
-                layer.gamma_gradient, layer.beta_gradient = next(addresses), next(addresses)
-                layer.batch = batch[index]
-        scratch = torch.empty(self._library.scratch_floats(self._reference))
-        call.workspace, call.scratch, call.logits = workspace.data_ptr(), scratch.data_ptr(), gradient.data_ptr()
-        self._library.backward(self._reference)
+        with self._lock:
+            _, size = self._set_call(images, masks, shards)
+            for layer, of_batch in zip(self._layers, batch, strict=True):
+                layer.weight_gradient, layer.bias_gradient = next(addresses), next(addresses)
+                if layer.norm:
+                    layer.gamma_gradient, layer.beta_gradient = next(addresses), next(addresses)
+                    layer.batch = of_batch
+            scratch, call = torch.empty(size), self._call
+            call.workspace, call.scratch, call.logits = workspace.data_ptr(), scratch.data_ptr(), gradient.data_ptr()
+            self._library.backward(self._reference)
         return gradients
 
     def _infer(self, images: Tensor) -> Tensor:
@@ -315,7 +243,7 @@ class Network(torch.autograd.Function):
         masks = native._draw_masks(len(images))
         logits, workspace = native.forward(images, masks)
         ctx.native, ctx.masks, ctx.workspace, ctx.shards = native, masks, workspace, torch.get_num_threads()
-        ctx.batch = [layer.batch for layer in native._layers]
+        ctx.batch = [int(part.norm is not None and part.norm.training) for part in native._parts]
         ctx.save_for_backward(images, *parameters)  # so that a change of one in between is noticed
         return logits
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -263,7 +264,37 @@ def test_what_is_not_covered_says_why() -> None:
         (nn.Linear(2, 2), "no kernels for Linear"),
         (MLP(hidden=[2] * 64), "64 layers at most"),
         (LeNet5(image_size=63), "4096 pixels at most"),
+        (MLP(hidden=[1024, 1025]), "PyTorch is faster for layers with more than 1,048,576 weights"),
     ):
         with pytest.raises(native.NotCovered, match=reason):
             native.attach(model)
         assert not native.attached(model)
+
+
+def test_threads_may_call_one_network() -> None:
+    _, ours = pair(MLP, {"hidden": [20]})
+    batches = [images_for(ours, count) for count in range(1, 40)]
+    with torch.no_grad(), ThreadPoolExecutor(4) as pool:
+        expected = [ours(batch) for batch in batches]
+        for _ in range(5):
+            assert all(map(torch.equal, pool.map(lambda batch: ours(batch).detach(), batches), expected))
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    _, ours = pair(MLP, {})
+    images = images_for(ours, 4)
+    loss = ours(images).sum()
+    next(ours.parameters()).data = torch.zeros(3, 3)
+    for compute in (loss.backward, lambda: ours(images)):
+        with pytest.raises((TypeError, RuntimeError)):
+            compute()
+
+
+def test_statistics_of_one_image_are_left_to_pytorch() -> None:
+    _, ours = pair(MLP, {"batch_norm": True})
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        ours(images_for(ours, 1))
+    assert ours.eval()(images_for(ours, 1)).shape == (1, 10)
+    reference, ours = pair(LeNet5, {"batch_norm": True})
+    images = images_for(ours, 1)
+    assert torch.equal(ours(images), reference(images))

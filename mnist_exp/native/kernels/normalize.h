@@ -3,8 +3,6 @@
 //
 // Backward, with g the gradient of u: beta' = sum g, gamma' = sum g h, z' = gamma / std (g - mean of g - h mean of g h).
 // Sums are kept in double, a pair for each channel and shard.
-#define BEFORE 1 // the activation
-#define AFTER 2
 
 // Maps lie as [pixel][channel]: which channel a lane belongs to repeats after C vectors. A pattern holds a number for each
 // channel in that order.

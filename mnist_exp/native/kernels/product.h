@@ -11,17 +11,21 @@ typedef struct {
   float *c;
   long c_stride, m, n, k;
   const float *bias; // or NULL
+  int add; // to what C holds, instead of the bias
 } Product;
 
-// R rows by W vectors of columns, from row i and column j.
-INLINE void tile(const Product *p, long i, long j, const int R, const int W) {
+// R rows by W vectors of columns, from row i and column j, for k from `from` to `to`: added to C unless `from` is 0.
+INLINE void tile(const Product *p, long i, long j, long from, long to, const int R, const int W) {
   vec sum[8][4];
+  float *c = p->c + i * p->c_stride + j;
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
-    for (int w = 0; w < W; w++) sum[r][w] = splat(p->bias ? p->bias[i + r] : 0.0f);
-  const float *a = p->a + i * p->row, *b = p->b + j;
-  const long row = p->row, column = p->column, b_stride = p->b_stride, K = p->k;
-  for (long k = 0; k < K; k++, a += column, b += b_stride) {
+#pragma GCC unroll 4
+    for (int w = 0; w < W; w++)
+      sum[r][w] = from || p->add ? load(c + r * p->c_stride + w * V) : splat(p->bias ? p->bias[i + r] : 0.0f);
+  const long row = p->row, column = p->column, b_stride = p->b_stride;
+  const float *a = p->a + i * row + from * column, *b = p->b + j + from * b_stride;
+  for (long k = from; k < to; k++, a += column, b += b_stride) {
     vec x[4];
 #pragma GCC unroll 4
     for (int w = 0; w < W; w++) x[w] = load(b + w * V);
@@ -33,35 +37,59 @@ INLINE void tile(const Product *p, long i, long j, const int R, const int W) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-    for (int w = 0; w < W; w++) store(p->c + (i + r) * p->c_stride + j + w * V, sum[r][w]);
+    for (int w = 0; w < W; w++) store(c + r * p->c_stride + w * V, sum[r][w]);
 }
 
-// All rows of W vectors of columns from column j. The last tile overlaps the one before it: the same values twice.
+// All rows of W vectors of columns from column j, in blocks of k for which B's columns stay in the nearest cache.
+#define BLOCK 128 // a multiple of V
 INLINE void panel(const Product *p, long j, const int R, const int W) {
-  if (p->m < R)
-    for (long i = 0; i < p->m; i++) tile(p, i, j, 1, W);
-  else
-    for (long i = 0; i < p->m; i += R) tile(p, i < p->m - R ? i : p->m - R, j, R, W);
-}
-
-INLINE void multiply_strided(const Product *p) {
-  const long widest = V == 16 ? 4 : 3;
-  for (long j = 0; j < p->n;) {
-    const long left = p->n - j, w = left >= widest * V ? widest : left >= V ? left / V : 1;
-    const long at = left >= w * V || j == 0 ? j : p->n - w * V;
-    switch (w) {
-#if V == 16
-    case 4: panel(p, at, 6, 4); break;
-    case 3: panel(p, at, 8, 3); break;
-    case 2: panel(p, at, 8, 2); break;
-#else
-    case 3: panel(p, at, 4, 3); break;
-    case 2: panel(p, at, 4, 2); break;
-#endif
-    default: panel(p, at, 8, 1);
-    }
-    j = at + w * V;
+  for (long from = 0; from < p->k; from += BLOCK) {
+    const long to = LEAST(p->k, from + BLOCK);
+    long i = 0;
+    for (; i + R <= p->m; i += R) tile(p, i, j, from, to, R, W);
+    for (; i + 4 <= p->m; i += 4) tile(p, i, j, from, to, 4, W);
+    for (; i < p->m; i++) tile(p, i, j, from, to, 1, W);
   }
 }
 
+// Columns that do not fill a vector are taken together with some that are done already: the same values twice. Where k comes
+// in blocks, they would be added twice; so such columns are done whole, one block of all k.
+INLINE void multiply_strided(const Product *p) {
+  const long widest = V == 16 ? 4 : 3;
+  long j = 0;
+  while (p->n - j >= V || j == 0) {
+    const long w = LARGER(LEAST((p->n - j) / V, widest), 1);
+    switch (w) {
+#if V == 16
+    case 4: panel(p, j, 6, 4); break;
+    case 3: panel(p, j, 8, 3); break;
+    case 2: panel(p, j, 8, 2); break;
+#else
+    case 3: panel(p, j, 4, 3); break;
+    case 2: panel(p, j, 4, 2); break;
+#endif
+    default: panel(p, j, 8, 1);
+    }
+    j += w * V;
+  }
+  for (long i = 0; j < p->n && i < p->m; i += 4)
+    if (i + 4 <= p->m) tile(p, i, p->n - V, 0, p->k, 4, 1);
+    else
+      for (; i < p->m; i++) tile(p, i, p->n - V, 0, p->k, 1, 1);
+}
+
 static void multiply(Product p) { multiply_strided(&p); }
+
+// C (m, n) = A (m, k) X^T (k, n) + bias, with x(j, k) = x[j * k + k]: a block of X is turned round in `turned`, (BLOCK, c_stride),
+// and used before it leaves the nearest cache. Columns of C behind n are set as if X had rows of 0 there.
+static void multiply_turned(Product p, const float *x, float *turned) {
+  const long images = p.n, padded = p.c_stride, K = p.k;
+  for (long from = 0; from < K; from += BLOCK) {
+    const long count = LEAST(BLOCK, K - from);
+    transpose(x + from, K, turned, padded, images, count);
+    for (long k = 0; k < count && images < padded; k++) memset(turned + k * padded + images, 0, (padded - images) * sizeof(float));
+    Product part = p;
+    part.a = p.a + from, part.b = turned, part.b_stride = padded, part.n = padded, part.k = count, part.add = from > 0;
+    multiply_strided(&part);
+  }
+}

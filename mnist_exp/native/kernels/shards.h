@@ -1,0 +1,242 @@
+// What is computed with, and where it lies: layers, calls, the shards of a batch and their parts of the workspace; the team of
+// threads.
+#include "vectors.h"
+#include "product.h"
+
+#ifdef KERNEL
+#include "convolution.h"
+#if DENSE
+#include "dense_convolution.h"
+#include "normalize.h"
+#endif
+#define CONVOLUTIONS 2
+#define SIDE1 (SIDE + 2 * PADDING)            // of the padded image
+#define OUT1 (SIDE1 - KERNEL + 1)             // of the first convolution's maps
+#define POOLED1 (OUT1 / 2)
+#define OUT2 (POOLED1 - KERNEL + 1)
+#define POOLED2 (OUT2 / 2)
+#define AREA1 (POOLED1 * POOLED1)
+#define AREA2 (POOLED2 * POOLED2)
+#define PIXELS (SIDE * SIDE)
+#define IMAGES1 (CHANNELS1 <= V / 2 ? 2 : 1)  // that share a vector in the first convolution
+#define BLOCKS1 ((CHANNELS1 * IMAGES1 + V - 1) / V)
+#define BLOCKS2 ((CHANNELS2 + V - 1) / V)
+// Floats of an image in memory, with room for a vector behind it: padded, and the maps behind the poolings.
+#define INPUT1 (SIDE1 * SIDE1 + V)
+#define OUTPUT1 (AREA1 * CHANNELS1 + V)
+#define OUTPUT2 (AREA2 * CHANNELS2 + V)
+// Floats of weights, packed for the forward pass, and of their gradients.
+#define PACKED1 (BLOCKS1 * V * KERNEL * TAPS(1))
+#define PACKED2 (BLOCKS2 * V * KERNEL * TAPS(CHANNELS1))
+#define ROW1 (DENSE ? TAP_ROW(1) : 8 * ROW8)
+#define KERNELS1 (CHANNELS1 * KERNEL * ROW1)
+#define KERNELS2 (CHANNELS2 * KERNEL * TAP_ROW(CHANNELS1))
+#define SUMS (KERNELS1 + KERNELS2 + ROUND_UP(CHANNELS1, V) + ROUND_UP(CHANNELS2, V))
+#else
+#define DENSE 0
+#define CONVOLUTIONS 0
+#endif
+#define STAGE static __attribute__((noinline)) void // a name in a profile
+
+#define BEFORE 1 // the activation: where a layer's batch norm is
+#define AFTER 2
+
+// A layer with weights, as Python passes it. `mask`, (n, in), is what dropout multiplies its input by, or NULL.
+typedef struct {
+  int64_t in, out;
+  const float *weight, *bias;
+  int64_t strides[4]; // of a convolution's weight and its gradient
+  float *weight_gradient, *bias_gradient;
+  const float *mask;
+  int64_t norm;       // 0, or BEFORE or AFTER the activation
+  int64_t batch;      // 1: with the statistics of the batch, 0: with the running ones
+  double momentum, eps;
+  const float *gamma, *beta;
+  float *gamma_gradient, *beta_gradient, *running_mean, *running_variance;
+} Layer;
+
+typedef struct {
+  int64_t count; // of layers
+  Layer *layers;
+  const float *images; // (n, pixels)
+  float *logits;       // (n, classes), or its gradient
+  float *workspace;    // of the forward pass, kept for the backward pass
+  float *scratch;      // of the backward pass
+  int64_t n, shards;
+  int64_t from, to;    // steps, of which each layer has two: what batch norm needs sums from, and the rest
+} Call;
+
+#define MOST_LAYERS 64
+
+// All pixels of a convolution's maps, [n][full] floats: the normalised ones, and the activation's derivative.
+typedef struct {
+  float *maps, *slope;
+} Full;
+
+// What one shard works with: images [first, first + n), n rounded up to `padded`.
+typedef struct {
+  long first, n, padded;
+#if CONVOLUTIONS
+  float *input; // padded images [n][INPUT1]
+  Maps maps[2];
+  Full full[2];
+  float *kernels, *pair, *value; // packed weights, then biases; two images; maps of one image
+#endif
+  float *x[MOST_LAYERS + 1];      // input of each linear layer, [in][padded]; at the end the logits
+  float *slope[MOST_LAYERS + 1];  // derivative of the activation that made it, NULL where x says enough (ReLU)
+  float *normal[MOST_LAYERS + 1]; // what batch norm made of it before gamma and beta
+  double *sums[MOST_LAYERS];      // for batch norm of a layer
+  float *mask;
+} Forward;
+
+typedef struct {
+  float *gradient, *next; // [features][padded]
+  float *rows;            // a layer's input as [image][feature]
+  float *narrow;
+  float *mask;
+#if CONVOLUTIONS
+  float *maps[2]; // gradients of the pooled maps
+  float *full[2]; // and of all pixels
+  float *kernels; // packed weights of the second convolution
+  float *sums;    // gradients of both convolutions' kernels and biases, packed
+#endif
+  double *norm_sums[MOST_LAYERS];
+  float *own[2 * MOST_LAYERS]; // gradients of linear layers where they are not the first shard's
+} Backward;
+
+#if CONVOLUTIONS
+static const long OUT[2] = {OUT1, OUT2}, OUTPUT[2] = {OUTPUT1, OUTPUT2}, CHANNELS[2] = {CHANNELS1, CHANNELS2};
+static long full_floats(long c) { return OUT[c] * OUT[c] * CHANNELS[c] + V; }
+#endif
+
+// Whether layer l reads the images as they are: then x[0] is only room for a block of them.
+static int takes_images(const Layer *layer, long l) { return !CONVOLUTIONS && l == 0 && !layer->mask && layer->in >= V; }
+
+// Takes room for `count` floats at *at, whole cache lines.
+static float *take(uintptr_t *at, long count) {
+  uintptr_t here = *at;
+  *at += ROUND_UP(count, 16) * sizeof(float);
+  return (float *)here;
+}
+
+static long most_images(const Call *call) {
+  const long blocks = (call->n + V - 1) / V;
+  return (blocks + call->shards - 1) / call->shards * V;
+}
+static long widest(const Call *call) {
+  long most = call->layers[call->count - 1].out;
+  for (long l = CONVOLUTIONS; l < call->count; l++)
+    if (call->layers[l].in > most) most = call->layers[l].in;
+  return most;
+}
+
+// The places of a shard that begins at `at`; returns where it ends.
+static uintptr_t forward_layout(const Call *call, long shard, uintptr_t at, Forward *f) {
+  const long blocks = (call->n + V - 1) / V, most = most_images(call);
+  const long end = (blocks * (shard + 1) + call->shards - 1) / call->shards * V; // the first shard is never empty
+  f->first = (blocks * shard + call->shards - 1) / call->shards * V;
+  f->n = LEAST(end, call->n) - LEAST(f->first, call->n); // 0 where there are more shards than vectors of images
+  f->padded = ROUND_UP(f->n, V);
+#if CONVOLUTIONS
+  f->input = take(&at, most * INPUT1);
+  for (long c = 0; c < 2; c++) {
+    f->maps[c].y = take(&at, most * OUTPUT[c]);
+    f->maps[c].slope = ACTIVATION == RELU || DENSE ? 0 : take(&at, most * OUTPUT[c]);
+    f->maps[c].where = (int32_t *)take(&at, most * OUTPUT[c]);
+    f->full[c].maps = DENSE ? take(&at, most * full_floats(c)) : 0;
+    f->full[c].slope = DENSE ? take(&at, most * full_floats(c)) : 0;
+  }
+  f->kernels = take(&at, LARGER(PACKED1 + BLOCKS1 * V, PACKED2 + BLOCKS2 * V));
+  f->pair = take(&at, 2 * INPUT1);
+  f->value = DENSE ? take(&at, LARGER(full_floats(0), full_floats(1))) : 0;
+#endif
+  for (long l = 0; l < call->count; l++) {
+    const Layer *layer = &call->layers[l];
+    f->sums[l] = layer->norm ? (double *)take(&at, 4 * layer->out) : 0;
+    if (l < CONVOLUTIONS) continue;
+    const long size = layer->out * most;
+    const int hidden = l + 1 < call->count;
+    if (l == CONVOLUTIONS) f->x[l] = take(&at, (takes_images(layer, l) ? BLOCK : layer->in) * most), f->slope[l] = f->normal[l] = 0;
+    f->x[l + 1] = take(&at, size);
+    f->slope[l + 1] = hidden && (ACTIVATION != RELU || layer->norm == AFTER) ? take(&at, size) : 0;
+    f->normal[l + 1] = layer->norm ? take(&at, size) : 0;
+  }
+  f->mask = take(&at, widest(call) * most);
+  return at;
+}
+
+static uintptr_t backward_layout(const Call *call, long shard, uintptr_t at, Backward *b) {
+  const long most = most_images(call), wide = widest(call);
+  b->gradient = take(&at, wide * most);
+  b->next = take(&at, wide * most);
+  b->rows = take(&at, ROUND_UP(wide, V) * most);
+  b->narrow = take(&at, wide * V);
+  b->mask = take(&at, wide * most);
+#if CONVOLUTIONS
+  for (long c = 0; c < 2; c++) {
+    b->maps[c] = take(&at, most * OUTPUT[c]);
+    b->full[c] = DENSE ? take(&at, most * full_floats(c)) : 0;
+  }
+  b->kernels = take(&at, KERNELS2);
+  b->sums = take(&at, SUMS);
+#endif
+  for (long l = 0; l < call->count; l++) {
+    const Layer *layer = &call->layers[l];
+    b->norm_sums[l] = layer->norm ? (double *)take(&at, 4 * layer->out) : 0;
+    b->own[2 * l] = shard && l >= CONVOLUTIONS ? take(&at, layer->in * layer->out) : layer->weight_gradient;
+    b->own[2 * l + 1] = shard && l >= CONVOLUTIONS ? take(&at, layer->out) : layer->bias_gradient;
+  }
+  return at;
+}
+
+// Floats of one shard. The first needs less in the backward pass: it writes into the gradients themselves.
+static long forward_size(const Call *call) {
+  Forward f;
+  return forward_layout(call, 0, 0, &f) / sizeof(float);
+}
+static long backward_size(const Call *call) {
+  Backward b;
+  return backward_layout(call, 1, 0, &b) / sizeof(float);
+}
+static Forward forward_part(const Call *call, long shard) {
+  Forward f;
+  forward_layout(call, shard, (uintptr_t)(call->workspace + shard * forward_size(call)), &f);
+  return f;
+}
+static Backward backward_part(const Call *call, long shard) {
+  Backward b;
+  backward_layout(call, shard, (uintptr_t)(call->scratch + shard * backward_size(call)), &b);
+  return b;
+}
+
+// Behind the shards: two numbers for each channel of each layer. Forward: mean and 1 / standard deviation; backward: mean of g
+// and mean of g h.
+static float *statistics(const Call *call, long l, int backward) {
+  float *at = backward ? call->scratch + call->shards * backward_size(call) : call->workspace + call->shards * forward_size(call);
+  for (long k = 0; k < l; k++) at += call->layers[k].norm ? 2 * call->layers[k].out : 0;
+  return at;
+}
+static long statistics_size(const Call *call) {
+  long size = 0;
+  for (long l = 0; l < call->count; l++) size += call->layers[l].norm ? 2 * call->layers[l].out : 0;
+  return size;
+}
+
+// Team of threads: PyTorch's own, since a second one would fight with it for the cores. NULL: one shard after the other.
+static void (*start_team)(void (*)(void *), void *, unsigned, unsigned);
+static int (*my_number)(void), (*team_size)(void);
+void use_team(void *start, void *number, void *size) { start_team = start, my_number = number, team_size = size; }
+
+typedef struct {
+  void (*work)(const Call *, long);
+  const Call *call;
+} Task;
+static void member(void *data) {
+  const Task *task = data;
+  for (long shard = my_number(); shard < task->call->shards; shard += team_size()) task->work(task->call, shard);
+}
+static void for_each_shard(void (*work)(const Call *, long), const Call *call) {
+  if (call->shards > 1 && start_team) start_team(member, &(Task){work, call}, call->shards, 0);
+  else
+    for (long shard = 0; shard < call->shards; shard++) work(call, shard);
+}

@@ -1,0 +1,96 @@
+"""What the kernels need to know of a model, read from its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from mnist_exp.models import MLP, LeNet5
+from mnist_exp.native.build import NativeUnavailable
+
+# As vectors.h numbers them.
+ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: 0, nn.Tanh: 1, nn.Sigmoid: 2, nn.GELU: 3, nn.SiLU: 4}
+MOST_LAYERS = 64  # as shards.h
+MOST_PIXELS = 64 * 64
+MOST_WEIGHTS = 2**20  # of a layer; beyond it PyTorch is faster
+
+
+class NotCovered(NativeUnavailable):
+    """The kernels do not cover this network."""
+
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
+
+
+class Part(NamedTuple):
+    """A layer with weights and what belongs to it."""
+
+    module: nn.Conv2d | nn.Linear
+    dropout: nn.Dropout | None  # in front of it
+    norm: BatchNorm | None = None
+    position: int = 0  # of the norm: 1 before the activation, 2 after it; as shards.h
+
+    def parameters(self) -> list[Tensor]:
+        found = [self.module.weight, self.module.bias]
+        if self.norm is not None:
+            found += [self.norm.weight, self.norm.bias]
+        return [parameter for parameter in found if parameter is not None]
+
+
+class Structure(NamedTuple):
+    """What the kernels need to know of a model."""
+
+    constants: Mapping[str, int]  # macros of the source
+    parts: tuple[Part, ...]
+    image_size: int
+    after: nn.Module | None  # what PyTorch does with the logits
+
+
+def structure(model: nn.Module) -> Structure:
+    """Read a model's modules.
+
+    Raises:
+        NotCovered: it is no LeNet5 or MLP, or has a part for which there is no kernel.
+    """
+    if type(model) not in {LeNet5, MLP}:
+        raise NotCovered(f"there are no kernels for {type(model).__name__}")
+    parts: list[Part] = []
+    activations: set[type[nn.Module]] = set()
+    activated = average = False
+    waiting: nn.Dropout | None = None
+    after: nn.Module | None = None
+    for module in model.modules():
+        match module:
+            case nn.Conv2d() | nn.Linear():
+                parts.append(Part(module, waiting))
+                waiting, activated = None, False
+            case nn.Dropout():
+                waiting = module
+            case nn.Softmax():
+                after = module
+            case nn.BatchNorm1d() | nn.BatchNorm2d():
+                parts[-1] = parts[-1]._replace(norm=module, position=2 if activated else 1)
+            case nn.AvgPool2d():
+                average = True
+            case _ if type(module) in ACTIVATIONS:
+                activations.add(type(module))
+                activated = True
+    if len(parts) > MOST_LAYERS:
+        raise NotCovered(f"there are kernels for {MOST_LAYERS} layers at most, and it has {len(parts)}")
+    if (largest := max(part.module.weight.numel() for part in parts)) > MOST_WEIGHTS:
+        raise NotCovered(
+            f"PyTorch is faster for layers with more than {MOST_WEIGHTS:,} weights, and it has one of {largest:,}"
+        )
+    constants = {"ACTIVATION": ACTIVATIONS[activations.pop()] if activations else 0}
+    assert isinstance(model, LeNet5 | MLP)
+    image_size, first = model.image_size, parts[0].module
+    if isinstance(first, nn.Conv2d):
+        kernel, padding = int(first.kernel_size[0]), int(first.padding[0])
+        if (image_size + 2 * padding) ** 2 > MOST_PIXELS:
+            raise NotCovered(f"there are kernels for {MOST_PIXELS} pixels at most, padding included")
+        maps1, maps2 = (part.module.weight.shape[0] for part in parts[:2])
+        constants |= {"SIDE": image_size, "PADDING": padding, "KERNEL": kernel, "CHANNELS1": maps1, "CHANNELS2": maps2}
+        constants |= {"DENSE": int(average or any(part.norm for part in parts[:2])), "AVERAGE": int(average)}
+    return Structure(constants, tuple(parts), image_size, after)
