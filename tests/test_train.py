@@ -410,7 +410,7 @@ def test_steps_reuse_memory() -> None:
     """Without it the kernel clears thousands of pages anew in every step."""
     script = """
 import resource, torch
-from mnist_exp.experiment import keep_freed_memory
+from mnist_exp.build import keep_freed_memory
 from mnist_exp.models import LeNet5
 torch.set_num_threads(1)
 keep_freed_memory()

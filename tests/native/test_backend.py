@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from mnist_exp import evaluate
+from mnist_exp import build, evaluate
 from mnist_exp.runs import read_run
 
 

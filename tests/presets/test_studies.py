@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from mnist_exp.build import build_model
 from mnist_exp.composition import CONF, first_comment
-from mnist_exp.experiment import build_model
 from mnist_exp.models import count_parameters
 
 PARAMETERS = {

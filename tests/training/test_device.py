@@ -12,9 +12,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mnist_exp.build import build_model, build_training
 from mnist_exp.config import check
 from mnist_exp.data import Digits, Split
-from mnist_exp.experiment import build_model, build_training, predictions
+from mnist_exp.experiment import predictions
 from mnist_exp.training import Distillation, fit, predict
 
 ATEN = torch.ops.aten
