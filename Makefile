@@ -1,12 +1,21 @@
 # make quickstart   install into .venv, train LeNet-5 on 5,000 real digits, show the result
 # make test         install into .venv, run all checks and tests; SEED=2 runs them in another order
+# make check        lint, types, and the tests that take a moment
+# make format       format the code
+# make clean        remove .venv
 PYTHON ?= python3
 VENV   ?= .venv
 SEED   ?= 1
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test clean
+# What can be told without training, processes of their own, browsers or clusters.
+FAST   := tests/data/test_idx.py tests/data/test_splits.py tests/models tests/reports/test_statistics.py tests/test_config.py
+
+.PHONY: help quickstart test check format clean
+
+help:
+	@sed -n 's/^# make /make /p' Makefile
 
 quickstart: $(VENV)/.installed
 	@$(BIN)/mnist-train name=quickstart data=mnist5k trainer.batch_size=32 trainer.epochs=12 trainer.threads=1 scheduler=cosine hydra.run.dir=outputs/quickstart/$$(date +%Y%m%d-%H%M%S)-$$$$
@@ -18,6 +27,16 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadgroup --randomly-seed=$(SEED) --cov --cov-report=term-missing:skip-covered
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=4 --randomly-seed=$(SEED) $(FAST)
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # Each stamp is newer than what it depends on exactly when nothing needs installing.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python

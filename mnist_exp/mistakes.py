@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mnist_exp import __version__
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -38,8 +40,10 @@ class ArgumentParser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, prog: str, example: str, **options: Any) -> None:
-        super().__init__(prog=prog, allow_abbrev=False, **options)
+        # Hydra's parser, which mnist-train extends, has a --version of Hydra's.
+        super().__init__(prog=prog, allow_abbrev=False, conflict_handler="resolve", **options)
         self._example = example
+        self.add_argument("--version", action="version", version=f"mnist-exp {__version__}", help="print the version")
 
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """The options of a command line.
