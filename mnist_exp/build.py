@@ -259,7 +259,7 @@ def build_model(tree: Mapping[str, Any], seed: int) -> nn.Module:
 def _accepted(target: str) -> set[str]:
     """Names of the arguments that a constructor takes."""
     try:
-        return set(inspect.signature(find_target(target)).parameters)
+        return set(inspect.signature(find_target(target, "model.")).parameters)
     except (TypeError, ValueError):
         return set()
 
@@ -486,6 +486,8 @@ def refusals(group: str, section: Mapping[str, Any], homes: Mapping[str, str] | 
     """
     try:
         yield
+    except UsageError as error:
+        raise UsageError(f"{group}.{error}" if str(error).startswith("_target_=") else str(error)) from error
     except (InstantiationException, DataError, TypeError, ValueError) as error:
         found: BaseException | None = error
         while found is not None and not isinstance(found, DataError | TypeError | ValueError):

@@ -169,9 +169,12 @@ def find_target(target: str, path: str = "") -> Any:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise UsageError(
-            f"{path}_target_={target} does not exist: {type(cause).__name__}: {' '.join(str(cause).split())}"
-        ) from error
+        module, _, name = target.rpartition(".")
+        if isinstance(cause, ModuleNotFoundError) and cause.name == target:
+            reason = f"{module} has no {name}"
+        else:
+            reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+        raise UsageError(f"{path}_target_={target} does not exist: {reason}") from error
     finally:
         for folder in here:
             sys.path.remove(folder)
