@@ -174,6 +174,22 @@ def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
 
 
 @pytest.fixture
+def brief_outages(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An override: a generous budget for W&B in this process, of which little goes by once the server is silent."""
+    from mnist_exp.loggers import wandb
+
+    start_online, share = wandb.WandbLogger._start_online, wandb.START
+
+    def start(self: wandb.WandbLogger, deadline: float) -> str | None:
+        monkeypatch.setattr(wandb, "START", 0.05 if wandb_server.silent else share)
+        return start_online(self, deadline)
+
+    monkeypatch.setattr(wandb.WandbLogger, "_start_online", start)
+    monkeypatch.setattr(wandb, "END", 0.05)
+    return "logger.timeout_seconds=60"
+
+
+@pytest.fixture
 def composed() -> Callable[..., dict[str, Any]]:
     """The resolved configuration that a command line amounts to."""
 

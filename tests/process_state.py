@@ -89,7 +89,8 @@ PARTS: dict[str, Part] = {
     "logging level": (lambda: logging.root.level, logging.root.setLevel),
     "socket timeout": (socket.getdefaulttimeout, socket.setdefaulttimeout),
     "start method": (
-        lambda: multiprocessing.get_start_method(allow_none=True),
+        # The first is the default, which the first lock that anybody makes also sets.
+        lambda: multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0],
         lambda value: multiprocessing.set_start_method(value, force=True),
     ),
     "HydraConfig": (lambda: HydraConfig.instance().cfg, _set_hydra_config),

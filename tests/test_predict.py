@@ -220,7 +220,7 @@ class TestDemo:
             thread.join()
 
     def ask(self, server: demo.Demo, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
         connection.request(method, path, body, headers)
         response = connection.getresponse()
         answer = response.status, response.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import signal
 import subprocess
@@ -179,7 +180,7 @@ def test_signal_checkpoints_and_leaves(
     run = tmp_path / "run"
     wait_for(lambda: (run / "metrics.jsonl").exists() and len(read_metrics(run)) >= 2, process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == status
     assert err == ""
     assert out.splitlines()[-1].endswith("; continue: mnist-train resume=run")
@@ -192,14 +193,28 @@ def test_signal_checkpoints_and_leaves(
 def test_killed_run_resumes_to_the_same_bits(mnist_train: Callable[..., int], small: list[str], tmp_path: Path) -> None:
     overrides = [*small, "trainer.epochs=30"]
     assert mnist_train(*overrides, "hydra.run.dir=whole") == 0
-    command = [sys.executable, "-m", "mnist_exp.train", *overrides, "hydra.run.dir=killed"]
+    program = """
+import os, signal
+from mnist_exp.runs import RunDirectory
+from mnist_exp.train import main
+append = RunDirectory.append_metrics
+def append_and_stop(self, row):
+    append(self, row)
+    if row["epoch"] == 2:
+        os.kill(os.getpid(), signal.SIGSTOP)
+RunDirectory.append_metrics = append_and_stop
+main()
+"""
+    command = [sys.executable, "-c", program, *overrides, "hydra.run.dir=killed"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
     run = tmp_path / "killed"
-    wait_for(lambda: (run / "metrics.jsonl").exists() and len(read_metrics(run)) >= 2, process)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), "the run ended before it could be killed"
+    assert len(read_metrics(run)) == 2
     assert read_run(run).status == "running"
     assert mnist_train("resume=killed") == 2, "a living process holds the lock"
     process.kill()
-    process.wait(timeout=30)
+    process.wait()
     assert read_run(run).status == "killed"
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 31, "half a li')
@@ -208,7 +223,7 @@ def test_killed_run_resumes_to_the_same_bits(mnist_train: Callable[..., int], sm
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, "the run ended before it could be stopped"
         assert time.monotonic() < deadline

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
+from mnist_exp.loggers.wandb_file import finished_within
 from mnist_exp.loggers.wandb_service import (
     contained,
     end_service,
@@ -170,7 +171,7 @@ class WandbLogger(Listener):
         run = self._run
         if run is None:
             return
-        deadline = time.monotonic() + END * self._timeout
+        deadline = time.monotonic() + (END + REST) * self._timeout
         if event.status == "completed":
             with self._guarded():
                 self._log_errors(run)
@@ -185,10 +186,15 @@ class WandbLogger(Listener):
             run.finish(exit_code=0 if event.status == "completed" else 1)
             if not run.offline:
                 _mark_uploaded(Path(run.dir).parent)
+        if self._run is not None:  # else its service is dead
+            with self._guarded():
+                # W&B's service answers first and writes afterwards: the rows would be lost with it.
+                if not finished_within(deadline - time.monotonic(), Path(run.settings.sync_file)):
+                    raise TimeoutError("W&B has not written the run's file to its end")
         self._run = None
         if multiprocessing.parent_process() is not None:
-            # Such a process ends without W&B's hook, and its service stops with it, in the middle of writing the file.
-            end_service(max(REST * self._timeout, deadline - time.monotonic()))
+            # Such a process ends without W&B's hook, which ends the service.
+            end_service(deadline - time.monotonic())
 
     def _start(self, deadline: float) -> None:
         mode, why_offline = self._choose_mode(deadline)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 _BLOCK = 32_768  # bytes; a record's parts never cross one
@@ -40,3 +42,18 @@ def records(data: bytes) -> Iterator[Any]:
             except Exception as error:
                 raise ValueError(f"no record before byte {position}") from error
             body = b""
+
+
+def finished_within(seconds: float, path: Path) -> bool:
+    """Wait until the record of the run's end is in a file, which is the last one; False if it is not after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    size = -1
+    while True:
+        if path.stat().st_size != size:
+            data = path.read_bytes()
+            size = len(data)
+            if any(record.WhichOneof("record_type") == "exit" for record in records(data)):
+                return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.002)

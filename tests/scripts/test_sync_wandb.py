@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "sync_wandb.py"
 
 def sync(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -45,12 +46,10 @@ def wandb_file(run: Path) -> Path:
 
 
 def test_after_an_outage_the_whole_sweep_is_there(
-    mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer
+    mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer, brief_outages: str
 ) -> None:
     wandb_server.runs_until_silent = 2
-    assert (
-        mnist_train("-m", *small, "logger=wandb", "seed=range(4)", "sweep.name=widths", "logger.timeout_seconds=3") == 0
-    )
+    assert mnist_train("-m", *small, "logger=wandb", "seed=range(4)", "sweep.name=widths", brief_outages) == 0
     wandb.teardown()
     jobs = [Path("outputs/sweeps/widths") / f"seed={seed}" for seed in range(4)]
     wandb_server.silent = False
@@ -108,7 +107,11 @@ def test_rows_that_are_refused_are_not_called_uploaded(offline: Callable[..., Pa
 
 
 def test_a_run_in_parts_is_one_run(
-    mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch
+    mnist_train: Callable[..., int],
+    small: list[str],
+    wandb_server: WandbServer,
+    brief_outages: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Interrupted online, finished while the server was gone."""
     from mnist_exp.signals import StopRequest
@@ -123,7 +126,7 @@ def test_a_run_in_parts_is_one_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(StopRequest, "__call__", stop_in_the_second_epoch)
-        assert mnist_train(*small, "logger=wandb", "logger.timeout_seconds=3", "hydra.run.dir=outputs/a") == 143
+        assert mnist_train(*small, "logger=wandb", brief_outages, "hydra.run.dir=outputs/a") == 143
     wandb_server.silent = True
     assert mnist_train("resume=outputs/a") == 0
     wandb.teardown()
@@ -171,14 +174,36 @@ def test_a_server_that_does_not_answer_is_one_line(offline: Callable[..., Path],
     assert done.stderr == f"sync_wandb.py: {os.environ['WANDB_BASE_URL']} does not answer\n"
 
 
-def test_a_server_that_is_lost_on_the_way_is_given_up(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_a_server_that_is_lost_on_the_way_is_given_up(
+    offline: Callable[..., Path],
+    wandb_server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In this process: the time that one run may take is counted from the moment when the server is lost."""
     offline("a")
     offline("b")
+    capsys.readouterr()
     wandb_server.runs_until_silent = 1
-    done = sync("--timeout", "3")
-    assert done.returncode == 1
-    assert done.stdout == "outputs/a: failed: not done after 3 s\n"
-    assert done.stderr == f"sync_wandb.py: {wandb_server.url} does not answer\n"
+    communicate = subprocess.Popen.communicate
+
+    def communicate_once_lost(process: subprocess.Popen[str], **options: Any) -> Any:
+        while not wandb_server.silent:
+            assert process.poll() is None
+            time.sleep(0.02)
+        return communicate(process, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess.Popen, "communicate", communicate_once_lost)
+        patch.syspath_prepend(str(SCRIPT.parent))
+        from sync_wandb import main
+
+        with pytest.raises(SystemExit) as leaving:
+            main(["--timeout", "3"])
+    assert leaving.value.code == 1
+    out, err = capsys.readouterr()
+    assert out == "outputs/a: failed: not done after 3 s\n"
+    assert err == f"sync_wandb.py: {wandb_server.url} does not answer\n"
     wandb_server.silent = False
     assert sync().stdout == "outputs/a: uploaded\noutputs/b: uploaded\n"
     assert [len(run.history) for run in wandb_server.runs.values()] == [2, 2]

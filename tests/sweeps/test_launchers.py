@@ -29,7 +29,7 @@ each_launcher = pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUN
 def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str], tmp_path: Path) -> None:
     command = [*small, *launcher, "data.limit=64", "trainer.epochs=1", "seed=range(5)", "hydra.sweep.dir=sweep"]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     jobs = rows(tmp_path)
     assert {name: job["status"] for name, job in jobs.items()} == {
@@ -44,7 +44,7 @@ def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str
     assert "failed: sweep/seed=2/train.log" in out
     before = (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes()
     process = start(tmp_path, *command)
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert process.returncode == 0
     assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
     assert (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes() == before
@@ -54,7 +54,7 @@ def test_a_worker_that_dies_takes_no_other_job_along(small: list[str], tmp_path:
     """joblib kills all workers when one is gone."""
     command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=20", "seed=6,3", "hydra.sweep.dir=sweep"]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 1, out
     assert {name: job["status"] for name, job in rows(tmp_path).items()} == {"seed=6": "killed", "seed=3": "completed"}
 
@@ -75,7 +75,7 @@ def test_interrupted_once_and_finished(
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 130, out
     standings = {name: job["status"] for name, job in rows(tmp_path).items()}
     assert "interrupted" in standings.values()
@@ -86,7 +86,7 @@ def test_interrupted_once_and_finished(
         [sys.executable, "-m", "mnist_exp.train", *told.split()],
         cwd=tmp_path,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert again.returncode == 0, again.stderr
@@ -103,7 +103,7 @@ def test_a_signal_after_a_job_has_ended_changes_nothing(small: list[str], tmp_pa
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
     wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) == 2, process)
     os.killpg(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 130, out
     assert {job["status"] for job in rows(tmp_path).values()} == {"interrupted"}
 
@@ -114,7 +114,7 @@ def test_jobs_share_the_cores(launcher: list[str], small: list[str], tmp_path: P
     process = start(
         tmp_path, *small, *launcher, "trainer.epochs=1", "seed=0,1", "hydra.sweep.dir=sweep", OMP_NUM_THREADS=""
     )
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     share = max(1, available_cores() // 2) if "joblib" in launcher[0] else 1
     for name in ("seed=0", "seed=1"):

@@ -49,7 +49,7 @@ def cluster(environment: dict[str, str]) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=300)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -60,7 +60,7 @@ def test_whatever_ends_a_job_the_others_run_and_another_cluster_finishes(
     small.remove("trainer.threads=1")
     command = [*small, *ON_RAY, OF_TWO, "data.limit=64", "trainer.epochs=1", BREAKING]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), **environment)
-    _, err = process.communicate(timeout=180)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     assert_each_broken_job_ended_alone(tmp_path)
     records = {name: json.loads((tmp_path / "sweep" / name / "run.json").read_text()) for name in rows(tmp_path)}
@@ -70,7 +70,7 @@ def test_whatever_ends_a_job_the_others_run_and_another_cluster_finishes(
 
     joined = ["sweep.resume=sweep", ON_RAY[0], "hydra.launcher.ray.init.address=auto"]
     process = start(tmp_path, *joined, **environment)
-    _, err = process.communicate(timeout=180)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1, f"the same bits diverge again{err}"
     assert "Connected to Ray cluster" in err
     assert {name for name, job in rows(tmp_path).items() if job["status"] != "completed"} == {"seed=5"}
@@ -86,7 +86,7 @@ def test_interrupted_once_and_continued(
     process = start(tmp_path, *small, *ON_RAY, OF_TWO, "seed=range(3)", **environment)
     wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) >= 2, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130, out + err
     standings = {name: job["status"] for name, job in rows(tmp_path).items()}
     assert set(standings.values()) == {"interrupted", "waiting"}

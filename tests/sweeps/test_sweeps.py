@@ -318,7 +318,7 @@ def test_stopped_sweep_is_finished_by_the_same_command(
     metrics = tmp_path / "sweep" / "seed=1" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
     standings = [read_run(tmp_path / "sweep" / f"seed={seed}").status for seed in range(3)]
     if number == signal.SIGKILL:
