@@ -1,17 +1,23 @@
 """Kinds of pictures of one digit that a person reads at a glance, made from stored digits; each is deterministic.
 
-python tests/pictures_of_digits.py FOLDER    # 100 pictures of each kind, and a sheet with ten of each
+python tests/pictures_of_digits.py RUN MNIST    # how many of 100 a network reads; MNIST: the folder of its IDX files
 """
 
 from __future__ import annotations
 
 import io
+import sys
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+from PIL.JpegImagePlugin import JpegImageFile
 from scipy import ndimage
+
+from mnist_exp.data.photographs import decoded
 
 Ink = NDArray[np.float64]  # (H, W), 0 is paper and 1 is ink
 Random = np.random.Generator
@@ -42,7 +48,19 @@ def stored_as(image: Image.Image, name: str, **options: object) -> Image.Image:
     """What comes back from a file of that format."""
     buffer = io.BytesIO()
     image.save(buffer, name, **options)
-    return Image.open(io.BytesIO(buffer.getvalue()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(buffer)
+
+
+def read_back(image: Image.Image) -> NDArray[np.float32]:
+    """The colours read from a file of the picture: the one it is from, or a PNG."""
+    if isinstance(image, JpegImageFile):
+        image.fp.seek(0)  # with its orientation
+        return decoded(image.fp.read())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return decoded(buffer.getvalue())
 
 
 def light(side: int, random: Random, low: float, high: float) -> Ink:
@@ -231,7 +249,7 @@ KINDS: dict[str, Callable[[NDArray[np.uint8], Random], Image.Image]] = {
 # Slow to make: a few of each suffice.
 LARGE_KINDS: dict[str, Callable[[NDArray[np.uint8], Random], Image.Image]] = {
     "phone, 12 megapixels": lambda d, r: phone(smooth(d), r, 3000, 4000, 0.3),
-    "phone, 108 megapixels": lambda d, r: phone(smooth(d), r, 9000, 12000, 0.3),
+    "phone, 108 megapixels": lambda d, r: stored_as(phone(smooth(d), r, 3000, 4000, 0.3).resize((12000, 9000)), "JPEG"),
 }
 
 
@@ -243,3 +261,31 @@ def two(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> Image.Image:
 def make(kind: str, digit: NDArray[np.uint8], number: int) -> Image.Image:
     """Picture ``number`` of a kind: the same for ever."""
     return {**KINDS, **LARGE_KINDS}[kind](digit, np.random.default_rng([number, len(kind)]))
+
+
+def measure(run: Path, mnist: Path, count: int = 100) -> None:
+    """Print of how many test digits of each kind a network gives the right answer, and for how many none."""
+    from mnist_exp.data.handwriting import SeveralMarks
+    from mnist_exp.data.idx import idx_folder
+    from mnist_exp.trained import Classifier
+
+    network = Classifier(run)
+    test = idx_folder(root=str(mnist), download=None, mean=0.0, std=1.0).test
+    digits = test.images[:, 0].mul(255).round().byte().numpy()
+    numbers = np.random.RandomState(0).permutation(len(digits))[:count]
+    for kind in (*KINDS, "two digits"):
+        right = none = 0
+        for number, following in zip(numbers, np.roll(numbers, -1), strict=True):
+            digit = digits[number]
+            picture = two(digit, digits[following]) if kind == "two digits" else make(kind, digit, int(number))
+            try:
+                seen, _ = network.images.like_them(read_back(picture))
+            except SeveralMarks:
+                none += 1
+            else:
+                right += int(network.probabilities(seen[None])[0].argmax() == test.labels[number])
+        print(f"{kind:30} {right:4} right, {none} without an answer, of {count}", flush=True)
+
+
+if __name__ == "__main__":
+    measure(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -49,7 +49,7 @@ class Mark:
         What lies at the picture's edge mostly belongs to the table, the shadow of a hand, or the next word.
         """
         widest = 2 * float(ndimage.distance_transform_edt(np.pad(self.mask, 1)).max())
-        return self.length * self.strength * max(0.0, 1 - widest / self.length) ** 2 * (1 - self.edge)
+        return self.length * self.strength * max(0.0, 1 - widest / self.length) ** 4 * (1 - self.edge)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ def like_mnist(colours: Colours, box: int = 20) -> NDArray[np.uint8]:
     """
     if min(colours.shape[:2]) < 2:
         raise ValueError("shows no digit: smaller than 2x2 pixels")
-    if np.ptp(colours, axis=(0, 1)).max() < 3:
+    if max(np.ptp(colours[..., channel]) for channel in range(3)) < 3:
         raise ValueError("shows no digit: it is of one colour")
     found, scale = _search(colours)
     if found is not None and is_sheet(found.digit):
@@ -83,16 +83,17 @@ def like_mnist(colours: Colours, box: int = 20) -> NDArray[np.uint8]:
         raise ValueError("shows no digit: nothing stands out from its surroundings")
     if found.others:
         raise SeveralMarks(f"shows {1 + len(found.others)} marks where one digit is expected; cut out one of them")
-    closer, _ = _search(_cut(colours, found.digit.box, scale, 0.5), [found.dark])
-    if closer is not None and closer.digit.length > 0.2 * math.hypot(*closer.contrast.shape):
-        found = closer
+    if scale > 1 or found.digit.length < 0.5 * math.hypot(*found.contrast.shape):
+        closer, _ = _search(_cut(colours, found.digit.box, scale, 0.5), [found.dark])
+        if closer is not None and closer.digit.length > 0.2 * math.hypot(*closer.contrast.shape):
+            found = closer
     return framed(ink_of(found), box)
 
 
 def _search(colours: Colours, kinds: Sequence[bool] = (True, False)) -> tuple[Found | None, int]:
     """The digit in a picture, dark or light, and how many times smaller than the picture it was looked for."""
     scale = math.ceil(max(colours.shape[:2]) / SEARCHED)
-    grey = strongest_mixture(reduced(colours, scale))
+    grey = without_noise(strongest_mixture(reduced(colours, scale)))
     candidates = [found for dark in kinds if (found := find_digit(grey, dark)) is not None]
     return max(candidates, key=lambda f: (is_sheet(f.digit), f.digit.weight), default=None), scale
 
@@ -132,6 +133,8 @@ def reduced(colours: Colours, factor: int) -> Colours:
 def strongest_mixture(colours: Colours) -> Plane:
     """The mixture of red, green and blue in which neighbouring pixels differ most; brightness where that is as good."""
     grey = colours @ LUMINANCE
+    if max(np.abs(colours[..., 0] - colours[..., other]).max() for other in (1, 2)) < 3:
+        return grey
     size = max(3, min(grey.shape) // 3)
     detail = (colours - ndimage.uniform_filter(colours, (size, size, 1))).reshape(-1, 3).astype(np.float64)
     spread = detail.T @ detail / len(detail)
@@ -144,11 +147,13 @@ def strongest_mixture(colours: Colours) -> Plane:
 
 def find_digit(grey: Plane, dark: bool) -> Found | None:
     """The largest dark or light mark with the pieces that belong to it, and the others that could be another digit."""
-    plane = without_noise(grey if dark else 255 - grey)
-    ground = ground_of(plane)
+    plane = grey if dark else 255 - grey
+    slope = slope_of(plane)  # of the light; without it the darkest edge would pass for a mark
+    noise = noise_of(plane - slope)
+    ground = np.maximum(ground_of(plane - slope) + slope, 1)
     # A share of the light, because that may be uneven.
     contrast = np.clip((ground - plane) / np.maximum(ground, np.float32(24)), 0, 1).astype(np.float32)
-    mask = ink_mask(contrast)
+    mask = ink_mask(contrast, noise / float(np.median(ground)))
     marks = without_frames(connected(without_ruling(mask), ground - plane))
     if not marks:
         return None
@@ -158,17 +163,26 @@ def find_digit(grey: Plane, dark: bool) -> Found | None:
 
 
 def without_noise(plane: Plane) -> Plane:
-    """Blurred by more where neighbouring pixels differ at random by more, compared with the picture's range."""
+    """Without single wrong pixels; blurred by more where close pixels differ by more, compared with the range."""
     if max(plane.shape) < 100:
         return plane
+    plane = without_wrong_pixels(plane)
     span = float(np.ptp(np.percentile(plane, [0.5, 99.5])))
     blur = min(10 * noise_of(plane) / max(span, 1), 3) * max(plane.shape) / 300
     return ndimage.gaussian_filter(plane, blur) if blur > 0.2 else plane
 
 
+def without_wrong_pixels(plane: Plane) -> Plane:
+    """Medians of 3x3 pixels where more than one pixel of 200 differs much from all around it: salt and pepper."""
+    inner, around = plane[1:-1, 1:-1], (plane[:-2, 1:-1], plane[2:, 1:-1], plane[1:-1, :-2], plane[1:-1, 2:])
+    margin = 0.2 * np.ptp(plane)
+    alone = (inner > np.maximum.reduce(around) + margin) | (inner < np.minimum.reduce(around) - margin)
+    return ndimage.median_filter(plane, 3) if alone.mean() > 1 / 200 else plane
+
+
 def noise_of(plane: Plane) -> float:
-    """The standard deviation of what differs at random between neighbouring pixels, from its median."""
-    step = 3 if min(plane.shape) > 100 else 1
+    """The standard deviation of what differs at random between pixels close to each other, from its median."""
+    step = max(1, min(plane.shape) // 50)
     return 1.4826 * float(np.median(np.abs(plane[:, step:] - plane[:, :-step]))) / math.sqrt(2)
 
 
@@ -179,13 +193,23 @@ def ground_of(plane: Plane) -> Plane:
     lines are taken out first, because a single one would pass for the light around a mark.
     """
     stroke, speck = (max(1, round(share * sum(plane.shape))) for share in (0.15, 0.03))
-    calm = ndimage.grey_opening(ndimage.median_filter(plane, 3) if speck > 3 else plane, (speck, speck))
-    return np.maximum(ndimage.grey_closing(calm, (stroke, stroke)), 1)
+    return ndimage.grey_closing(ndimage.grey_opening(plane, (speck, speck)), (stroke, stroke))
 
 
-def ink_mask(contrast: Plane) -> Mask:
+def slope_of(plane: Plane) -> Plane:
+    """What a picture has of a steady change from one side to the other, by the medians of its differences."""
+    slopes = []
+    for turned in (plane, plane.T):
+        part = max(1, len(turned) // 4)
+        change = float(np.median(turned[part::3, ::3] - turned[:-part:3, ::3]))
+        slopes.append(np.arange(len(turned), dtype=np.float32) * np.float32(change / part))
+    slope: Plane = np.add.outer(*slopes)
+    return slope
+
+
+def ink_mask(contrast: Plane, noise: float) -> Mask:
     """Pixels of clear contrast, and those of less that are connected with them."""
-    floor = float(np.percentile(contrast, 25)) + max(0.02, 4 * noise_of(contrast))
+    floor = float(np.percentile(contrast, 25)) + max(0.02, 5 * noise)
     strong = max(floor, otsu(contrast[contrast > floor]))
     weak = max(floor, 0.6 * strong)
     labels, count = ndimage.label(contrast > weak, NEIGHBOURS)
@@ -233,8 +257,11 @@ def connected(mask: Mask, darker: Plane) -> list[Mark]:
     marks = []
     for label, box in boxes[:15]:
         own = labels[box] == label
+        strength = float(darker[box][own].mean())
+        if strength < 1.5:  # a grey level is rounding
+            continue
         edge = inner[box][own].size - inner[box][own].sum()
-        marks.append(Mark(box, own, float(darker[box][own].mean()), min(0.7, edge / math.hypot(*own.shape))))
+        marks.append(Mark(box, own, strength, min(0.7, edge / math.hypot(*own.shape))))
     return sorted(marks, key=lambda mark: -mark.weight)
 
 
@@ -266,6 +293,8 @@ def is_sheet(mark: Mark) -> bool:
 
 def joined(main: Mark, rest: list[Mark], shape: tuple[int, ...]) -> tuple[Mark, list[Mark]]:
     """The main mark with the pieces that broke off it, such as the bar of a 5; and the other marks."""
+    if not rest:
+        return main, []
     mask = np.zeros(shape, dtype=bool)
     mask[main.box] = main.mask
     distance = ndimage.distance_transform_edt(~mask)
@@ -300,15 +329,13 @@ def ink_of(found: Found) -> Plane:
 def framed(ink: Plane, box: int) -> NDArray[np.uint8]:
     """A digit (28, 28) as MNIST was made, with a box of 20 (LeCun et al. 1998, section III.A).
 
-    Scaled to fit a square of ``box`` pixels, proportions kept, with grey levels from the reduction, and placed so that its centre of
-    mass is at the centre of 28x28.
+    Scaled to fit a square of ``box`` pixels, proportions kept, with grey levels from the reduction, and placed so that
+    its centre of mass is at the centre of 28x28.
     """
     scale = box / max(ink.shape)
     height, width = (max(1, round(length * scale)) for length in ink.shape)
-    picture = Image.fromarray(ink)
-    small = np.asarray(
-        picture.resize((width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
-    )
+    way = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    small = np.asarray(Image.fromarray(ink).resize((width, height), way))
     small = np.clip(small / small.max(), 0, 1)
     total = small.sum()
     # Where the first pixel reaches from 0 to 1, the centre of mass of every MNIST digit is in [14, 15).

@@ -106,6 +106,13 @@ def _reduced(image: Image.Image) -> NDArray[np.float32]:
         grey = squares.mean(axis=(1, 3), dtype=np.float32)
         grey *= 255 / max(65535.0 if image.mode != "F" else 255.0, float(grey.max()))
         return np.dstack([grey, grey, grey, np.full_like(grey, 255)])
+    step = 200 * factor  # rows at a time, because each conversion copies
+    boxes = [(0, top, image.width, min(top + step, image.height)) for top in range(0, image.height, step)]
+    return np.vstack([_means(image.crop(box), factor) for box in boxes])
+
+
+def _means(image: Image.Image, factor: int) -> NDArray[np.float32]:
+    """Colours and opacity of an image of 8 bits a channel, or a part of it."""
     if image.has_transparency_data:  # also where one colour of a palette or of all stands for it
         image = image.convert("RGBA")
     elif image.mode not in {"L", "RGB", "CMYK"}:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,15 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures_of_digits import KINDS, LARGE_KINDS, grey, make, page, smooth, two
-from PIL import Image
+from pictures_of_digits import KINDS, LARGE_KINDS, grey, make, page, read_back, smooth, two
 
 from mnist_exp.data.embedded import mnist5k
 from mnist_exp.data.handwriting import SeveralMarks, like_mnist
-from mnist_exp.data.photographs import decoded
 
 if TYPE_CHECKING:
     from mnist_exp.trained import Classifier
+
+
+OF_EACH_KIND = 5  # python tests/pictures_of_digits.py takes 100
 
 
 @pytest.fixture(scope="module")
@@ -49,37 +49,30 @@ def legible(network: Classifier, digits: NDArray[np.uint8]) -> NDArray[np.intp]:
     return np.array([np.flatnonzero((said == digit) & (labels == digit))[digit] for digit in range(10)])
 
 
-def colours_of(image: Image.Image) -> NDArray[np.float32]:
-    """What is read back from a file of the picture."""
-    buffer = io.BytesIO()
-    if image.format == "JPEG":
-        image.fp.seek(0)  # type: ignore[union-attr]  # as it was stored, with its orientation
-        return decoded(image.fp.read())  # type: ignore[union-attr]
-    image.save(buffer, "PNG")
-    return decoded(buffer.getvalue())
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_nine_of_ten_are_read(
+def test_kinds_of_pictures_are_read(
     kind: str, network: Classifier, digits: NDArray[np.uint8], legible: NDArray[np.intp]
 ) -> None:
-    seen = [network.images.like_them(colours_of(make(kind, digits[number], int(number))))[0] for number in legible]
-    said = [int(network.probabilities(image[None])[0].argmax()) for image in seen]
-    assert np.sum(np.array(said) == np.arange(10)) >= 9, f"{kind}: {said}"
+    first = list(KINDS).index(kind)
+    labels = [(first + 2 * step) % 10 for step in range(OF_EACH_KIND)]
+    pictures = [make(kind, digits[legible[label]], int(legible[label])) for label in labels]
+    seen = np.stack([network.images.like_them(read_back(picture))[0] for picture in pictures])
+    said = network.probabilities(seen).argmax(axis=1)
+    assert np.sum(said == labels) >= OF_EACH_KIND - 1, f"{said} instead of {labels}"
 
 
 @pytest.mark.parametrize("kind", LARGE_KINDS)
 def test_photographs_of_telephones(
     kind: str, network: Classifier, digits: NDArray[np.uint8], legible: NDArray[np.intp]
 ) -> None:
-    seen, _ = network.images.like_them(colours_of(make(kind, digits[legible[4]], 4)))
+    seen, _ = network.images.like_them(read_back(make(kind, digits[legible[4]], 4)))
     assert network.probabilities(seen[None])[0].argmax() == 4
 
 
 def test_two_digits_get_no_answer(digits: NDArray[np.uint8]) -> None:
     for left, right in zip(digits[:8], digits[12:20], strict=True):
         with pytest.raises(SeveralMarks, match=r"marks where one digit is expected; cut out one of them$"):
-            like_mnist(colours_of(two(left, right)))
+            like_mnist(read_back(two(left, right)))
 
 
 @pytest.mark.parametrize(
@@ -88,9 +81,10 @@ def test_two_digits_get_no_answer(digits: NDArray[np.uint8]) -> None:
         (np.full((40, 40), 255), "shows no digit: it is of one colour"),
         (np.zeros((1, 9)), "shows no digit: smaller than 2x2 pixels"),
         (np.random.default_rng(0).normal(200, 4, (200, 200)), "shows no digit: nothing stands out"),
+        (np.random.default_rng(0).normal(120, 25, (400, 400)), "shows no digit: nothing stands out"),
         (np.add.outer(np.arange(200), np.arange(200)) / 2, "shows no digit: nothing stands out"),
     ],
-    ids=["blank", "tiny", "grain", "slope"],
+    ids=["blank", "tiny", "grain", "noise", "slope"],
 )
 def test_nothing_to_see(picture: NDArray[np.float64], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
@@ -118,7 +112,7 @@ def in_colours(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
 def test_size_place_polarity_and_contrast_change_little(
     change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], digits: NDArray[np.uint8]
 ) -> None:
-    differences = [np.abs(like_mnist(in_colours(change(digit))).astype(int) - digit).mean() for digit in digits[:50]]
+    differences = [np.abs(like_mnist(in_colours(change(digit))).astype(int) - digit).mean() for digit in digits[:15]]
     assert np.median(differences) < 6
     assert np.mean(differences) < 12  # some were stored smaller than 20 pixels, or off the centre
 
@@ -161,7 +155,7 @@ def test_full_mnist_blown_up(mnist_dir: Path, network: Classifier) -> None:
     from mnist_exp.data.idx import idx_folder
 
     test = idx_folder(root=str(mnist_dir), download=None, mean=0.0, std=1.0).test
-    stored = test.images[::50, 0].mul(255).round().byte().numpy()
+    stored = test.images[::100, 0].mul(255).round().byte().numpy()
     seen = np.stack([like_mnist(in_colours(255 - blown_up(digit))) for digit in stored])
-    right = [(network.probabilities(x).argmax(axis=1) == test.labels[::50].numpy()).mean() for x in (stored, seen)]
+    right = [(network.probabilities(x).argmax(axis=1) == test.labels[::100].numpy()).mean() for x in (stored, seen)]
     assert right[1] >= right[0] - 0.01
