@@ -37,7 +37,7 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool) -> None
 
     from mnist_exp.data import Digits, Split
     from mnist_exp.models import LeNet5
-    from mnist_exp.training import EpochMetrics, Listener, Objective, Recipe, Training, constant, fit, save_checkpoint
+    from mnist_exp.training import Callback, EpochMetrics, Objective, Recipe, Training, constant, fit, save_checkpoint
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool) -> None
                 save_checkpoint(Path(folder) / "last.pt", training.state_dict())
 
             began = time.perf_counter()
-            fit(training, digits, recipe, listeners=[Listener(), Listener()], save=save)
+            fit(training, digits, recipe, callbacks=[Callback(), Callback()], save=save)
             return time.perf_counter() - began
 
     def bare() -> float:
