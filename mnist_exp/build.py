@@ -351,7 +351,7 @@ def build_callbacks(tree: Mapping[str, Any], facts: Mapping[str, Any]) -> list[C
     """The logger and the callbacks of a configuration. They may write from ``on_start`` on, not before.
 
     Args:
-        facts: arguments for constructors that take them and whose section does not give them.
+        facts: arguments for constructors that take them, where the section gives none and their default is none or None.
 
     Raises:
         UsageError: one refuses its arguments, or is no callback.
@@ -363,8 +363,12 @@ def build_callbacks(tree: Mapping[str, Any], facts: Mapping[str, Any]) -> list[C
 
 def _build_callback(key: str, section: Mapping[str, Any], facts: Mapping[str, Any]) -> Callback:
     target = section["_target_"]
-    find_target(target, f"{key}.")
-    known = {name: facts[name] for name in facts.keys() & _accepted(target) - section.keys()}
+    arguments: Mapping[str, inspect.Parameter] = {}
+    with suppress(TypeError, ValueError):  # something compiled has no signature
+        arguments = inspect.signature(find_target(target, f"{key}.")).parameters
+    # An argument with a default of its own may mean something else: name="mine".
+    wanted = {name for name, argument in arguments.items() if argument.default in {argument.empty, None}}
+    known = {name: facts[name] for name in facts.keys() & wanted - section.keys()}
     with refusals(key, section):
         # Facts are not instantiated: the configuration among them has targets of its own.
         make = instantiate({**section, "_partial_": True})

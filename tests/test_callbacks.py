@@ -75,7 +75,7 @@ def _own_module(tmp_path: Path) -> Iterator[None]:
     sys.modules.pop("own_hooks", None)
 
 
-def naming(target: str, name: str = "mine", **arguments: object) -> str:
+def naming(target: str, name: str = "mine", /, **arguments: object) -> str:
     """The override that names a callback of the module."""
     more = "".join(f", {key}: {value}" for key, value in arguments.items())
     return f"+callbacks.{name}={{_target_: own_hooks.{target}{more}}}"
@@ -130,7 +130,7 @@ def test_what_is_not_finite_is_null(
 def test_a_constructor_is_given_what_it_asks_for(tmp_path: Path, mnist_train: Train, small: list[str]) -> None:
     assert mnist_train(*small, naming("Asks", given=3), "name=abc", "hydra.run.dir=run") == 0
     told = (tmp_path / "run" / "told.txt").read_text()
-    assert told == "['run', 'abc-0', 61706, 'mnist_exp.models.LeNet5', None, 3, None]"
+    assert told == "['run', 'abc-0', 61706, 'mnist_exp.models.LeNet5', None, 3, 7]"
 
 
 REFUSED = [
@@ -147,8 +147,9 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("value", "message"), REFUSED)
-@pytest.mark.parametrize("sweep", [[], ["-m"]])
+@pytest.mark.parametrize(
+    ("value", "message", "sweep"), [*((*case, []) for case in REFUSED), *((*case, ["-m"]) for case in REFUSED[:2])]
+)
 def test_what_is_refused_is_a_line_and_leaves_nothing(
     value: str,
     message: str,
@@ -263,11 +264,10 @@ def test_a_sweep_and_its_report(tmp_path: Path, mnist_train: Train, small: list[
         *small,
         "trainer.epochs=1",
         naming("Metrics"),
-        "callbacks.mine.every=1,2",
+        "+callbacks.mine.every=1,2",
         "seed=0,1",
         "hydra.sweep.dir=sweep",
     ]
-    swept[swept.index("callbacks.mine.every=1,2")] = "+callbacks.mine.every=1,2"
     assert mnist_train("-m", *swept) == 0
     report.main(["sweep", "--output", "report"])
     with (tmp_path / "report" / "results.csv").open() as file:

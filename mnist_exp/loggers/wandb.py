@@ -81,7 +81,7 @@ class WandbLogger(Callback):
         parameters: int,
         run_id: str | None = None,
         sweep: str | None = None,
-        on_identity: Callable[[dict[str, str | None]], object] = lambda identity: None,
+        on_identity: Callable[[dict[str, str | None]], object] | None = None,
         project: str = "mnist-exp",
         entity: str | None = None,
         group: str | None = None,
@@ -142,7 +142,8 @@ class WandbLogger(Callback):
             self._run = None
             self.identity["mode"] = "failed"
             self._warn(f"could not start ({_one_line(error)}); training goes on without it")
-        self._on_identity(self.identity)
+        if self._on_identity is not None:
+            self._on_identity(self.identity)
 
     def on_epoch(self, event: EpochMetrics) -> None:
         """Log one row of curves."""
