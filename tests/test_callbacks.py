@@ -281,15 +281,20 @@ def test_a_sweep_and_its_report(
     assert "own_hooks.Metrics" in capsys.readouterr().err
 
 
-def test_the_example(
+def test_the_example_and_the_document(
     tmp_path: Path, small: list[str], mnist_train_process: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    example = Path(__file__).parent.parent / "examples" / "own_callback"
-    (tmp_path / "weight_norm.py").write_text((example / "weight_norm.py").read_text())
-    for name, command in (
-        ("target", ["+callbacks.norm._target_=weight_norm.WeightNorm"]),
-        ("file", ["--config-dir", str(example / "conf"), "callbacks=norm"]),
+    root = Path(__file__).parent.parent
+    example = root / "examples" / "own_callback"
+    section = (root / "docs" / "extending.md").read_text().partition("## Own callbacks and metrics\n")[2]
+    shown = {kind: section.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "yaml")}
+    file = example / "conf" / "callbacks" / "norm.yaml"
+    assert yaml.safe_load(shown["yaml"]) == yaml.safe_load(file.read_text())
+    for name, module, command in (
+        ("target", shown["python"], ["+callbacks.norm._target_=weight_norm.WeightNorm"]),
+        ("file", (example / "weight_norm.py").read_text(), ["--config-dir", str(example / "conf"), "callbacks=norm"]),
     ):
+        (tmp_path / "weight_norm.py").write_text(module)
         done = mnist_train_process(*command, *small, f"hydra.run.dir={name}")
         assert (done.returncode, done.stderr) == (0, "")
     norms = column(tmp_path / "target", "weight_norm")
