@@ -19,6 +19,7 @@ from mnist_exp.mistakes import UsageError, as_typed
 # Packages whose code may run, besides ours and PyTorch's; None: any, because the configuration is the user's own.
 Trusted = Collection[str] | None
 ALLOWED_TARGETS = ("mnist_exp.", "torch.nn.", "torch.optim.", "torchvision.transforms.")
+WANDB = "mnist_exp.loggers.wandb.WandbLogger"
 TENSORBOARD = "mnist_exp.loggers.tensorboard.TensorBoardLogger"
 # What Hydra reads beside the arguments of a target.
 _OF_HYDRA = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
@@ -103,9 +104,9 @@ def authorize(tree: Mapping[str, Any], trusted: Trusted) -> None:
             found = find_target(target, path)
             own = not str(target).startswith(ALLOWED_TARGETS)  # it is trusted, whatever it is
             if group == "callbacks" and not own and dict(node) != {"_target_": TENSORBOARD}:
-                raise UsageError(
-                    f"{path}_target_={target} is not allowed there: of ours, {TENSORBOARD} alone is, as it is"
-                )
+                raise UsageError(f"{path}_target_={target} is not allowed there: of ours, only {TENSORBOARD} as it is")
+            if group == "logger" and not own and target != WANDB:
+                raise UsageError(f"{path}_target_={target} is not allowed there: of ours, only {WANDB}")
             fits = own or (kind is not None and isinstance(found, type) and issubclass(found, kind))
             if not fits and found not in functions.get(group, []):
                 wanted = kind.__name__ if kind else "loader of data"
