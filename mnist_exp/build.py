@@ -1,4 +1,4 @@
-"""From a checked configuration to what is trained: data, network, optimizer, schedule, objective.
+"""From a checked configuration to what is trained: data, network, optimizer, schedule, objective, callbacks.
 
 A constructor that refuses its arguments gives one line; nothing is written here. Importing this module imports torch.
 """
@@ -14,7 +14,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from logging.handlers import BufferingHandler
@@ -31,11 +31,12 @@ from mnist_exp.config import Config, check
 from mnist_exp.data import DataError, Digits
 from mnist_exp.data.augment import Augment
 from mnist_exp.mistakes import UsageError, as_typed, explain_validation
-from mnist_exp.models import LayerRow, layer_table
+from mnist_exp.models import LayerRow, count_parameters, layer_table
 from mnist_exp.runs import Run, RunDirectoryError, read_run
 from mnist_exp.runs.files import exists
 from mnist_exp.runs.provenance import cores
 from mnist_exp.training import (
+    Callback,
     Distillation,
     ExponentialMovingAverage,
     Mixup,
@@ -45,7 +46,7 @@ from mnist_exp.training import (
     load_checkpoint,
     parameter_groups,
 )
-from mnist_exp.trust import Trusted, authorize, find_target, instantiate, own_packages
+from mnist_exp.trust import Trusted, authorize, find_target, instantiate, own_packages, run_id_to_use
 
 LOG = logging.getLogger("mnist_exp")
 
@@ -65,6 +66,8 @@ class Parts:
         init_from: where the first weights come from, for ``run.json``; None for random ones.
         data_seconds, build_seconds: that reading the data took, and all of it.
         messages: what was logged meanwhile and nobody has shown, because there was no console and no log file yet.
+        callbacks: the logger and the callbacks of the configuration, in this order.
+        on_identity: is told what a logger says of the run that it has begun.
     """
 
     digits: Digits
@@ -77,6 +80,8 @@ class Parts:
     data_seconds: float
     build_seconds: float
     messages: list[logging.LogRecord] = field(default_factory=list)
+    callbacks: list[Callback] = field(default_factory=list)
+    on_identity: Callable[[dict[str, Any]], object] = lambda identity: None
 
 
 def build(
@@ -88,6 +93,7 @@ def build(
     threads: int | None = None,
     backend: str | None = None,
     begun: bool = False,
+    facts: Mapping[str, Any] | None = None,
 ) -> Parts:
     """Everything that the configuration describes, on its device.
 
@@ -96,6 +102,7 @@ def build(
         may_download: see ``build_data``.
         threads, backend: of an earlier part of the same run, whose bits are only repeated with the same ones.
         begun: a checkpoint will replace the weights, so that ``init_from`` is not read.
+        facts: of the run, for callbacks, as ``facts_of`` gives them; None: no callbacks are made.
 
     Raises:
         UsageError: data, device or arguments that cannot be.
@@ -116,8 +123,12 @@ def build(
     layers = layer_table(model, config.data.image_size)
     backend = use_backend(model, config, device, backend)
     training, recipe = build_training(config, tree, model, digits, device, others)
-    build_seconds = time.perf_counter() - start
-    return Parts(digits, training, recipe, layers, threads, backend, init_from, data_seconds, build_seconds, messages)
+    parts = Parts(digits, training, recipe, layers, threads, backend, init_from, data_seconds, 0.0, messages)
+    if facts is not None:
+        known = {"parameters": count_parameters(model), "on_identity": lambda identity: parts.on_identity(identity)}
+        parts.callbacks = build_callbacks(tree, {**facts, **known})
+    parts.build_seconds = time.perf_counter() - start
+    return parts
 
 
 @contextmanager
@@ -148,6 +159,8 @@ def check_parts(tree: Mapping[str, Any], config: Config, trusted: Trusted = None
     use_backend(model, config, device)
     optimizer = build_optimizer(tree, model, decay_all=config.regularization.decay_all)
     build_scheduler(tree, optimizer, config.trainer.epochs, steps_per_epoch=100)
+    known = {"parameters": count_parameters(model), "on_identity": lambda identity: None}
+    build_callbacks(tree, {**facts_of(Path(), tree), **known})
 
 
 def choose_device(name: str) -> torch.device:
@@ -339,6 +352,60 @@ def build_scheduler(
     return scheduler
 
 
+def facts_of(directory: Path, tree: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a callback may ask for about its run, by the name of the constructor's argument.
+
+    Args:
+        directory: of the run.
+        tree: its configuration.
+        record: ``run.json`` of a run that exists already.
+    """
+    record = record or {}
+    return {
+        "directory": directory.absolute(),
+        "name": f"{tree['name']}-{tree['seed']}",
+        "sweep": record.get("sweep"),
+        "config": tree,
+        "run_id": run_id_to_use(record.get("wandb"), tree["logger"] or {}),
+    }
+
+
+def build_callbacks(tree: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Callback]:
+    """The logger and the callbacks of a configuration. They may write from ``on_start`` on, not before.
+
+    Args:
+        facts: arguments for constructors that take them, where the section gives none and their default is none or None.
+
+    Raises:
+        UsageError: one refuses its arguments, or is no callback.
+    """
+    sections = {"logger": tree["logger"]} if tree["logger"] else {}
+    sections |= {f"callbacks.{name}": section for name, section in (tree.get("callbacks") or {}).items()}
+    return [_build_callback(key, section, facts) for key, section in sections.items()]
+
+
+def _build_callback(key: str, section: Mapping[str, Any], facts: Mapping[str, Any]) -> Callback:
+    target = section["_target_"]
+    arguments: Mapping[str, inspect.Parameter] = {}
+    with suppress(TypeError, ValueError):  # something compiled has no signature
+        arguments = inspect.signature(find_target(target, f"{key}.")).parameters
+    # An argument with a default of its own may mean something else: name="mine".
+    wanted = {name for name, argument in arguments.items() if argument.default in {argument.empty, None}}
+    known = {name: facts[name] for name in facts.keys() & wanted - section.keys()}
+    with refusals(key, section):
+        # Facts are not instantiated: the configuration among them has targets of its own.
+        make = instantiate({**section, "_partial_": True})
+        try:
+            made = make(**known)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise InstantiationException(f"{type(error).__name__}: {error}") from error
+    if not isinstance(made, Callback):
+        raise UsageError(f"{key}._target_={target} is no mnist_exp.training.Callback: it made a {type(made).__name__}")
+    return made
+
+
 def build_training(
     config: Config,
     tree: Mapping[str, Any],
@@ -432,7 +499,7 @@ def trained_model(run: Run, device: torch.device, trusted: Collection[str] = ())
         RunDirectoryError: there is no checkpoint yet, or it cannot be read.
     """
     path, config = run.path, check(run.config)
-    authorize(run.config, trusted)
+    authorize({**run.config, "callbacks": {}}, trusted)  # which are not made here
     checkpoint = path / "checkpoints" / f"{config.trainer.selection}.pt"
     if not exists(checkpoint, below=path):
         raise RunDirectoryError(f"{path} has no {checkpoint.relative_to(path)} yet; its status is {run.status}")

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parent
 CONF = PACKAGE.parent / "conf" if (PACKAGE.parent / "conf" / "train.yaml").is_file() else PACKAGE / "conf"
 
 # Groups that may be empty: null, or taken away with ~GROUP. A run needs one of every other group.
-OPTIONAL = ("logger", "experiment", "sweep")
+OPTIONAL = ("logger", "callbacks", "experiment", "sweep")
 
 OmegaConf.register_new_resolver("run_token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 
@@ -149,8 +149,9 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UsageError(explain_interpolation(error, OmegaConf.to_container(config, resolve=False))) from error
     assert isinstance(tree, dict)
-    # One form of "nobody else hears of this run", whether it was null, taken away or none.
-    return {str(key): value for key, value in {**tree, "logger": tree.get("logger") or {}}.items()}
+    # One form of none, whether it was null, taken away or empty.
+    none = {key: tree.get(key) or {} for key in ("logger", "callbacks")}
+    return {str(key): value for key, value in {**tree, **none}.items()}
 
 
 def explain_interpolation(error: OmegaConfBaseException, tree: Any) -> str:

@@ -138,7 +138,7 @@ class Wandb(Section):
     """Settings of ``mnist_exp.loggers.wandb.WandbLogger``. ``conf/logger``; runs of earlier versions may not say all."""
 
     target: Literal["mnist_exp.loggers.wandb.WandbLogger"] = Field(alias="_target_")
-    partial: Literal[True] = Field(alias="_partial_")
+    partial: Literal[True] | None = Field(alias="_partial_", default=None)  # of earlier versions
     project: Annotated[Text, Field(min_length=1)] = "mnist-exp"
     entity: Text | None = None
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -174,6 +174,7 @@ class Config(Section):
     scheduler: Scheduler
     trainer: Trainer
     logger: Logger | None  # None: nobody but the run directory
+    callbacks: dict[str, Component] = {}  # by name; TensorBoard's logger is one of them
     seed: Seed
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}$")]
     resume: str | None
@@ -195,7 +196,8 @@ def check(tree: Mapping[str, Any]) -> Config:
     """
     refuse_unless_plain(tree)
     try:
-        config = Config.model_validate({**tree, "logger": tree.get("logger") or None})
+        none = {"logger": tree.get("logger") or None, "callbacks": tree.get("callbacks") or {}}
+        config = Config.model_validate({**tree, **none})
     except ValidationError as error:
         raise UsageError("\n".join(explain_validation(error, tree, choices_with))) from error
     if problems := list(_contradictions(config)):
@@ -211,10 +213,12 @@ NOT_COUNTED = (
 
 
 def what_counts(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that decides what is computed: all but ``NOT_COUNTED``.
+    """The part of a configuration that decides what is computed: all but ``NOT_COUNTED`` and our loggers.
 
     The folder of the data does count where nothing else says which data they are.
     """
+    own = {name: node for name, node in (tree.get("callbacks") or {}).items() if not is_our_logger(node)}
+    tree = {**{key: value for key, value in tree.items() if key != "callbacks"}, **({"callbacks": own} if own else {})}
     named = tree["data"]["_target_"] != "mnist_exp.data.png_folder" and tree["data"].get("download")
     left_out = {key for key in NOT_COUNTED if key != "data.root" or named}
     if tree.get("init_from") is None:
@@ -227,6 +231,11 @@ def what_counts(tree: Mapping[str, Any]) -> dict[str, Any]:
             value = {name: inner for name, inner in value.items() if f"{key}.{name}" not in left_out}
         what[key] = value
     return what
+
+
+def is_our_logger(node: Any) -> bool:
+    """Whether a section of ``callbacks`` is a logger of this package, which changes nothing that is computed."""
+    return isinstance(node, Mapping) and str(node.get("_target_")).startswith("mnist_exp.loggers.")
 
 
 def config_hash(tree: Mapping[str, Any]) -> str:
@@ -254,6 +263,16 @@ def with_absolute_paths(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]
         distillation = {**distillation, "teachers": [absolute(teacher) for teacher in teachers]}
         result["regularization"] = {**tree["regularization"], "distillation": distillation}
     return result
+
+
+def as_stored(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What ``config.yaml`` holds of a configuration: all that says what is computed, with absolute paths.
+
+    Args:
+        folder: the one in which the command was given.
+    """
+    left_out = ("sweep", "trust")
+    return {key: value for key, value in with_absolute_paths(tree, folder).items() if key not in left_out}
 
 
 def check_runs_named(tree: Mapping[str, Any]) -> None:
@@ -311,9 +330,11 @@ class CheckBeforeRun(Callback):
             refuse_unless_free(Path(config.hydra.run.dir))
             tree = with_absolute_paths(tree, Path.cwd())
             began = time.perf_counter()
-            from mnist_exp.build import build
+            from mnist_exp.build import build, facts_of
 
-            parts = build(tree, check(tree))
+            here = Path(config.hydra.runtime.cwd)
+            facts = facts_of(here / config.hydra.run.dir, as_stored(tree, here))
+            parts = build(tree, check(tree), facts=facts)
             CheckBeforeRun.built = parts, time.perf_counter() - began
 
 

@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from mnist_exp.build import DataRefused, Parts, build
+from mnist_exp.build import DataRefused, Parts, build, facts_of
 from mnist_exp.composition import CONF
 from mnist_exp.config import Config
 from mnist_exp.data import Digits
@@ -32,10 +32,10 @@ from mnist_exp.runs.provenance import available_cores, peak_memory, reset_peak_m
 from mnist_exp.signals import StopRequest
 from mnist_exp.stored import describe_data
 from mnist_exp.training import (
+    Callback,
     Diverged,
     EpochMetrics,
     Interrupted,
-    Listener,
     Training,
     TrainingEnded,
     fit,
@@ -44,7 +44,7 @@ from mnist_exp.training import (
     save_checkpoint,
 )
 from mnist_exp.training.events import Pruned
-from mnist_exp.trust import instantiate, logger_to_use, run_id_to_use
+from mnist_exp.trust import logger_to_use, own_packages
 
 LOG = logging.getLogger("mnist_exp")
 WORST_DIGITS = 100  # images kept in predictions.npz: about what a LeNet-5 gets wrong of MNIST's 10,000
@@ -69,7 +69,7 @@ def run_experiment(
     began = time.perf_counter() - import_seconds - (parts.build_seconds if parts else 0.0)
     seconds = {**run.record.get("seconds", {}), "import": import_seconds}
     seconds_before = seconds.get("total", 0.0)
-    listeners: list[Listener] = []
+    callbacks: list[Callback] = []
 
     def end(status: str, error: BaseException | None = None, **result: Any) -> None:
         seconds["total"] = seconds_before + time.perf_counter() - began
@@ -79,15 +79,24 @@ def run_experiment(
             "seconds": seconds["total"],
             **result.get("final", {}),
         }
-        for listener in listeners:
-            listener.on_end(TrainingEnded(status, run.record["error"], summary))
+        for callback in sorted(callbacks, key=lambda callback: type(callback).__module__.startswith("mnist_exp.")):
+            try:
+                callback.on_end(TrainingEnded(run.record["status"], run.record["error"], summary))
+            except Exception as failure:
+                if status != "completed":  # how the run ended stays as it is
+                    LOG.warning("%s.on_end failed", type(callback).__name__, exc_info=failure)
+                elif run.record["status"] == "completed":
+                    run.end("failed", failure)
+        if status != run.record["status"]:
+            raise RunFailed(f"{run.path} failed: {run.record['error']}; see train.log there")
 
     default = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text(encoding="utf-8"))
     _, options = logger_to_use(run.tree["logger"], default, ())
+    options += [word for package in sorted(own_packages(run.tree)) for word in ("--trust", package)]
     with Console(run.path, quiet=config.quiet, options=options) as console:
-        listeners.append(console)
+        callbacks.append(console)
         try:
-            result = _build_and_fit(run, config, stop, console, listeners, seconds, parts)
+            result = _build_and_fit(run, config, stop, console, callbacks, seconds, parts)
         except UsageError as error:
             end("failed", error)
             raise
@@ -115,11 +124,11 @@ def _build_and_fit(
     config: Config,
     stop: Callable[[], bool],
     console: Console,
-    listeners: list[Listener],
+    callbacks: list[Callback],
     seconds: dict[str, float],
     parts: Parts | None,
 ) -> dict[str, Any]:
-    """The fields of ``run.json`` that describe the result. Adds to ``listeners`` and ``seconds`` as it goes."""
+    """The fields of ``run.json`` that describe the result. Adds to ``callbacks`` and ``seconds`` as it goes."""
     reset_peak_memory()
     begun = exists(run.last_checkpoint, below=run.path)
     parts = parts or _build(run, config, begun)
@@ -148,12 +157,12 @@ def _build_and_fit(
         device=device_name(device),
         backend=parts.backend,
     )
-    if run.tree["logger"]:
-        listeners.append(build_logger(run))
+    parts.on_identity = lambda identity: run.update(wandb=identity)
+    callbacks += parts.callbacks
     if "search" in run.record:
         from mnist_exp.sweeps.search import PruneHopeless
 
-        listeners.append(PruneHopeless(run.record["search"], run.path.absolute().parent))
+        callbacks.append(PruneHopeless(run.record["search"], run.path.absolute().parent))
 
     def save(training: Training, metrics: EpochMetrics | None, is_best: bool) -> None:
         if metrics is not None:
@@ -163,7 +172,7 @@ def _build_and_fit(
             save_checkpoint(run.best_checkpoint, state)
         save_checkpoint(run.last_checkpoint, state)
 
-    fit(training, digits, recipe, listeners=listeners, save=save, stop=stop)
+    fit(training, digits, recipe, callbacks=callbacks, save=save, stop=stop)
 
     rows = run.keep_metrics(training.epoch)
     seconds["train"] = sum(row["train_seconds"] for row in rows)
@@ -196,6 +205,7 @@ def _build(run: RunDirectory, config: Config, begun: bool) -> Parts:
             threads=run.record.get("threads"),
             backend=backend,
             begun=begun,
+            facts=facts_of(run.path, run.tree, run.record),
         )
     except DataRefused as error:
         moved = begun and run.tree["data"].get("root")
@@ -224,21 +234,6 @@ def _compare_data(run: RunDirectory, digits: Digits, begun: bool) -> None:
 def device_name(device: torch.device) -> str:
     """What ``run.json`` calls the device: its type, and a GPU's name."""
     return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
-
-
-def build_logger(run: RunDirectory) -> Listener:
-    """Whoever ``logger`` names, told which run this is and whether it is a continuation."""
-    logger = instantiate(run.tree["logger"])(
-        directory=run.path,
-        name=f"{run.record['name']}-{run.record['seed']}",
-        sweep=run.record.get("sweep"),
-        config=run.tree,
-        run_id=run_id_to_use(run.record.get("wandb"), run.tree["logger"]),
-        parameters=run.record["parameters"],
-        on_identity=lambda identity: run.update(wandb=identity),
-    )
-    assert isinstance(logger, Listener)
-    return logger
 
 
 def save_predictions(run: RunDirectory, logits: Tensor, labels: Tensor, images: Tensor | None = None) -> None:

@@ -228,6 +228,11 @@ def _allowed(key: str, kind: str, message: str, value: Any) -> str:
         return f"should be a list; none of it: {typed(key, [])}"
     if kind in NO_LIST and not isinstance(value, Mapping):
         return f"should be a list: {typed(key, [value])}"
+    if key.partition(".")[0] == "callbacks" and kind in {"model_type", "model_attributes_type", "dict_type"}:
+        if key == "callbacks":
+            return f"is not there: no folder of configuration files has callbacks/{as_typed(value)}.yaml"
+        name = "NAME" if key == "callbacks._target_" else key.partition(".")[2]
+        return f"should be a section with a _target_; type +callbacks.{name}._target_=my_module.MyCallback"
     if kind in {"model_type", "model_attributes_type"}:
         return f"should be a section of keys; choose a whole one with {key}=CHOICE"
     if kind in {"too_short", "too_long"} and (number := re.search(r"at (?:least|most) (\d+)", message)):

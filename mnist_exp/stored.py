@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_exp.config import check, config_hash, with_absolute_paths
+from mnist_exp.config import check, config_hash, is_our_logger, with_absolute_paths
 from mnist_exp.mistakes import UsageError, nearest, report
 from mnist_exp.runs.directory import read_config, read_metrics, read_record, resume_command
 from mnist_exp.runs.files import open_file, refuse_links
@@ -117,7 +117,7 @@ def resumed(
         raise UsageError(f"{without.input_line}: the run has no logger; choose one, too: logger=wandb")
     logger, _ = _logger(tree, composed, keys)
     others = [override for override in typed if override.key_or_group.partition(".")[0] not in {"logger", "trust"}]
-    result = changed({**tree, "logger": logger}, others)
+    result = changed({**tree, "logger": logger, **_callbacks(tree, composed, keys)}, others)
     if any(override.key_or_group == "data.root" for override in typed):
         result = with_absolute_paths(result, Path.cwd())
     else:
@@ -132,6 +132,17 @@ def _logger(tree: Mapping[str, Any], composed: DictConfig, typed: Collection[str
     present = OmegaConf.to_container(logger, resolve=True) if logger else {}
     assert isinstance(present, dict)
     return logger_to_use(tree.get("logger"), {str(key): value for key, value in present.items()}, typed)
+
+
+def _callbacks(tree: Mapping[str, Any], composed: DictConfig, typed: Collection[str]) -> dict[str, Any]:
+    """The callbacks of a run that goes on: its own, and the loggers among them that are chosen now where any is."""
+    stored = tree.get("callbacks") or {}
+    if "logger" not in typed:
+        return {"callbacks": stored} if stored else {}
+    chosen = OmegaConf.to_container(composed.callbacks, resolve=True) if composed.get("callbacks") else {}
+    assert isinstance(chosen, dict)
+    own = {name: node for name, node in stored.items() if not is_our_logger(node)}
+    return {"callbacks": {**own, **{str(name): node for name, node in chosen.items() if is_our_logger(node)}}}
 
 
 def check_resume(composed: DictConfig, overrides: Sequence[str]) -> None:

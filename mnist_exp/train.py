@@ -51,7 +51,7 @@ def start_run(composed: DictConfig) -> float | None:
     Returns:
         validation accuracy of the result, the objective of a search; None without validation data.
     """
-    from mnist_exp.config import CheckBeforeRun, check, config_hash, with_absolute_paths
+    from mnist_exp.config import CheckBeforeRun, as_stored, check, config_hash
     from mnist_exp.runs import RunDirectory
     from mnist_exp.runs.provenance import provenance
 
@@ -63,9 +63,8 @@ def start_run(composed: DictConfig) -> float | None:
     if composed.resume is not None:
         with exit_status():
             return resume_run(path, overrides, composed)  # what is not of the task was refused before
-    tree = with_absolute_paths(resolve(composed), here)
-    config = check(tree)
-    del tree["sweep"], tree["trust"]  # what a run computes does not depend on them
+    composed_tree = resolve(composed)
+    config, tree = check(composed_tree), as_stored(composed_tree, here)
     built, CheckBeforeRun.built = CheckBeforeRun.built, None
     record = {
         "name": config.name,

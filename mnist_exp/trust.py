@@ -19,6 +19,8 @@ from mnist_exp.mistakes import UsageError, as_typed
 # Packages whose code may run, besides ours and PyTorch's; None: any, because the configuration is the user's own.
 Trusted = Collection[str] | None
 ALLOWED_TARGETS = ("mnist_exp.", "torch.nn.", "torch.optim.", "torchvision.transforms.")
+WANDB = "mnist_exp.loggers.wandb.WandbLogger"
+TENSORBOARD = "mnist_exp.loggers.tensorboard.TensorBoardLogger"
 # What Hydra reads beside the arguments of a target.
 _OF_HYDRA = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
 
@@ -59,6 +61,8 @@ def refuse_unless_plain(tree: Any) -> None:
 def authorize(tree: Mapping[str, Any], trusted: Trusted) -> None:
     """Check what a stored configuration may run: our own networks and PyTorch's, and packages that the user trusts.
 
+    Of our own callbacks it may name the logger that writes into the run directory only, TensorBoard's.
+
     Nothing is imported whose name is not allowed. The name alone is not enough: ``torch.nn.modules.module.warnings.warn``
     begins with ``torch.nn`` and is no module, and ``mnist_exp.experiment.torch.fx.GraphModule`` is a module of another
     package. Networks are made of modules; nothing else has parts with a target. Imports torch.
@@ -81,8 +85,10 @@ def authorize(tree: Mapping[str, Any], trusted: Trusted) -> None:
         "model": torch.nn.Module,
         "optimizer": torch.optim.Optimizer,
         "scheduler": torch.optim.lr_scheduler.LRScheduler,
-        "logger": training.Listener,
+        "logger": training.Callback,
+        "callbacks": training.Callback,
     }
+    made = {"data": True, "model": True, "optimizer": False, "scheduler": False}  # or called later with more arguments
     functions = {
         "data": [data.idx_folder, data.png_folder, data.mnist5k],
         "scheduler": [schedules.constant, schedules.step, schedules.cosine, schedules.one_cycle],
@@ -92,23 +98,28 @@ def authorize(tree: Mapping[str, Any], trusted: Trusted) -> None:
         if isinstance(node, Mapping) and "_target_" in node:
             target, kind = node["_target_"], kinds[group]
             _refuse_unless_named(str(target), path, trusted)
-            if group != "model" and path != f"{group}.":
+            top = path.count(".") == (2 if group == "callbacks" else 1)
+            if group not in {"model", "callbacks"} and not top:
                 raise UsageError(f"{path}_target_={target} is not allowed there: only the model has parts")
             found = find_target(target, path)
             own = not str(target).startswith(ALLOWED_TARGETS)  # it is trusted, whatever it is
+            if group == "callbacks" and not own and dict(node) != {"_target_": TENSORBOARD}:
+                raise UsageError(f"{path}_target_={target} is not allowed there: of ours, only {TENSORBOARD} as it is")
+            if group == "logger" and not own and target != WANDB:
+                raise UsageError(f"{path}_target_={target} is not allowed there: of ours, only {WANDB}")
             fits = own or (kind is not None and isinstance(found, type) and issubclass(found, kind))
             if not fits and found not in functions.get(group, []):
                 wanted = kind.__name__ if kind else "loader of data"
                 raise UsageError(f"{path}_target_={target} is not allowed there: it is no {wanted}")
             if not own and not f"{found.__module__}.".startswith(ALLOWED_TARGETS):
                 raise UsageError(f"{path}_target_={target} is not allowed there: it is {found.__module__}'s")
-            if path == f"{group}." and (node.get("_partial_") is True) == (group in {"model", "data"}):
-                raise UsageError(f"{path}_partial_ must be {str(group not in {'model', 'data'}).lower()}")
+            if top and group in made and (node.get("_partial_") is True) == made[group]:
+                raise UsageError(f"{path}_partial_ must be {str(not made[group]).lower()}")
         for key, value in _items(node):
             visit(value, group, f"{path}{key}.")
 
     for group in kinds:
-        visit(tree[group], group, f"{group}.")
+        visit(tree.get(group), group, f"{group}.")
     for key, section in tree.items():
         if key not in kinds and (path := _first_target(section, f"{key}.")):
             raise UsageError(f"{path}_target_ is not allowed there")

@@ -39,7 +39,7 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool, kind: s
     from mnist_exp import native
     from mnist_exp.data import Digits, Split
     from mnist_exp.models import MLP, LeNet5
-    from mnist_exp.training import EpochMetrics, Listener, Objective, Recipe, Training, constant, fit, save_checkpoint
+    from mnist_exp.training import Callback, EpochMetrics, Objective, Recipe, Training, constant, fit, save_checkpoint
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -67,7 +67,7 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool, kind: s
                 save_checkpoint(Path(folder) / "last.pt", training.state_dict())
 
             began = time.perf_counter()
-            fit(training, digits, recipe, listeners=[Listener(), Listener()], save=save)
+            fit(training, digits, recipe, callbacks=[Callback(), Callback()], save=save)
             return time.perf_counter() - began
 
     def bare(memory_format: torch.memory_format) -> float:

@@ -1,1 +1,1 @@
-"""Who hears of a run's progress: the console and Weights & Biases, both optional listeners of the same events."""
+"""Callbacks that show or send a run's progress: the console, Weights & Biases, TensorBoard."""

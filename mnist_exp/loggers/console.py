@@ -16,12 +16,12 @@ from rich.text import Text
 
 from mnist_exp.models import LayerRow
 from mnist_exp.runs.directory import resume_command
-from mnist_exp.training.events import EpochMetrics, Listener, StepDone, TrainingEnded, TrainingStarted
+from mnist_exp.training.events import Callback, EpochMetrics, StepDone, TrainingEnded, TrainingStarted
 
 LOG = logging.getLogger("mnist_exp")
 
 
-class Console(Listener):
+class Console(Callback):
     """Shows one run. Use as a context manager: inside it, the package's log messages appear on the console.
 
     Args:

@@ -35,7 +35,7 @@ from mnist_exp.loggers.wandb_service import (
     within,
 )
 from mnist_exp.runs.files import open_file, refuse_links_for_wandb
-from mnist_exp.training.events import EpochMetrics, Listener, TrainingEnded, TrainingStarted
+from mnist_exp.training.events import Callback, EpochMetrics, TrainingEnded, TrainingStarted
 
 if TYPE_CHECKING:
     import wandb
@@ -47,21 +47,8 @@ ASK_AGAIN_SECONDS = 300.0
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
-CURVES = {
-    "epoch": "epoch",
-    "images_seen": "images_seen",
-    "train_loss": "train/loss",
-    "train_accuracy": "train/accuracy",
-    "test_loss": "test/loss",
-    "test_accuracy": "test/accuracy",
-    "val_loss": "val/loss",
-    "val_accuracy": "val/accuracy",
-    "learning_rate": "learning_rate",
-    "images_per_second": "images_per_second",
-}
 
-
-class WandbLogger(Listener):
+class WandbLogger(Callback):
     """One W&B run for one training run.
 
     Args:
@@ -95,7 +82,7 @@ class WandbLogger(Listener):
         parameters: int,
         run_id: str | None = None,
         sweep: str | None = None,
-        on_identity: Callable[[dict[str, str | None]], object] = lambda identity: None,
+        on_identity: Callable[[dict[str, str | None]], object] | None = None,
         project: str = "mnist-exp",
         entity: str | None = None,
         group: str | None = None,
@@ -156,14 +143,14 @@ class WandbLogger(Listener):
             self._run = None
             self.identity["mode"] = "failed"
             self._warn(f"could not start ({_one_line(error)}); training goes on without it")
-        self._on_identity(self.identity)
+        if self._on_identity is not None:
+            self._on_identity(self.identity)
 
     def on_epoch(self, event: EpochMetrics) -> None:
         """Log one row of curves."""
         if self._run is not None:
-            row = {CURVES[key]: value for key, value in event.as_row().items() if key in CURVES}
             with self._guarded():
-                self._run.log(row, step=event.epoch)
+                self._run.log(event.as_curves(), step=event.epoch)
             self._epoch = event.epoch
 
     def on_end(self, event: TrainingEnded) -> None:

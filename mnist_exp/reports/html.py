@@ -15,7 +15,7 @@ from mnist_exp.reports import markdown, tables
 from mnist_exp.reports.collect import Comparison, HardDigit
 from mnist_exp.reports.figures import Figure, for_page, shown_arms, style
 from mnist_exp.reports.pairwise import Pairwise
-from mnist_exp.reports.tables import COLUMNS, Row, reproductions
+from mnist_exp.reports.tables import Row, columns, reproductions
 
 
 def page(
@@ -39,7 +39,7 @@ def page(
         rows=rows,
         heading=markdown.heading(comparison),
         chosen=markdown.chosen(comparison),
-        columns=COLUMNS,
+        columns=columns(rows),
         pairs=pairs,
         baseline=comparison.arms[comparison.baseline],
         sections={

@@ -8,7 +8,7 @@ from mnist_exp.mistakes import as_typed
 from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures import Figure
 from mnist_exp.reports.pairwise import Pairwise
-from mnist_exp.reports.tables import COLUMNS, Row, interval, p_value, percent, reproductions
+from mnist_exp.reports.tables import Row, columns, interval, p_value, percent, reproductions
 
 
 def document(
@@ -79,7 +79,8 @@ METHOD = (
 
 def arms_table(rows: Sequence[Row]) -> str:
     """The table of arms."""
-    return _table([column.title for column in COLUMNS], ([column.show(row) for column in COLUMNS] for row in rows))
+    shown = columns(rows)
+    return _table([column.title for column in shown], ([column.show(row) for column in shown] for row in rows))
 
 
 def pairs_table(pairs: Sequence[Pairwise]) -> str:

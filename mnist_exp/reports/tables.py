@@ -8,7 +8,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -34,6 +34,7 @@ class Row:
         macs: multiply-accumulates for one image, parameters: trainable.
         train_seconds, images_per_second, memory: means over seeds; memory is the process's peak in bytes.
         ece: expected calibration error, a fraction.
+        extra: metrics of callbacks at the end, by name, over the seeds that have them.
     """
 
     arm: Arm
@@ -50,6 +51,7 @@ class Row:
     images_per_second: float | None
     memory: float | None
     ece: float | None
+    extra: Mapping[str, Sample] = field(default_factory=dict)
 
     @property
     def mean(self) -> float | None:
@@ -97,7 +99,16 @@ def _row(arm: Arm, place: int, is_baseline: bool) -> Row:
         images_per_second=_mean(speeds),
         memory=_mean(arm.recorded("peak_gpu_memory_bytes") or arm.recorded("peak_memory_bytes")),
         ece=arm.calibration.error if arm.calibration else None,
+        extra=_extra(arm),
     )
+
+
+def _extra(arm: Arm) -> dict[str, Sample]:
+    found: dict[str, list[float]] = {}
+    for run in arm.runs.values():
+        for name, value in run.extra.items():
+            found.setdefault(name, []).append(value)
+    return {name: over_seeds(values) for name, values in found.items()}
 
 
 def _within_bounds(sample: Sample) -> Sample:
@@ -225,6 +236,27 @@ COLUMNS = (
 )
 
 
+def columns(rows: Sequence[Row]) -> tuple[Column, ...]:
+    """The columns of the table of arms: ``COLUMNS``, and one for each metric that callbacks recorded."""
+    names = sorted({name for row in rows for name in row.extra})
+    return (*COLUMNS[:-1], *map(_own_column, names), COLUMNS[-1])
+
+
+def _own_column(name: str) -> Column:
+    def mean(row: Row) -> float | None:
+        return row.extra[name].mean if name in row.extra else None
+
+    def show(row: Row) -> str:
+        if name not in row.extra:
+            return "-"
+        sample = row.extra[name]
+        spread = "one seed" if sample.std is None else f"± {sample.std:.2g}"
+        few = f", n = {sample.n}" if 1 < sample.n < len(row.arm.runs) else ""
+        return f"{sample.mean:.4g} ({spread}{few})" if sample.std is None or few else f"{sample.mean:.4g} {spread}"
+
+    return Column(name, "Metric of a callback at the end: mean ± standard deviation over seeds", mean, show)
+
+
 def _fixed(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
@@ -232,12 +264,13 @@ def _fixed(value: float | None, digits: int) -> str:
 def results_csv(comparison: Comparison) -> str:
     """One line for each run, counted or not: what varies, and its figures as recorded."""
     columns = comparison.varied
+    extra = sorted({name for arm in comparison.arms for run in [*arm.runs.values(), *arm.others] for name in run.extra})
     figures = ("test_accuracy", "test_loss", "train_accuracy", "train_loss", "val_accuracy", "val_loss")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
         ["directory", "arm", "status", "error", "seed", "epoch", *figures, "parameters", "macs", "train_seconds"]
-        + ["total_seconds", "images_per_second", "peak_memory_bytes", "config_hash", "git_commit", "torch"]
+        + ["total_seconds", "images_per_second", "peak_memory_bytes", "config_hash", "git_commit", "torch", *extra]
         + [column.key for column in columns]
     )
     for index, arm in enumerate(comparison.arms):
@@ -252,6 +285,7 @@ def results_csv(comparison: Comparison) -> str:
                 + [record.get("parameters"), record.get("macs"), spent.get("train"), spent.get("total")]
                 + [_images_per_second(run), record.get("peak_memory_bytes"), record["config_hash"]]
                 + [(record.get("git") or {}).get("commit"), (record.get("versions") or {}).get("torch")]
+                + [run.extra.get(name) for name in extra]
                 + [None if column.values[index] == ABSENT else column.shown(index) for column in columns]
             )
     for problem in comparison.problems:

@@ -167,7 +167,7 @@ class RunDirectory:
         self.update(**record)
         write_config(self.path, self.tree)
 
-    def append_metrics(self, row: Mapping[str, float | int]) -> None:
+    def append_metrics(self, row: Mapping[str, float | int | None]) -> None:
         """Add one epoch's line to ``metrics.jsonl``."""
         with open_file(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,12 @@ from typing import Any
 
 from mnist_exp.runs.directory import explain_no_run, is_locked, read_config, read_metrics, read_record
 from mnist_exp.runs.files import RunDirectoryError
+
+# Figures of a line of metrics.jsonl that training itself records; callbacks add others.
+FIGURES = (
+    *("epoch", "images_seen", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "learning_rate"),
+    *("train_seconds", "eval_seconds", "images_per_second", "val_loss", "val_accuracy"),
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,16 @@ class Run:
     record: dict[str, Any]
     config: dict[str, Any]
     metrics: list[dict[str, float | int]]
+
+    @property
+    def extra(self) -> dict[str, float]:
+        """What callbacks recorded at the end, by name: finite numbers only. Of a run that is not completed, how far it got."""
+        last = self.record.get("final") or (self.metrics[-1] if self.metrics else {})
+        return {
+            name: float(value)
+            for name, value in last.items()
+            if name not in FIGURES and isinstance(value, int | float) and math.isfinite(value)
+        }
 
 
 def read_run(path: Path) -> Run:

@@ -118,8 +118,8 @@ def train_directory(path: Path, said: Mapping[str, Any]) -> float | None:
     """Train what the run directory describes, from its last checkpoint where it has one.
 
     Args:
-        said: ``logger``, in place of the section that is stored there; ``data_root``, into which data may be fetched;
-            ``trusted``, packages whose code may run besides ours.
+        said: ``logger`` and ``callbacks``, in place of the sections that are stored there; ``data_root``, into which data may
+            be fetched; ``trusted``, packages whose code may run besides ours.
     """
     from mnist_exp.train import train
 
@@ -129,7 +129,7 @@ def train_directory(path: Path, said: Mapping[str, Any]) -> float | None:
         if "versions" not in run.record:
             run.update(**provenance(PACKAGE))
         run.update(process={"host": platform.node(), "pid": os.getpid()})
-        run.tree["logger"] = said["logger"]
+        run.tree.update({key: said[key] for key in ("logger", "callbacks") if key in said})
         run.may_download = run.tree["data"].get("root") == said["data_root"]
         run.trusted = said["trusted"]
         return train(run, check(run.tree))

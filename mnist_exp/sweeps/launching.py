@@ -29,7 +29,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_exp.composition import resolve, with_choices_checked
-from mnist_exp.config import check, check_runs_named, with_absolute_paths
+from mnist_exp.config import as_stored, check, check_runs_named
 from mnist_exp.explain import as_mistake
 from mnist_exp.mistakes import UsageError, report
 from mnist_exp.runs import RunDirectory, RunDirectoryError
@@ -139,6 +139,7 @@ def launch(
             said = {
                 job.directory: {
                     "logger": made.tree["logger"],
+                    "callbacks": made.tree["callbacks"],
                     "data_root": made.tree["data"].get("root"),
                     "trusted": sorted(own_packages(made.tree).union(config.trust)),
                 }
@@ -227,7 +228,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
         from mnist_exp.build import check_parts
 
         check_parts(tree, checked)
-        tree = with_absolute_paths(tree, Path.cwd())
+        tree = as_stored(tree, Path.cwd())
     except Exception as error:
         if (mistake := as_mistake(error, folders)) is None:
             raise
@@ -237,7 +238,6 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
         raise JobRefused("\n".join(f"{line}{which}" for line in str(mistake).splitlines())) from error
     finally:
         hydra.cfg = sweep
-    del tree["sweep"], tree["trust"]
     return Composed(composed, task, tree)
 
 

@@ -20,7 +20,7 @@ from mnist_exp.mistakes import UsageError, report, typed, unquoted
 from mnist_exp.sweeps.directory import read_sweep, stored_jobs
 
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
-OWN = {*Config.model_fields, *GROUPS} - {"logger", "resume"}
+OWN = {*Config.model_fields, *GROUPS} - {"logger", "callbacks", "resume"}  # callbacks are code
 KEY = re.compile(r"\+{0,2}\w+(\.\w+)*")
 # A choice is the name of a file below conf/; with dots in it, it could lead to a file of somebody else's.
 NAME = r"\w[\w-]*(/\w[\w-]*)*"
@@ -29,6 +29,7 @@ CHOICES = re.compile(rf"(choice\()?{NAME}(\s*,\s*{NAME})*\)?")
 SAFE = {
     *("hydra/launcher=basic", "hydra/sweeper=basic", "hydra/sweeper=optuna"),
     *("logger=wandb", "logger=none", "logger.mode=offline", "logger.mode=disabled"),
+    *("logger=tensorboard", "logger=[wandb,tensorboard]", "logger=[tensorboard,wandb]"),
 }
 REPLACED = {"hydra.sweep.dir", "hydra.run.dir", "hydra.mode", "sweep.resume"}
 FLAGS = {"-cd": "config_dir", "-cn": "config_name", "-cp": "config_path"}

@@ -33,7 +33,7 @@ from sqlalchemy.pool import NullPool
 from mnist_exp.config import Config, Section
 from mnist_exp.mistakes import UsageError, explain_validation
 from mnist_exp.sweeps.directory import read_sweep
-from mnist_exp.training.events import EpochMetrics, Listener, Pruned
+from mnist_exp.training.events import Callback, EpochMetrics, Pruned
 
 LOG = logging.getLogger("mnist_exp")
 METRICS: Mapping[str, Literal["maximize", "minimize"]] = {"val_accuracy": "maximize", "val_loss": "minimize"}
@@ -175,7 +175,7 @@ class Search:
             self.study.tell(trial, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
 
 
-class PruneHopeless(Listener):
+class PruneHopeless(Callback):
     """Reports validation figures to the study, and ends a run that falls behind.
 
     Args:

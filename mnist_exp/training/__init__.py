@@ -1,22 +1,22 @@
 """The one training loop and its parts. Knows nothing of Hydra, Weights & Biases or a console: it is given built
-objects and tells listeners what happens."""
+objects and tells callbacks what happens."""
 
 from mnist_exp.training.checkpoint import load_checkpoint, save_checkpoint
 from mnist_exp.training.ema import ExponentialMovingAverage
 from mnist_exp.training.evaluation import evaluate, score
-from mnist_exp.training.events import EpochMetrics, Listener, StepDone, TrainingEnded, TrainingStarted
+from mnist_exp.training.events import Callback, EpochMetrics, StepDone, TrainingEnded, TrainingStarted
 from mnist_exp.training.loop import Diverged, Interrupted, Recipe, Training, fit, predict
 from mnist_exp.training.objective import Distillation, Mixup, Objective
 from mnist_exp.training.optimizers import MuonWithAdamW, parameter_groups
 from mnist_exp.training.schedules import constant, cosine, one_cycle, step
 
 __all__ = [
+    "Callback",
     "Distillation",
     "Diverged",
     "EpochMetrics",
     "ExponentialMovingAverage",
     "Interrupted",
-    "Listener",
     "Mixup",
     "MuonWithAdamW",
     "Objective",

@@ -6,9 +6,10 @@ is ``Training.state_dict()``, and a run that loads it continues with the same bi
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from mnist_exp.data import Digits
 from mnist_exp.training.ema import ExponentialMovingAverage
 from mnist_exp.training.evaluation import autocast, evaluate, score
-from mnist_exp.training.events import EpochMetrics, Listener, StepDone, TrainingStarted
+from mnist_exp.training.events import RESERVED, Callback, EpochMetrics, StepDone, TrainingStarted
 from mnist_exp.training.objective import Distillation, Mixup, Objective
 
 
@@ -123,7 +124,7 @@ def fit(
     digits: Digits,
     recipe: Recipe,
     *,
-    listeners: Sequence[Listener] = (),
+    callbacks: Sequence[Callback] = (),
     save: Callable[[Training, EpochMetrics | None, bool], None] = lambda training, metrics, is_best: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -132,8 +133,8 @@ def fit(
     Args:
         training: moved on in place; its model, optimizer and average must be on the device of ``digits``.
         digits: test data are evaluated after every epoch and choose nothing.
-        listeners: told of every step and epoch.
-        save: called after each epoch, before listeners hear of it, with its metrics and whether it is the best on
+        callbacks: told of every step and epoch.
+        save: called after each epoch, before callbacks are told of it, with its metrics and whether it is the best on
             validation data so far; called without metrics before ``Interrupted``.
         stop: asked after each step.
 
@@ -146,19 +147,20 @@ def fit(
     forward = torch.compile(training.model) if recipe.compile else training.model
     title = str(getattr(training.model, "title", type(training.model).__name__))
     started = TrainingStarted(title, recipe.epochs, training.epoch + 1, steps_per_epoch, images_per_epoch)
-    for listener in listeners:
-        listener.on_start(started)
+    for callback in callbacks:
+        callback.on_start(started)
     while training.epoch < recipe.epochs and not _out_of_patience(training, recipe):
-        _train_epoch(training, forward, digits, recipe, listeners, save, stop)
+        _train_epoch(training, forward, digits, recipe, callbacks, save, stop)
         metrics = _evaluate_epoch(training, digits, recipe)
         is_best = _compare(training, metrics)
         training.epoch += 1
         training.step, training.seconds = 0, 0.0
         training.loss_sum.zero_()
         training.correct.zero_()
+        metrics = replace(metrics, extra=_extra_metrics(training, digits, callbacks))
         save(training, metrics, is_best)
-        for listener in listeners:
-            listener.on_epoch(metrics)
+        for callback in callbacks:
+            callback.on_epoch(metrics)
 
 
 def _train_epoch(
@@ -166,7 +168,7 @@ def _train_epoch(
     forward: Callable[[Tensor], Tensor],
     digits: Digits,
     recipe: Recipe,
-    listeners: Sequence[Listener],
+    callbacks: Sequence[Callback],
     save: Callable[[Training, EpochMetrics | None, bool], None],
     stop: Callable[[], bool],
 ) -> None:
@@ -206,8 +208,8 @@ def _train_epoch(
             training.correct += (logits.argmax(dim=1) == targets).sum()
         training.step += 1
         done = StepDone(epoch, training.step, min(training.step * recipe.batch_size, len(labels)))
-        for listener in listeners:
-            listener.on_step(done)
+        for callback in callbacks:
+            callback.on_step(done)
         if stop():
             training.seconds = time.perf_counter() - began
             _require_finite(training)
@@ -239,12 +241,40 @@ def _evaluate_epoch(training: Training, digits: Digits, recipe: Recipe) -> Epoch
         images_seen=images * (training.epoch + 1),
         train_loss=float(training.loss_sum) / images,
         train_accuracy=int(training.correct) / images,
+        test_loss=figures["test_loss"],
+        test_accuracy=figures["test_accuracy"],
+        val_loss=figures.get("val_loss"),
+        val_accuracy=figures.get("val_accuracy"),
         learning_rate=training.learning_rate,
         train_seconds=training.seconds,
         eval_seconds=time.perf_counter() - began,
         images_per_second=images / training.seconds,
-        **figures,
     )
+
+
+def _extra_metrics(training: Training, digits: Digits, callbacks: Sequence[Callback]) -> dict[str, float]:
+    """What callbacks add to the figures of an epoch.
+
+    Raises:
+        ValueError: a name that is taken, or no name.
+    """
+    extra: dict[str, float] = {}
+    for callback in callbacks:
+        kind = type(callback)
+        if kind.epoch_metrics is Callback.epoch_metrics:
+            continue
+        state = _random_state(training.device)
+        found = callback.epoch_metrics(training, digits)
+        _restore_random_state(state, training.device)
+        for name, value in found.items():
+            where = f"{kind.__name__}.epoch_metrics: {name!r}"
+            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", name):
+                raise ValueError(f"{where} is no name of a metric: letters, digits and _ . / - only, a letter first")
+            if name in RESERVED or name in extra:
+                owner = "of the run itself" if name in RESERVED else "of another callback"
+                raise ValueError(f"{where} is a metric {owner}; choose another name")
+            extra[name] = float(value.detach() if isinstance(value, Tensor) else value)
+    return extra
 
 
 def _compare(training: Training, metrics: EpochMetrics) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_exp.data import Digits, Split
-from mnist_exp.training import Listener, Objective, Recipe, StepDone, Training, constant, fit
+from mnist_exp.training import Callback, Objective, Recipe, StepDone, Training, constant, fit
 
 
 class Recorder(nn.Module):
@@ -38,9 +38,9 @@ def train(
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     scheduler = constant(optimizer, epochs=epochs, steps_per_epoch=-(-count // batch_size))
     training = Training(model, optimizer, scheduler, None, torch.device("cpu"))
-    listeners = recipe.pop("listeners", ())
+    callbacks = recipe.pop("callbacks", ())
     settings = Recipe(epochs, batch_size, 1000, seed, Objective(), **recipe)  # type: ignore[arg-type]
-    fit(training, Digits(split, None, split, background=0.0), settings, listeners=listeners)  # type: ignore[arg-type]
+    fit(training, Digits(split, None, split, background=0.0), settings, callbacks=callbacks)  # type: ignore[arg-type]
     return model
 
 
@@ -70,8 +70,8 @@ def test_gradients_are_clipped_to_their_norm() -> None:
     assert moved(gradient_clipping=0.25) == pytest.approx(0.25, rel=1e-4)
 
 
-def test_listeners_hear_of_every_step() -> None:
-    class Ear(Listener):
+def test_callbacks_hear_of_every_step() -> None:
+    class Ear(Callback):
         def __init__(self) -> None:
             self.steps: list[tuple[int, int, int]] = []
 
@@ -79,5 +79,5 @@ def test_listeners_hear_of_every_step() -> None:
             self.steps.append((event.epoch, event.step, event.images))
 
     ear = Ear()
-    train(listeners=[ear])
+    train(callbacks=[ear])
     assert ear.steps == [(1, 1, 4), (1, 2, 8), (1, 3, 10), (2, 1, 4), (2, 2, 8), (2, 3, 10)]
