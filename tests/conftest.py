@@ -76,7 +76,7 @@ def small() -> list[str]:
 @pytest.fixture
 def mnist_train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """``mnist-train`` in this process, which is then as it was before; returns the exit status."""
-    from mnist_exp import train
+    from mnist_exp.cli import train
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["mnist-train", *arguments])
