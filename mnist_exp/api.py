@@ -130,6 +130,7 @@ def _row(run: Run) -> dict[str, Any]:
 def load_model(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
     """The trained network of a run, on the CPU and in evaluation mode: (N, 1, S, S) float32, normalised, to logits (N, C).
 
+    PyTorch computes it, so that hooks, ``torch.save`` and ``torch.export`` work; C kernels that trained it round differently.
     PyTorch's random numbers are left alone.
 
     Args:
@@ -145,7 +146,7 @@ def load_model(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
 
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices):
-        model, _ = trained_model(read_run(path), torch.device("cpu"), _packages(trust))
+        model, _ = trained_model(read_run(path), torch.device("cpu"), _packages(trust), kernels=False)
     return model.eval()
 
 

@@ -75,7 +75,7 @@ def test_notebook(shell: Run, tmp_path: Path) -> None:
     notebook = json.loads((EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8"))
     assert all(not cell.get("outputs") for cell in notebook["cells"])  # it is kept without results
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    shell(program([*cells, "assert len(frame) == 4 and len(curves) == 3 and len(wrong) < 250"], tmp_path))
+    shell(program([*cells, "assert len(frame) == 4 and len(curves) == 4 and len(wrong) < 250"], tmp_path))
 
 
 def test_own_network(shell: Run, tmp_path: Path) -> None:
