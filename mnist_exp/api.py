@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,22 +40,11 @@ def train(
         RunFailed: the run failed or diverged; ``train.log`` in its directory says how.
         KeyboardInterrupt: the run was stopped (a ``RunInterrupted``, whose message says how to continue).
     """
-    from mnist_exp.commandline import folders_of, read_arguments, run_hydra, with_paths_quoted
+    from mnist_exp.commandline import folders_of, read_arguments, run_hydra
     from mnist_exp.explain import as_mistake
     from mnist_exp.lifecycle import run_path, start_run
 
-    arguments = with_paths_quoted(overrides)
-    for word in arguments:
-        if word.startswith("-") or word.partition("=")[0] == "hydra.mode":
-            raise UsageError(
-                f"{word}: train() takes settings of one run only, KEY=VALUE; sweeps are for mnist-train -m"
-            )
-    if directory is not None:
-        arguments.append(as_override("hydra.run.dir", Path(directory)))
-    if config_dir is not None:
-        arguments += ["--config-dir", str(config_dir)]
-    if trust:
-        arguments.append(as_override("trust", _packages(trust)))
+    arguments = _arguments(overrides, directory, config_dir, trust)
     options = read_arguments(arguments)
     paths: list[Path] = []
 
@@ -71,6 +60,31 @@ def train(
             raise
         raise mistake from error
     return read_run(paths[0])
+
+
+def _arguments(
+    overrides: Sequence[str], directory: str | Path | None, config_dir: str | Path | None, trust: Collection[str]
+) -> list[str]:
+    """Of the ``mnist-train`` that does the same.
+
+    Raises:
+        UsageError: an option of the command, or a sweep.
+    """
+    from mnist_exp.commandline import with_paths_quoted
+
+    arguments = with_paths_quoted(overrides)
+    for word in arguments:
+        if word.startswith("-") or word.partition("=")[0] == "hydra.mode":
+            raise UsageError(
+                f"{word}: train() takes settings of one run only, KEY=VALUE; sweeps are for mnist-train -m"
+            )
+    if directory is not None:
+        arguments.append(as_override("hydra.run.dir", Path(directory)))
+    if config_dir is not None:
+        arguments += ["--config-dir", str(config_dir)]
+    if trust:
+        arguments.append(as_override("trust", _packages(trust)))
+    return arguments
 
 
 def load_run(path: str | Path) -> Run:
