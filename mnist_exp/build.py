@@ -488,11 +488,14 @@ def build_distillation(
     return Distillation(teachers, wanted.weight, wanted.temperature) if teachers else None
 
 
-def trained_model(run: Run, device: torch.device, trusted: Collection[str] = ()) -> tuple[nn.Module, dict[str, Any]]:
+def trained_model(
+    run: Run, device: torch.device, trusted: Collection[str] = (), *, kernels: bool = True
+) -> tuple[nn.Module, dict[str, Any]]:
     """The network that a run's result is about, and the checkpoint it comes from.
 
     Args:
         trusted: packages whose code may run besides ours.
+        kernels: let native kernels compute it where they computed the run; they call no hooks of the modules.
 
     Raises:
         UsageError: the configuration is none, or asks for code that is not trusted.
@@ -509,7 +512,7 @@ def trained_model(run: Run, device: torch.device, trusted: Collection[str] = ())
         raise RunDirectoryError(f"{checkpoint} cannot be read: {' '.join(str(error).split())}") from error
     model = build_model(run.config, config.seed).to(device)
     model.load_state_dict(state["model"] if state["ema"] is None else state["ema"]["model"])
-    if run.record.get("backend") == "native" and device.type == "cpu":
+    if kernels and run.record.get("backend") == "native" and device.type == "cpu":
         with suppress(native.NativeUnavailable):  # PyTorch computes the same, to rounding
             native.attach(model)
     return model, state

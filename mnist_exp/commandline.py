@@ -17,13 +17,23 @@ from typing import Any
 
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.composition import CONF, groups, with_choices_checked
-from mnist_exp.mistakes import ArgumentParser, UsageError, flag_as_override, keys_with_ending, nearest, typed
+from mnist_exp.mistakes import (
+    ArgumentParser,
+    PastHydra,
+    UsageError,
+    as_override,
+    flag_as_override,
+    keys_with_ending,
+    nearest,
+    typed,
+)
 from mnist_exp.trust import add_trust
 
 INFORMATION = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
@@ -100,6 +110,18 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def with_paths_quoted(arguments: Sequence[str]) -> list[str]:
+    """The arguments with quotes of Hydra's around the directory of a run, whose name may hold ``=`` and commas."""
+
+    def quoted(argument: str) -> str:
+        key, _, value = argument.partition("=")
+        key_of_run = key.lstrip("+") == "resume" or (key.lstrip("+") == "init_from" and Path(value).exists())
+        is_path = key_of_run and value not in {"", "null"} and value[0] not in "'\""
+        return as_override(key, value) if is_path else argument
+
+    return [quoted(argument) for argument in arguments]
+
+
 def folders_of(options: argparse.Namespace) -> list[Path]:
     """Where configuration files lie: the user's folder first."""
     own = [Path(options.config_dir).absolute()] if options.config_dir else []
@@ -111,7 +133,7 @@ def run_hydra(task: Callable[[DictConfig], Any], options: argparse.Namespace) ->
 
     Raises:
         UsageError: flags that do not go together.
-        Exception: what Hydra raises while it composes, and what ``task`` raises.
+        Exception: what Hydra raises while it composes, and what ``task`` and our callbacks raise.
     """
     given = {
         "--run": options.run,
@@ -144,7 +166,8 @@ def run_hydra(task: Callable[[DictConfig], Any], options: argparse.Namespace) ->
         overrides = _with_first_choices(overrides, folders)
     options.overrides = overrides
     version.setbase("1.3")
-    with _exceptions_handed_on(), _forgetting_hydra():
+    carried: Exception | None = None
+    with _exceptions_handed_on(), _hydra_of_its_own():
         try:
             _run_hydra(
                 args=options,
@@ -153,10 +176,14 @@ def run_hydra(task: Callable[[DictConfig], Any], options: argparse.Namespace) ->
                 config_path=options.config_path or str(CONF),
                 config_name=options.config_name or "train",
             )
+        except PastHydra as passing:
+            carried = passing.error
         except ValueError as error:
             if not prints:
                 raise
             raise UsageError(" ".join(str(error).split())) from error
+    if carried is not None:
+        raise carried  # here, so that it keeps its own cause
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
@@ -206,15 +233,18 @@ def _exceptions_handed_on() -> Iterator[None]:
 
 
 @contextmanager
-def _forgetting_hydra() -> Iterator[None]:
-    """What ``${hydra:...}`` reads, and where Hydra logs, is one for the whole process; the next run must not find this one's."""
+def _hydra_of_its_own() -> Iterator[None]:
+    """What ``${hydra:...}`` reads, which loader composes, and where Hydra logs, is one for the whole process: a notebook that
+    uses Hydra itself, and the next run, must not find this one's."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    of_caller, loader = HydraConfig.instance().cfg, GlobalHydra.instance().hydra
     HydraConfig.instance().cfg = None
+    GlobalHydra.instance().clear()
     try:
         yield
     finally:
-        HydraConfig.instance().cfg = None
+        HydraConfig.instance().cfg, GlobalHydra.instance().hydra = of_caller, loader
         for handler in [handler for handler in root.handlers if handler not in handlers]:
             root.removeHandler(handler)
             handler.close()

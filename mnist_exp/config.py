@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from mnist_exp.composition import choices_with, resolve
-from mnist_exp.explain import exit_status
+from mnist_exp.explain import through_hydra
 from mnist_exp.mistakes import UsageError, as_typed, explain_validation
 from mnist_exp.runs.directory import read_record, refuse_unless_free
 from mnist_exp.trust import refuse_unless_plain
@@ -311,8 +311,7 @@ class CheckBeforeRun(Callback):
 
         job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         HydraConfig.instance().set_config(config)
-        # Hydra turns a callback's exceptions into warnings; only leaving stops it.
-        with exit_status():
+        with through_hydra():
             if config.sweep.resume is not None:
                 raise UsageError(f"sweep.resume={config.sweep.resume} goes with -m: mnist-train -m sweep.resume=DIR")
             if config.resume is not None:

@@ -89,7 +89,9 @@ def _names_folder(overrides: Sequence[str]) -> bool:
     return any(word.lstrip("+").startswith(("data=", "data.root=")) for word in overrides)
 
 
-def evaluate_run(path: Path, overrides: Sequence[str], trusted: Collection[str] = ()) -> tuple[dict[str, Any], Image]:
+def evaluate_run(
+    path: str | Path, overrides: Sequence[str], trusted: Collection[str] = ()
+) -> tuple[dict[str, Any], Image]:
     """Test loss, accuracy, per-class accuracy and confusion matrix of the run in ``path``, and its worst digits.
 
     Writes nothing.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import logging
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -23,7 +22,7 @@ from mnist_exp.composition import CONF
 from mnist_exp.config import Config
 from mnist_exp.data import Digits
 from mnist_exp.loggers.console import Console
-from mnist_exp.mistakes import RunFailed, UsageError
+from mnist_exp.mistakes import RunFailed, RunInterrupted, UsageError
 from mnist_exp.models import count_parameters
 from mnist_exp.runs import RunDirectory, write_atomically
 from mnist_exp.runs.directory import resume_command
@@ -64,7 +63,7 @@ def run_experiment(
     Raises:
         UsageError: data, device or arguments that cannot be.
         RunFailed: the run diverged, or failed in a way that nobody foresaw; the traceback is in ``train.log``.
-        SystemExit: with 128 plus the signal, after an interruption.
+        RunInterrupted: a signal came; the last step is saved, unless it was a second SIGINT.
     """
     began = time.perf_counter() - import_seconds - (parts.build_seconds if parts else 0.0)
     seconds = {**run.record.get("seconds", {}), "import": import_seconds}
@@ -90,6 +89,9 @@ def run_experiment(
         if status != run.record["status"]:
             raise RunFailed(f"{run.path} failed: {run.record['error']}; see train.log there")
 
+    def interrupted(number: int) -> RunInterrupted:
+        return RunInterrupted(f"{run.path} is interrupted; to continue it: {resume_command(run.path)}", number)
+
     default = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text(encoding="utf-8"))
     _, options = logger_to_use(run.tree["logger"], default, ())
     options += [word for package in sorted(own_packages(run.tree)) for word in ("--trust", package)]
@@ -105,10 +107,10 @@ def run_experiment(
             return None
         except Interrupted as error:
             end("interrupted", error)
-            sys.exit(128 + (stop.signal or signal.SIGINT))
+            raise interrupted(stop.signal or signal.SIGINT) from error
         except KeyboardInterrupt as error:
             end("interrupted", error)
-            sys.exit(128 + signal.SIGINT)
+            raise interrupted(signal.SIGINT) from error
         except Diverged as error:
             end("diverged", error)
             raise RunFailed(f"{run.path} diverged: {error}") from error

@@ -22,7 +22,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.composition import CONF, choices, choices_with, content_of, explain_interpolation, groups
-from mnist_exp.mistakes import RunFailed, UsageError, near_miss, nearest, report, same_ending, typed
+from mnist_exp.mistakes import (
+    PastHydra,
+    RunFailed,
+    RunInterrupted,
+    UsageError,
+    near_miss,
+    nearest,
+    report,
+    same_ending,
+    typed,
+)
 
 HYDRAS_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
 
@@ -39,11 +49,22 @@ def exit_status(folders: Sequence[Path] = (CONF,)) -> Iterator[None]:
     except RunFailed as error:
         report(error)
         sys.exit(1)
+    except RunInterrupted as stopped:
+        sys.exit(128 + stopped.signal)
     except Exception as error:
         if (mistake := as_mistake(error, folders)) is None:
             raise
         report(mistake)
         sys.exit(2)
+
+
+@contextmanager
+def through_hydra() -> Iterator[None]:
+    """Carry an error through Hydra to ``commandline.run_hydra``, which raises it again."""
+    try:
+        yield
+    except Exception as error:
+        raise PastHydra(error) from error
 
 
 def as_mistake(error: Exception, folders: Sequence[Path] = (CONF,)) -> UsageError | None:

@@ -25,6 +25,30 @@ class RunFailed(Exception):
     """A run ended without a result, and its record says so. One line. Exit status 1."""
 
 
+class RunInterrupted(KeyboardInterrupt):
+    """A run was stopped by a signal; it can be resumed. Exit status 128 plus the signal.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.signal = number
+
+
+class PastHydra(BaseException):
+    """Carries an error out of a callback or a task of Hydra's, which would make a warning of it, or print lines of its own.
+
+    Attributes:
+        error: what happened.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def report(error: Exception, command: str = "mnist-train") -> None:
     """Print each line of a message on standard error, behind the command's name."""
     for line in str(error).splitlines():
@@ -153,7 +177,12 @@ def typed(key: str, value: Any) -> str:
 
     ``'hydra.run.dir="r/lr=0.1"'``, ``'model.hidden=[64,64]'``, ``seed=3``.
     """
-    return shlex.quote(f"{key}={_in_hydras_quotes(value)}")
+    return shlex.quote(as_override(key, value))
+
+
+def as_override(key: str, value: Any) -> str:
+    """``KEY=VALUE`` as Hydra reads it: ``hydra.run.dir="r/lr=0.1"``."""
+    return f"{key}={_in_hydras_quotes(value)}"
 
 
 def _in_hydras_quotes(value: Any) -> str:

@@ -112,11 +112,11 @@ class Classifier:
         UsageError, RunDirectoryError: there is no trained network of this project in ``path``.
     """
 
-    def __init__(self, path: Path, trusted: Collection[str] = ()) -> None:
+    def __init__(self, path: str | Path, trusted: Collection[str] = ()) -> None:
         run = read_run(path)
         config = check(run.config)
-        self.path = path
-        self.name = str(run.record.get("name") or path.name)
+        self.path = run.path
+        self.name = str(run.record.get("name") or self.path.name)
         self.images = training_images(run, config.data)
         self._data = config.data
         self._model, _ = trained_model(run, torch.device("cpu"), trusted)

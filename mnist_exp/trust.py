@@ -131,7 +131,7 @@ def _refuse_unless_named(target: str, path: str, trusted: Collection[str]) -> No
         allowed = ", ".join(f"{prefix}*" for prefix in ALLOWED_TARGETS)
         raise UsageError(
             f"{path}_target_={target} is not allowed; it may name {allowed} only. If you trust the code of {package} on this "
-            f"machine, add: --trust {package}"
+            f'machine, add: --trust {package} (from Python: trust=["{package}"])'
         )
 
 

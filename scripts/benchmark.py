@@ -152,8 +152,8 @@ def startup(repetitions: int) -> None:
 
     candidates = {
         "import hydra + compose": command("-c", compose),
-        "mnist-train --help": command("-m", "mnist_exp.train", "--help"),
-        "mistyped key": command("-m", "mnist_exp.train", "trainer.epoch=3"),
+        "mnist-train --help": command("-m", "mnist_exp.cli.train", "--help"),
+        "mistyped key": command("-m", "mnist_exp.cli.train", "trainer.epoch=3"),
     }
     for candidate in candidates.values():
         candidate()
@@ -170,7 +170,7 @@ def speedrun(repetitions: int, threads: int) -> None:
             for name, overrides in recipes.items():
                 path = Path(folder) / f"{len(runs[name])}-{name.replace('/', '-')}"
                 common = [f"seed={seed}", f"trainer.threads={threads}", "logger=none", "quiet=true"]
-                command = [sys.executable, "-m", "mnist_exp.train", *overrides, *common, f"hydra.run.dir={path}"]
+                command = [sys.executable, "-m", "mnist_exp.cli.train", *overrides, *common, f"hydra.run.dir={path}"]
                 subprocess.run(command, check=True, capture_output=True)
                 record = read_run(path).record
                 runs[name].append({**record["seconds"], "accuracy": record["final"]["test_accuracy"]})

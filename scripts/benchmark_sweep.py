@@ -22,7 +22,7 @@ COMMON = ["data=mnist5k", "trainer.device=cpu", "quiet=true", "hydra.sweep.dir=s
 def sweep(*overrides: str) -> tuple[float, list[dict[str, float]]]:
     """Wall seconds of a sweep in a directory of its own, and the seconds that each run recorded."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "mnist_exp.train", "-m", *COMMON, *overrides]
+        command = [sys.executable, "-m", "mnist_exp.cli.train", "-m", *COMMON, *overrides]
         began = time.perf_counter()
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - began

@@ -83,7 +83,7 @@ class Campaign:
                 if left:
                     swept = [f"{grid.key}={','.join(values)}", f"seed={','.join(map(str, left))}"]
                     where = f"hydra.sweep.dir={runs / str(number)}"
-                    command = ["mnist_exp.train", "-m", *grid.fixed, *swept, where, "logger=none", *overrides]
+                    command = ["mnist_exp.cli.train", "-m", *grid.fixed, *swept, where, "logger=none", *overrides]
                     ended = subprocess.run([sys.executable, "-m", *command], check=False)
                     self.gather(runs)
                     if ended.returncode in {2, 130, 143}:

@@ -36,6 +36,8 @@ def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The bundled digits are parsed once for all tests, in-process and not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MNIST_EXP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        # PyTorch names this folder in the environment itself when it first needs one.
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
 
 
@@ -76,7 +78,7 @@ def small() -> list[str]:
 @pytest.fixture
 def mnist_train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """``mnist-train`` in this process, which is then as it was before; returns the exit status."""
-    from mnist_exp import train
+    from mnist_exp.cli import train
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["mnist-train", *arguments])

@@ -20,11 +20,11 @@ from mnist_exp.data.embedded import mnist5k
 SMALL = "data.limit=128 trainer.epochs=1 trainer.threads=1 trainer.device=cpu logger.mode=offline"
 # mnist-train that is told to stop before its first step.
 STOPPED = """\
-import importlib.metadata, sys
+import sys
 from mnist_exp import signals
+from mnist_exp.cli.train import main
 signals.StopRequest.__call__ = lambda request: setattr(request, "signal", 15) is None
-(command,) = importlib.metadata.entry_points(group="console_scripts", name="mnist-train")
-sys.exit(command.load()())
+sys.exit(main())
 """
 
 

@@ -60,7 +60,7 @@ def breaking(tmp_path: Path) -> str:
 
 def start(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "mnist_exp.train", "-m", *arguments],
+        [sys.executable, "-m", "mnist_exp.cli.train", "-m", *arguments],
         cwd=tmp_path,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

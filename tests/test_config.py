@@ -224,7 +224,7 @@ def test_config_of_a_stranger_cannot_run_code(composed: Callable[..., dict[str, 
         ("model", "torch.nn.modules.module.warnings.warn"),
         ("optimizer", "torch.optim.optimizer.functools.reduce"),
         ("scheduler", "mnist_exp.training.save_checkpoint"),
-        ("logger", "mnist_exp.train.main"),
+        ("logger", "mnist_exp.cli.train.main"),
         ("model", "torch.nn.NoSuchThing"),
     ]:
         hostile = {**tree, group: {"_target_": target, "_partial_": True, "lr": 0.1}}

@@ -38,6 +38,7 @@ ELSEWHERE = {
     "python scripts/sync_wandb.py": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "python scripts/benchmark": "measures for minutes on an idle machine; not tested",
     "records.py --document --tried": "needs runs with validation data; tests/scripts/test_campaign.py has them",
+    "mynet": "a network of examples/own_network: tests/test_python_docs.py types these lines there",
     "sweep=mlp_width,mlp_depth": "is shown as what is refused",
     "lr=0.1,seed=3": "the name of a directory",
 }

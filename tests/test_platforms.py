@@ -40,7 +40,7 @@ def read_text_without_proc(path, *arguments, **options):
 
 Path.read_text = read_text_without_proc
 
-from mnist_exp.train import main
+from mnist_exp.cli.train import main
 main()
 """
 

@@ -190,7 +190,7 @@ def test_a_mistaken_resume_is_answered_without_torch(tmp_path: Path) -> None:
         "import sys, atexit\n"
         "atexit.register(lambda: print('IMPORTED', [name for name in ('torch', 'numpy') if name in sys.modules]))\n"
         "sys.argv = ['mnist-train', '++resume=missing', 'trainer.epochs=3']\n"
-        "from mnist_exp.train import main\n"
+        "from mnist_exp.cli.train import main\n"
         "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)

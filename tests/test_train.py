@@ -175,7 +175,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 def test_signal_checkpoints_and_leaves(
     number: signal.Signals, status: int, small: list[str], tmp_path: Path, mnist_train: Callable[..., int]
 ) -> None:
-    command = [sys.executable, "-m", "mnist_exp.train", *small, "trainer.epochs=500", "hydra.run.dir=run"]
+    command = [sys.executable, "-m", "mnist_exp.cli.train", *small, "trainer.epochs=500", "hydra.run.dir=run"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run = tmp_path / "run"
     wait_for(lambda: (run / "metrics.jsonl").exists() and len(read_metrics(run)) >= 2, process)
@@ -196,7 +196,7 @@ def test_killed_run_resumes_to_the_same_bits(mnist_train: Callable[..., int], sm
     program = """
 import os, signal
 from mnist_exp.runs import RunDirectory
-from mnist_exp.train import main
+from mnist_exp.cli.train import main
 append = RunDirectory.append_metrics
 def append_and_stop(self, row):
     append(self, row)
@@ -402,7 +402,7 @@ def test_torch_is_not_imported_before_the_config_is_checked(arguments: list[str]
         "heavy = ('torch', 'torchvision', 'wandb', 'numpy', 'rich', 'matplotlib')\n"
         "atexit.register(lambda: print('IMPORTED', [name for name in heavy if name in sys.modules]))\n"
         f"sys.argv = ['mnist-train', *{arguments!r}]\n"
-        "from mnist_exp.train import main\n"
+        "from mnist_exp.cli.train import main\n"
         "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -412,7 +412,7 @@ def test_torch_is_not_imported_before_the_config_is_checked(arguments: list[str]
 def test_no_wandb_without_the_logger(small: list[str], tmp_path: Path) -> None:
     program = (
         f"import sys; sys.argv = ['mnist-train', *{small!r}]\n"
-        "from mnist_exp.train import main\n"
+        "from mnist_exp.cli.train import main\n"
         "main()\n"
         "assert 'wandb' not in sys.modules\n"
     )

@@ -44,12 +44,13 @@ class Run:
         }
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: str | Path) -> Run:
     """Read one run directory.
 
     Raises:
         RunDirectoryError: it is missing, damaged, or not one of ours.
     """
+    path = Path(path)
     record = read_record(path)
     status = record["status"]
     if status == "running" and not is_locked(path):
@@ -57,12 +58,13 @@ def read_run(path: Path) -> Run:
     return Run(path, status, record, read_config(path), read_metrics(path))
 
 
-def find_runs(path: Path) -> Iterator[Path]:
+def find_runs(path: str | Path) -> Iterator[Path]:
     """Run directories in ``path``: itself, or the folders below it at any depth.
 
     Raises:
         RunDirectoryError: ``path`` is no directory.
     """
+    path = Path(path)
     if not path.is_dir():
         raise RunDirectoryError(explain_no_run(path))
     if (path / "run.json").is_file():

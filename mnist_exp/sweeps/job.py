@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.composition import PACKAGE
 from mnist_exp.config import check
-from mnist_exp.mistakes import RunFailed, UsageError
+from mnist_exp.mistakes import RunFailed, RunInterrupted, UsageError
 from mnist_exp.runs import RunDirectory, RunDirectoryError
 from mnist_exp.runs.directory import read_record
 from mnist_exp.runs.files import open_file
@@ -56,8 +56,7 @@ def train_here(job: DictConfig) -> None:
         pass  # run.json says it
     except BaseException as error:
         if read_standing(path).status == "interrupted":
-            code = error.code if isinstance(error, SystemExit) else None
-            ask_to_stop(stop_file, code - 128 if isinstance(code, int) else int(signal.SIGINT))
+            ask_to_stop(stop_file, error.signal if isinstance(error, RunInterrupted) else int(signal.SIGINT))
         # Else it called sys.exit, or failed in a way that nobody foresaw: that is its own affair.
     _stop_others_after_a_failure(job)
 
@@ -121,7 +120,7 @@ def train_directory(path: Path, said: Mapping[str, Any]) -> float | None:
         said: ``logger`` and ``callbacks``, in place of the sections that are stored there; ``data_root``, into which data may
             be fetched; ``trusted``, packages whose code may run besides ours.
     """
-    from mnist_exp.train import train
+    from mnist_exp.lifecycle import train
 
     if path.is_relative_to(Path.cwd()) and path != Path.cwd():
         path = path.relative_to(Path.cwd())  # as the user would type it
@@ -177,6 +176,8 @@ def _apart(path: Path, stop_file: Path, directory: str, said: Mapping[str, Any])
     except (UsageError, RunDirectoryError, RunFailed) as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+    except RunInterrupted as stopped:
+        sys.exit(128 + stopped.signal)
 
 
 def _end_when(condition: Callable[[], bool]) -> None:

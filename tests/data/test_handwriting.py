@@ -36,7 +36,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 
     place = tmp_path_factory.mktemp("network")
     arguments = ["data=mnist5k", "trainer.epochs=6", "trainer.threads=1", "trainer.device=cpu", "logger=none"]
-    command = [sys.executable, "-m", "mnist_exp.train", *arguments, "optimizer.lr=0.03", "hydra.run.dir=run"]
+    command = [sys.executable, "-m", "mnist_exp.cli.train", *arguments, "optimizer.lr=0.03", "hydra.run.dir=run"]
     subprocess.run(command, cwd=place, check=True, capture_output=True)
     return Classifier(place / "run")
 

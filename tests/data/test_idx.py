@@ -272,7 +272,7 @@ def test_what_is_found_instead_is_said(tmp_path: Path, png: Callable[..., Path])
 def test_torchvision_s_folder_as_typed(idx: Callable[..., Path], tmp_path: Path) -> None:
     """Nothing is downloaded again, and the console says where the files are."""
     root = spread(idx(gz=True), tmp_path / "root", lambda name: f"MNIST/raw/{name}")
-    command = [sys.executable, "-m", "mnist_exp.train", f"data.root={root}", "trainer.epochs=1", "logger=none"]
+    command = [sys.executable, "-m", "mnist_exp.cli.train", f"data.root={root}", "trainer.epochs=1", "logger=none"]
     result = subprocess.run([*command, "hydra.run.dir=run"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"data: the files are in {root / 'MNIST' / 'raw'}\n")

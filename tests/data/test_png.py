@@ -396,7 +396,7 @@ def test_class_folders_that_are_links(stored: dict[str, Labelled], tmp_path: Pat
 def test_class_folders_as_typed(stored: dict[str, Labelled], tmp_path: Path) -> None:
     root = by_class(tmp_path / "root", {"train": "training", "test": "testing"}, stored, None, "{index}.png")
     (root / "training" / "7" / "Thumbs.db").touch()
-    command = [sys.executable, "-m", "mnist_exp.train", "data=png", f"data.root={root}", "trainer.epochs=1"]
+    command = [sys.executable, "-m", "mnist_exp.cli.train", "data=png", f"data.root={root}", "trainer.epochs=1"]
     result = subprocess.run([*command, "logger=none", "hydra.run.dir=run"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "Decoding 60 images of" in result.stderr

@@ -93,7 +93,7 @@ START = """
 import sys
 from mnist_exp.runs import provenance
 provenance.cpu_quota = lambda: 1.5
-from mnist_exp.train import main
+from mnist_exp.cli.train import main
 main()
 """
 

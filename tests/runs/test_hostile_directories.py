@@ -30,7 +30,7 @@ READ_BY_ALL = ("run.json", "config.yaml", "metrics.jsonl")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody has touched."""
     folder = tmp_path_factory.mktemp("finished")
-    command = [sys.executable, "-m", "mnist_exp.train", "data=mnist5k", "data.limit=320", "trainer.epochs=1"]
+    command = [sys.executable, "-m", "mnist_exp.cli.train", "data=mnist5k", "data.limit=320", "trainer.epochs=1"]
     more = ["trainer.threads=1", "trainer.device=cpu", "logger=none", "quiet=true", "hydra.run.dir=run"]
     subprocess.run([*command, *more], cwd=folder, check=True, capture_output=True)
     return folder / "run"

@@ -83,7 +83,7 @@ def test_interrupted_once_and_finished(
     told = " ".join(out.splitlines()[-1].split()[-2 - len(launcher) :])
     assert told == " ".join(["-m", "sweep.resume=sweep", *launcher])
     again = subprocess.run(
-        [sys.executable, "-m", "mnist_exp.train", *told.split()],
+        [sys.executable, "-m", "mnist_exp.cli.train", *told.split()],
         cwd=tmp_path,
         capture_output=True,
         timeout=300,

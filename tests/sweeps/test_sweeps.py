@@ -294,7 +294,7 @@ def test_preset_is_a_sweep_of_its_own_name(
 
 
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "mnist_exp.train", *arguments]
+    command = [sys.executable, "-m", "mnist_exp.cli.train", *arguments]
     return subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

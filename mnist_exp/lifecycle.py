@@ -1,7 +1,4 @@
-"""Train one network: compose, check, build, fit, record.
-
-    mnist-train model=mlp regularization=dropout seed=3
-    mnist-train resume=outputs/2026-11-21/lenet5-a1b2c3
+"""One run from its composed configuration: started new, or resumed.
 
 Imports move inwards where they take long: a mistyped key needs Hydra only, a value out of range no torch.
 """
@@ -9,7 +6,6 @@ Imports move inwards where they take long: a mistyped key needs Hydra only, a va
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -19,10 +15,9 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mnist_exp.commandline import folders_of, read_arguments, run_hydra
-from mnist_exp.composition import PACKAGE, help_text, resolve
-from mnist_exp.explain import exit_status
-from mnist_exp.mistakes import UsageError, typed
+from mnist_exp.composition import PACKAGE, resolve
+from mnist_exp.explain import through_hydra
+from mnist_exp.mistakes import UsageError
 
 if TYPE_CHECKING:
     from mnist_exp.build import Parts
@@ -30,52 +25,47 @@ if TYPE_CHECKING:
     from mnist_exp.runs import RunDirectory
 
 
-def main() -> None:
-    """``mnist-train``: exit status 2 for a user's mistake, 1 for a failed run, 130 or 143 when stopped."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(help_text(), end="")
-        return
-    options = read_arguments(sys.argv[1:])
-    with exit_status(folders_of(options)):
-        if any(word.lstrip("+").startswith("sweep.resume=") for word in options.overrides):
-            from mnist_exp.sweeps.resuming import arguments_to_finish
-
-            sys.argv[1:] = arguments_to_finish(sys.argv[1:])
-        sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]  # which the sweep directory keeps
-        run_hydra(start_run, read_arguments(sys.argv[1:]))
+def run_path() -> Path:
+    """The run directory that Hydra chose, as the user would type it. To be called in Hydra's task."""
+    runtime = HydraConfig.get().runtime
+    path, here = Path(runtime.output_dir), Path(runtime.cwd)
+    return path.relative_to(here) if path.is_relative_to(here) and Path.cwd() == here else path
 
 
-def start_run(composed: DictConfig) -> float | None:
+def start_run(composed: DictConfig, arguments: Sequence[str]) -> float | None:
     """Hydra's task: a new run in the directory that Hydra chose, or the run that ``resume`` names continued.
+
+    Args:
+        arguments: of the ``mnist-train`` that this run amounts to, for its record.
 
     Returns:
         validation accuracy of the result, the objective of a search; None without validation data.
+
+    Raises:
+        PastHydra: with a UsageError, a RunFailed, or whatever else happened.
     """
     from mnist_exp.config import CheckBeforeRun, as_stored, check, config_hash
     from mnist_exp.runs import RunDirectory
     from mnist_exp.runs.provenance import provenance
 
-    job = HydraConfig.get()
-    path, overrides = Path(job.runtime.output_dir), list(job.overrides.task)
-    here = Path(job.runtime.cwd)
-    if path.is_relative_to(here) and Path.cwd() == here:
-        path = path.relative_to(here)  # as the user would type it
+    job, path = HydraConfig.get(), run_path()
+    overrides = list(job.overrides.task)
     if composed.resume is not None:
-        with exit_status():
+        with through_hydra():
             return resume_run(path, overrides, composed)  # what is not of the task was refused before
     composed_tree = resolve(composed)
-    config, tree = check(composed_tree), as_stored(composed_tree, here)
+    config, tree = check(composed_tree), as_stored(composed_tree, Path(job.runtime.cwd))
     built, CheckBeforeRun.built = CheckBeforeRun.built, None
     record = {
         "name": config.name,
         "seed": config.seed,
         "config_hash": config_hash(tree),
-        "command": shlex.join(["mnist-train", *sys.argv[1:]]),
+        "command": shlex.join(["mnist-train", *arguments]),
         "sweep": None,
         **provenance(PACKAGE),
     }
     with (
-        exit_status(),  # Hydra would print a line of its own
+        through_hydra(),
         RunDirectory.create(path, tree=tree, overrides=overrides, record=record) as run,
     ):
         return train(run, config, built)
@@ -112,15 +102,3 @@ def train(run: RunDirectory, config: Config, built: tuple[Parts, float] | None =
         parts, seconds = built or (None, 0.0)
         imports = time.perf_counter() - began + (seconds - parts.build_seconds if parts else 0.0)
         return run_experiment(run, config, stop, parts, import_seconds=imports)
-
-
-def _quoted(argument: str) -> str:
-    """The argument with quotes of Hydra's around the directory of a run, whose name may hold ``=`` and commas."""
-    key, _, value = argument.partition("=")
-    key_of_run = key.lstrip("+") == "resume" or (key.lstrip("+") == "init_from" and Path(value).exists())
-    is_path = key_of_run and value not in {"", "null"} and value[0] not in "'\""
-    return shlex.split(typed(key, value))[0] if is_path else argument
-
-
-if __name__ == "__main__":
-    main()
