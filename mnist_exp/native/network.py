@@ -99,7 +99,7 @@ class Structure(NamedTuple):
 
     constants: Mapping[str, int]  # macros of the source
     parts: tuple[Part, ...]
-    image_size: int
+    image_shape: tuple[int, int, int]
     after: nn.Module | None  # what PyTorch does with the logits
 
 
@@ -138,17 +138,21 @@ def structure(model: nn.Module) -> Structure:
     assert isinstance(model, LeNet5 | MLP)
     image_size, first = model.image_size, parts[0].module
     if isinstance(first, nn.Conv2d):
+        if model.in_channels != 1:
+            raise NotCovered(
+                f"there are kernels for convolutions of grey images only, and these have {model.in_channels} channels"
+            )
         kernel, padding = int(first.kernel_size[0]), int(first.padding[0])
         if (image_size + 2 * padding) ** 2 > MOST_PIXELS:
             raise NotCovered(f"there are kernels for {MOST_PIXELS} pixels at most, padding included")
         maps1, maps2 = (part.module.weight.shape[0] for part in parts[:2])
         constants |= {"SIDE": image_size, "PADDING": padding, "KERNEL": kernel, "CHANNELS1": maps1, "CHANNELS2": maps2}
         constants |= {"DENSE": int(average or any(part.norm for part in parts[:2])), "AVERAGE": int(average)}
-    return Structure(constants, tuple(parts), image_size, after)
+    return Structure(constants, tuple(parts), (model.in_channels, image_size, image_size), after)
 
 
 class NativeForward:
-    """Takes the place of a model's ``forward``: images (N, 1, S, S), float32, to logits (N, C), float32.
+    """Takes the place of a model's ``forward``: images (N, C, S, S), float32, to logits (N, C), float32.
 
     Whatever the kernels are not made for (other types, other devices, gradients of images, autocast) takes the model's
     own ``forward``. A deep copy of the model gets one of its own.
@@ -186,7 +190,7 @@ class NativeForward:
         found = structure(model)
         self._parts, self._after = found.parts, found.after
         self._norms = [part.norm for part in found.parts if part.norm is not None]
-        self._shape = (1, found.image_size, found.image_size)
+        self._shape = found.image_shape
         self._parameters = tuple(parameter for part in found.parts for parameter in part.parameters())
         self._trained = any(parameter.requires_grad for parameter in self._parameters)
         self._addresses: list[int] = []
