@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,18 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from mnist_exp import evaluate, native, predict, report
 from mnist_exp.build import trained_model
-from mnist_exp.config import check, config_hash
+from mnist_exp.composition import CONF
+from mnist_exp.config import Preparation, check, config_hash
 from mnist_exp.data import DataError
 from mnist_exp.data.splits import labelled, pixel_statistics, pixels_of, prepare
+from mnist_exp.mistakes import as_typed
 from mnist_exp.models import MLP, LeNet5, LeNet5_1998, layer_table
 from mnist_exp.native.network import NotCovered, structure
 from mnist_exp.runs import read_run
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "own_data"
+ROOT = Path(__file__).parent.parent
+EXAMPLE, EXTENDING = ROOT / "examples" / "own_data", ROOT / "docs" / "extending.md"
 QUICK = ["trainer.epochs=2", "trainer.threads=1", "trainer.device=cpu", "logger=none"]
 COLOURS = '''
 """Images 32x32x3 as CIFAR-10's: a class is a pattern of colours, under noise."""
@@ -365,3 +371,29 @@ def test_a_trained_network_of_own_data_is_read_back(
     taught = ["regularization.distillation.teachers=[run]", "model=mlp", "trainer.epochs=1"]
     assert mnist_train(*own, *taught, "hydra.run.dir=pupil") == 0
     assert mnist_train(*own, "model=lenet5", "trainer.epochs=1", "init_from=run", "hydra.run.dir=further") == 0
+
+
+def test_documented_data_set(mnist_train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = EXTENDING.read_text().partition("## Own data\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
+    monkeypatch.delitem(sys.modules, "bars", raising=False)
+    for kind in ("python", "yaml"):
+        (content,) = (text for fence, text in blocks if fence == kind)
+        file = tmp_path / content.split()[1]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    lines = [line for fence, text in blocks if fence == "text" for line in text.splitlines()]
+    assert len(lines) == 3
+    quick = ["trainer.epochs=1", "trainer.threads=1", "trainer.device=cpu", "logger=none"]
+    for line in lines[:2]:
+        command, *arguments = shlex.split(line)
+        assert command == "mnist-train"
+        assert mnist_train(*arguments, *quick) == 0
+    assert mnist_train(*shlex.split(lines[2])[1:-1], "seed=0", *quick, "hydra.sweep.dir=sweep") == 0
+
+
+def test_documented_defaults_are_those_of_the_configuration() -> None:
+    defaults = yaml.safe_load((CONF / "data" / "common" / "preparation.yaml").read_text())
+    assert defaults.keys() == Preparation.model_fields.keys()
+    for key in ("channels", "num_classes", "image_size", "mean"):
+        assert re.search(rf"^\| `{key}`.*? \| {as_typed(defaults[key])} \|", EXTENDING.read_text(), flags=re.MULTILINE)
