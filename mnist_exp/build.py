@@ -41,6 +41,7 @@ from mnist_exp.training import (
     Objective,
     Recipe,
     Training,
+    evaluate,
     load_checkpoint,
     parameter_groups,
 )
@@ -231,7 +232,7 @@ def found_by(digits: Digits) -> dict[str, Any]:
 
 
 def layers_of(model: nn.Module, tree: Mapping[str, Any]) -> list[LayerRow]:
-    """The layers of the network, which is run once.
+    """The layers of the network, which is run on a blank image.
 
     Raises:
         UsageError: it does not take these images, or has not an output for each class.
@@ -240,12 +241,14 @@ def layers_of(model: nn.Module, tree: Mapping[str, Any]) -> list[LayerRow]:
     channels, side, classes = data["channels"], data["image_size"], data["num_classes"]
     try:
         rows = layer_table(model, side, channels)
+        blank = next(model.parameters()).new_zeros(1, channels, side, side)
+        outputs = tuple(evaluate(model, blank, 1).shape[1:])
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UsageError(
             f"model._target_={target} does not take images of {channels}x{side}x{side}: {reason}"
         ) from error
-    if rows and (outputs := rows[-1].output_shape) != (classes,):
+    if outputs != (classes,):
         has = f"{outputs[0]} outputs" if len(outputs) == 1 else f"outputs of the shape {outputs}"
         raise UsageError(f"model._target_={target} has {has}, and data.num_classes={classes}")
     return rows
@@ -278,12 +281,8 @@ def build_model(tree: Mapping[str, Any], seed: int) -> nn.Module:
         if section.get(name) is None:
             section[name] = facts[name]
     mean, std = data["mean"], data["std"]
-    if (
-        "background" in accepted
-        and "background" not in section
-        and not isinstance(mean, list)
-        and not isinstance(std, list)
-    ):
+    one_number = isinstance(mean, int | float) and isinstance(std, int | float)
+    if "background" in accepted and "background" not in section and one_number:
         section["background"] = -mean / std
     own = {**facts, **tree["regularization"]}
     homes = {name: home for name, home in HOMES.items() if name in section and section[name] == own[name]}

@@ -205,6 +205,9 @@ def data_section(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
         raise UsageError(
             f"data.image_size={data['image_size']}: the network takes images of {own['image_size']} pixels; leave it out"
         )
+    for key in ("channels", "num_classes"):
+        if data[key] != own[key]:
+            raise UsageError(f"data.{key}={data[key]}: the network was trained with {own[key]}; leave it out")
     if {"", "root"}.isdisjoint(keys):
         data = found_again(data)
     elif data.get("root"):

@@ -114,6 +114,16 @@ def test_colour_images(
     with Image.open(tmp_path / "run" / "worst_digits.png") as picture:
         assert np.ptp(np.asarray(picture, dtype=int), axis=2).max() > 60, "in colour"
 
+    for override in ("data.channels=1", "data.num_classes=26"):
+        assert status_of(evaluate.main, "run", "--trust", "own_colours", override) == 2
+        trained_with = 3 if "channels" in override else 10
+        assert (
+            capsys.readouterr().err
+            == f"mnist-eval: {override}: the network was trained with {trained_with}; leave it out\n"
+        )
+    assert status_of(evaluate.main, "run", "--trust", "own_colours", "data=mnist5k", "data.image_size=32") == 2
+    assert "data.channels=3, and the training images have 1" in capsys.readouterr().err
+
     again = ["resume=run", "trainer.epochs=4"]
     assert mnist_train(*again) == 2
     assert "--trust own_colours" in capsys.readouterr().err
@@ -212,6 +222,29 @@ def test_a_network_that_does_not_fit_the_data(
     assert mnist_train(*own, "model=x") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"mnist-train: {message}")
+
+
+def test_outputs_are_those_of_the_network_not_of_its_last_layer(
+    own: list[str], mnist_train: Callable[..., int], tmp_path: Path
+) -> None:
+    (tmp_path / "own_colours.py").write_text(
+        COLOURS
+        + """
+import torch
+
+class Averaged(torch.nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.maps = torch.nn.Conv2d(in_channels, num_classes, 3)
+
+    def forward(self, images):
+        return self.maps(images).mean(dim=(2, 3))
+"""
+    )
+    (tmp_path / "mine" / "model").mkdir()
+    (tmp_path / "mine" / "model" / "x.yaml").write_text("_target_: own_colours.Averaged\n")
+    assert mnist_train(*own, "model=x", "trainer.epochs=1", "hydra.run.dir=run") == 0
+    assert read_run(tmp_path / "run").record["parameters"] == 3 * 9 * 10 + 10
 
 
 def test_example_in_fresh_processes(tmp_path: Path, mnist_train_process: Callable[..., Any]) -> None:
