@@ -27,9 +27,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from mnist_exp import native
-from mnist_exp.config import Config, check
+from mnist_exp.config import Config, Preparation, check, with_preparation
 from mnist_exp.data import DataError, Digits
 from mnist_exp.data.augment import Augment
+from mnist_exp.data.splits import labelled, prepare
 from mnist_exp.mistakes import UsageError, as_typed, explain_validation
 from mnist_exp.models import LayerRow, count_parameters, layer_table
 from mnist_exp.runs import Run, RunDirectoryError, read_run
@@ -43,6 +44,7 @@ from mnist_exp.training import (
     Objective,
     Recipe,
     Training,
+    evaluate,
     load_checkpoint,
     parameter_groups,
 )
@@ -55,6 +57,13 @@ class DataRefused(UsageError):
     """The data cannot be had as asked."""
 
 
+# Where a user sets what a constructor of a network gets from other sections.
+HOMES = {
+    **{name: f"regularization.{name}" for name in ("dropout", "batch_norm")},
+    **{"image_size": "data.image_size", "in_channels": "data.channels", "num_classes": "data.num_classes"},
+}
+
+
 @dataclass
 class Parts:
     """All that a run trains with.
@@ -64,6 +73,7 @@ class Parts:
         threads: of the CPU.
         backend: ``torch`` or ``native``, what computes the network.
         init_from: where the first weights come from, for ``run.json``; None for random ones.
+        preparation: size and normalisation of the images, for ``run.json``, see ``found_by``.
         data_seconds, build_seconds: that reading the data took, and all of it.
         messages: what was logged meanwhile and nobody has shown, because there was no console and no log file yet.
         callbacks: the logger and the callbacks of the configuration, in this order.
@@ -77,6 +87,7 @@ class Parts:
     threads: int
     backend: str
     init_from: dict[str, Any] | None
+    preparation: dict[str, Any]
     data_seconds: float
     build_seconds: float
     messages: list[logging.LogRecord] = field(default_factory=list)
@@ -117,13 +128,17 @@ def build(
     with held_back() as messages:
         digits = build_data(tree, may_download=may_download).to(device)
     data_seconds = time.perf_counter() - began
+    preparation = found_by(digits)
+    tree = with_preparation(tree, preparation)
     model = build_model(tree, config.seed)
     init_from = load_weights(model, Path(config.init_from), others) if config.init_from and not begun else None
     model = model.to(device)
-    layers = layer_table(model, config.data.image_size)
+    layers = layers_of(model, tree)
     backend = use_backend(model, config, device, backend)
     training, recipe = build_training(config, tree, model, digits, device, others)
-    parts = Parts(digits, training, recipe, layers, threads, backend, init_from, data_seconds, 0.0, messages)
+    parts = Parts(
+        digits, training, recipe, layers, threads, backend, init_from, preparation, data_seconds, 0.0, messages
+    )
     if facts is not None:
         known = {"parameters": count_parameters(model), "on_identity": lambda identity: parts.on_identity(identity)}
         parts.callbacks = build_callbacks(tree, {**facts, **known})
@@ -148,14 +163,18 @@ def held_back() -> Iterator[list[logging.LogRecord]]:
 
 
 def check_parts(tree: Mapping[str, Any], config: Config, trusted: Trusted = None) -> None:
-    """Find out what ``build`` would refuse, as far as that can be told without the data.
+    """Find out what ``build`` would refuse, as far as that can be told without the data; those are read only where the size
+    of the images is that of the data.
 
     Raises:
         UsageError: a constructor refuses its arguments, or something that is asked for cannot be.
     """
     authorize(tree, trusted)
     device = choose_device(config.trainer.device)
+    if config.data.image_size is None:
+        tree = with_preparation(tree, found_by(build_data(tree)))
     model = build_model(tree, config.seed)
+    layers_of(model, tree)
     use_backend(model, config, device)
     optimizer = build_optimizer(tree, model, decay_all=config.regularization.decay_all)
     build_scheduler(tree, optimizer, config.trainer.epochs, steps_per_epoch=100)
@@ -218,26 +237,65 @@ def build_data(tree: Mapping[str, Any], *, may_download: bool = True) -> Digits:
         may_download: whether absent files may be fetched into ``data.root``. The cache is always the user's own.
 
     Raises:
-        DataRefused: files are missing or damaged, or the splits cannot be made.
+        DataRefused: files are missing or damaged, the splits cannot be made, or a user's loader refuses its arguments or
+            returns something else than images and labels.
     """
     data = dict(tree["data"])
-    if data.get("root") and not may_download and "download" in data:
+    own = not data["_target_"].startswith("mnist_exp.")
+    if not own and data.get("root") and not may_download and "download" in data:
         data["download"] = None
     try:
         with refusals("data", data):
-            digits = instantiate(data)
+            if not own:
+                digits: Digits = instantiate(data)
+                return digits
+            preparation = {key: data.pop(key) for key in Preparation.model_fields if key in data}
+            returned = instantiate(data)
+            try:
+                return prepare(*labelled(returned, preparation["num_classes"]), **preparation)
+            except DataError as error:
+                text = str(error)
+                raise DataError(
+                    text if text.startswith("data.") else f"data._target_={data['_target_']}: {text}"
+                ) from error
     except UsageError as error:
         raise DataRefused(str(error)) from error
-    if not isinstance(digits, Digits):
-        raise DataRefused(f"data._target_={data['_target_']} returned a {type(digits).__name__}, not a data set")
-    return digits
+
+
+def found_by(digits: Digits) -> dict[str, Any]:
+    """Size and normalisation of images: what the configuration need not say, and evaluation must know."""
+    return {"image_size": digits.train.images.shape[-1], "mean": digits.mean, "std": digits.std}
+
+
+def layers_of(model: nn.Module, tree: Mapping[str, Any]) -> list[LayerRow]:
+    """The layers of the network, which is run on a blank image.
+
+    Raises:
+        UsageError: it does not take these images, or has not an output for each class.
+    """
+    data, target = tree["data"], tree["model"]["_target_"]
+    channels, side, classes = data["channels"], data["image_size"], data["num_classes"]
+    try:
+        rows = layer_table(model, side, channels)
+        blank = next(model.parameters()).new_zeros(1, channels, side, side)
+        outputs = tuple(evaluate(model, blank, 1).shape[1:])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"model._target_={target} does not take images of {channels}x{side}x{side}: {reason}"
+        ) from error
+    if outputs != (classes,):
+        has = f"{outputs[0]} outputs" if len(outputs) == 1 else f"outputs of the shape {outputs}"
+        raise UsageError(f"model._target_={target} has {has}, and data.num_classes={classes}")
+    return rows
 
 
 def build_model(tree: Mapping[str, Any], seed: int) -> nn.Module:
     """The network with its initial weights, a function of the seed alone.
 
-    A constructor that takes ``dropout`` or ``batch_norm`` gets what ``regularization`` says where ``model`` does not, and
-    one that takes ``background`` gets the value of an empty pixel. Kernels lie in memory with channels last: with LeNet-5's
+    A constructor that takes ``dropout`` or ``batch_norm`` gets what ``regularization`` says where ``model`` does not; one
+    that takes ``image_size``, ``in_channels`` or ``num_classes`` what ``data`` says, and one that takes ``background`` the
+    value of an empty pixel. Kernels lie in memory with channels last: with LeNet-5's
     few channels that makes a step on a CPU a fifth faster.
 
     Raises:
@@ -253,14 +311,17 @@ def build_model(tree: Mapping[str, Any], seed: int) -> nn.Module:
             raise UsageError(
                 f"regularization.{knob}={as_typed(wanted)}: {section['_target_']} takes no {knob}; leave it off"
             )
-    if "background" in accepted and "background" not in section:
-        section["background"] = -tree["data"]["mean"] / tree["data"]["std"]
-    homes = {
-        name: f"{group}.{name}"
-        for group, names in (("regularization", ("dropout", "batch_norm")), ("data", ("image_size",)))
-        for name in names
-        if section.get(name) == tree[group].get(name)
-    }
+    data = tree["data"]
+    facts = {"image_size": data["image_size"], "in_channels": data["channels"], "num_classes": data["num_classes"]}
+    for name in accepted.intersection(facts):
+        if section.get(name) is None:
+            section[name] = facts[name]
+    mean, std = data["mean"], data["std"]
+    one_number = isinstance(mean, int | float) and isinstance(std, int | float)
+    if "background" in accepted and "background" not in section and one_number:
+        section["background"] = -mean / std
+    own = {**facts, **tree["regularization"]}
+    homes = {name: home for name, home in HOMES.items() if name in section and section[name] == own[name]}
     torch.manual_seed(seed)
     with refusals("model", section, homes):
         model = instantiate(section)
@@ -470,7 +531,7 @@ def build_distillation(
         place = {"root", "download", "_target_"} if its_digest and digest else {"root"}
         own, its = (
             {key: value for key, value in data.items() if key not in place}
-            for data in (tree["data"], run.config["data"])
+            for data in (tree["data"], with_preparation(run.config, run.record.get("preparation"))["data"])
         )
         if differing := [f"data.{key}={as_typed(its.get(key))}" for key in own if its.get(key) != own[key]]:
             raise UsageError(
@@ -501,8 +562,9 @@ def trained_model(
         UsageError: the configuration is none, or asks for code that is not trusted.
         RunDirectoryError: there is no checkpoint yet, or it cannot be read.
     """
-    path, config = run.path, check(run.config)
-    authorize({**run.config, "callbacks": {}}, trusted)  # which are not made here
+    tree = with_preparation(run.config, run.record.get("preparation"))
+    path, config = run.path, check(tree)
+    authorize({**tree, "callbacks": {}}, trusted)  # which are not made here
     checkpoint = path / "checkpoints" / f"{config.trainer.selection}.pt"
     if not exists(checkpoint, below=path):
         raise RunDirectoryError(f"{path} has no {checkpoint.relative_to(path)} yet; its status is {run.status}")
@@ -510,7 +572,7 @@ def trained_model(
         state = load_checkpoint(checkpoint, device)
     except Exception as error:
         raise RunDirectoryError(f"{checkpoint} cannot be read: {' '.join(str(error).split())}") from error
-    model = build_model(run.config, config.seed).to(device)
+    model = build_model(tree, config.seed).to(device)
     model.load_state_dict(state["model"] if state["ema"] is None else state["ema"]["model"])
     if kernels and run.record.get("backend") == "native" and device.type == "cpu":
         with suppress(native.NativeUnavailable):  # PyTorch computes the same, to rounding
@@ -556,8 +618,8 @@ def refusals(group: str, section: Mapping[str, Any], homes: Mapping[str, str] | 
     """
     try:
         yield
-    except UsageError as error:
-        raise UsageError(f"{group}.{error}" if str(error).startswith("_target_=") else str(error)) from error
+    except UsageError as error:  # what the target names is not there
+        raise UsageError(re.sub(r"^_target_=", f"{group}._target_=", str(error))) from error
     except (InstantiationException, DataError, TypeError, ValueError) as error:
         found: BaseException | None = error
         while found is not None and not isinstance(found, DataError | TypeError | ValueError):

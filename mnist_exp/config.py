@@ -22,7 +22,7 @@ from mnist_exp.explain import through_hydra
 from mnist_exp.mistakes import UsageError, as_typed, explain_validation
 from mnist_exp.runs.directory import read_record, refuse_unless_free
 from mnist_exp.trust import refuse_unless_plain
-from mnist_exp.types import BatchNorm, Count, Dropout, NonNegative, Positive, Probability
+from mnist_exp.types import BatchNorm, Classes, Count, Dropout, NonNegative, PerChannel, Positive, Probability
 
 if TYPE_CHECKING:
     from mnist_exp.build import Parts
@@ -44,21 +44,40 @@ class Component(BaseModel):
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class Data(Section):
-    """Where digits come from and how they are split. ``conf/data``."""
+class Preparation(Section):
+    """What is done to images wherever they come from. ``conf/data/common/preparation.yaml``."""
+
+    image_size: Count | None  # None: as stored
+    channels: Literal[1, 3] = 1  # runs of earlier versions do not say
+    num_classes: Classes = 10  # nor this
+    mean: PerChannel[float] | None  # None: of the images that are trained on
+    std: PerChannel[Positive] | None
+    val_size: Annotated[int, Field(ge=0)]
+    split_seed: Seed
+    limit: Count | None
+    swap_splits: bool
+
+
+class Data(Preparation):
+    """Where our own loaders find digits. ``conf/data``."""
 
     target: Literal["mnist_exp.data.idx_folder", "mnist_exp.data.png_folder", "mnist_exp.data.mnist5k"] = Field(
         alias="_target_"
     )
     root: str | None = None
     download: Literal["MNIST", "FashionMNIST", "KMNIST"] | None = None
-    image_size: Literal[28, 32]
-    mean: float
-    std: Positive
-    val_size: Annotated[int, Field(ge=0)]
-    split_seed: Seed
-    limit: Count | None
-    swap_splits: bool
+
+
+class OwnData(Preparation):
+    """A user's function or class that returns arrays; what is no key of the preparation is an argument of it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    target: str = Field(alias="_target_")
+
+
+def _whose_data(tree: Any) -> str:
+    target = tree.get("_target_") if isinstance(tree, Mapping) else getattr(tree, "target", None)
+    return "own" if isinstance(target, str) and not target.startswith("mnist_exp.") else "ours"
 
 
 class Optimizer(Component):
@@ -167,7 +186,7 @@ class SweepSettings(Section):
 class Config(Section):
     """One training run."""
 
-    data: Data
+    data: Annotated[Annotated[Data, Tag("ours")] | Annotated[OwnData, Tag("own")], Discriminator(_whose_data)]
     regularization: Regularization  # before what reads it, so that a mistake is named where it was made
     model: Component
     optimizer: Optimizer
@@ -210,6 +229,8 @@ NOT_COUNTED = (
     *("name", "resume", "quiet", "show_layers", "logger", "sweep", "trust"),
     *("trainer.device", "trainer.threads", "trainer.backend", "data.root"),
 )
+# Keys that earlier versions did not have, by the value that means what those did.
+ADDED = {"init_from": None, "data.channels": 1, "data.num_classes": 10}
 
 
 def what_counts(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,17 +240,18 @@ def what_counts(tree: Mapping[str, Any]) -> dict[str, Any]:
     """
     own = {name: node for name, node in (tree.get("callbacks") or {}).items() if not is_our_logger(node)}
     tree = {**{key: value for key, value in tree.items() if key != "callbacks"}, **({"callbacks": own} if own else {})}
-    named = tree["data"]["_target_"] != "mnist_exp.data.png_folder" and tree["data"].get("download")
+    named = tree["data"]["_target_"] == "mnist_exp.data.idx_folder" and tree["data"].get("download")
     left_out = {key for key in NOT_COUNTED if key != "data.root" or named}
-    if tree.get("init_from") is None:
-        left_out.add("init_from")  # which earlier versions do not have
+
+    def counts(key: str, value: Any) -> bool:
+        return key not in left_out and not (key in ADDED and value == ADDED[key])
+
     what: dict[str, Any] = {}
     for key, value in tree.items():
-        if key in left_out:
-            continue
         if isinstance(value, Mapping):
-            value = {name: inner for name, inner in value.items() if f"{key}.{name}" not in left_out}
-        what[key] = value
+            value = {name: inner for name, inner in value.items() if counts(f"{key}.{name}", inner)}
+        if counts(key, value):
+            what[key] = value
     return what
 
 
@@ -243,6 +265,20 @@ def config_hash(tree: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(what_counts(tree), sort_keys=True).encode()).hexdigest()[:12]
 
 
+def with_preparation(tree: Mapping[str, Any], found: Any) -> dict[str, Any]:
+    """The configuration with the size and the normalisation of the images, where it leaves them to the data, and with what
+    earlier versions do not say of them.
+
+    Args:
+        found: ``preparation`` of ``run.json``: what the run found; runs of earlier versions have none.
+    """
+    data = tree["data"]
+    missing = {key for key in ("image_size", "mean", "std") if data.get(key) is None}
+    values = {key: found[key] for key in missing if key in found} if isinstance(found, Mapping) else {}
+    added = {key.removeprefix("data."): value for key, value in ADDED.items() if key.startswith("data.")}
+    return {**tree, "data": {**added, **data, **values}}
+
+
 def with_absolute_paths(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The configuration with every path in it made absolute, so that it means the same wherever a run is started.
 
@@ -254,7 +290,8 @@ def with_absolute_paths(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]
         return str(folder / Path(path).expanduser())
 
     result = dict(tree)
-    if root := tree["data"].get("root"):
+    root = tree["data"].get("root")
+    if root and isinstance(root, str):  # an argument of this name of a user's own loader is a folder, too
         result["data"] = {**tree["data"], "root": absolute(root)}
     if start := tree.get("init_from"):
         result["init_from"] = absolute(start)
@@ -337,6 +374,10 @@ class CheckBeforeRun(Callback):
             CheckBeforeRun.built = parts, time.perf_counter() - began
 
 
+# About a tenth of the training images, for messages.
+_A_TENTH = {"mnist_exp.data.mnist5k": 500, "mnist_exp.data.idx_folder": 5000, "mnist_exp.data.png_folder": 5000}
+
+
 def _contradictions(config: Config) -> Iterable[str]:
     """Values that are fine alone and wrong together."""
     regularization = config.regularization
@@ -344,6 +385,12 @@ def _contradictions(config: Config) -> Iterable[str]:
     for key in needed.get(config.data.target, ()):
         if key not in config.data.model_fields_set:
             yield f"data.{key} is missing"
+    for key, numbers in (("mean", config.data.mean), ("std", config.data.std)):
+        if isinstance(numbers, list) and len(numbers) != config.data.channels:
+            yield (
+                f"data.{key}={as_typed(numbers)} has {len(numbers)} values and data.channels={config.data.channels}: give one number, or "
+                "one for each channel"
+            )
     if config.trainer.backend == "native":
         for setting, value, allowed in (
             ("device", config.trainer.device, ("auto", "cpu")),
@@ -356,7 +403,7 @@ def _contradictions(config: Config) -> Iterable[str]:
                     f"use trainer.{setting}={as_typed(allowed[-1])} or trainer.backend=auto"
                 )
     if config.data.val_size == 0:
-        advice = f"hold some out: data.val_size={500 if config.data.target.endswith('.mnist5k') else 5000}"
+        advice = f"hold some out: data.val_size={_A_TENTH.get(config.data.target, 100)}"
         if regularization.early_stopping is not None:
             yield (f"regularization.early_stopping={regularization.early_stopping} needs validation data; {advice}")
         if config.trainer.selection == "best":

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.errors import HydraException
 
 from mnist_exp.composition import CONF, resolve
-from mnist_exp.config import check
+from mnist_exp.config import check, with_preparation
 from mnist_exp.explain import explain_composition
-from mnist_exp.mistakes import ArgumentParser, UsageError, report
+from mnist_exp.mistakes import ArgumentParser, UsageError, as_typed, report
 from mnist_exp.runs import Run, read_run, write_atomically
 from mnist_exp.runs.files import exists
 from mnist_exp.stored import changed, describe_data, found_again, parse
@@ -31,7 +31,9 @@ from mnist_exp.trust import add_trust, authorize
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from rich.table import Table
 
+MOST_COLUMNS = 12  # classes of a confusion matrix in a terminal
 EVALUATION, PICTURE = "evaluation.json", "worst_digits.png"
 
 
@@ -106,7 +108,7 @@ def evaluate_run(
     run = read_run(path)
     tree = {**run.config, "data": data_section(run, overrides)}
     config = check(tree)
-    data, own = tree["data"], run.config["data"]
+    data, own = tree["data"], with_preparation(run.config, run.record.get("preparation"))["data"]
 
     import torch
 
@@ -188,7 +190,7 @@ def data_section(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
         UsageError: an override that is not of the data, that changes nothing here, or that Hydra refuses.
     """
     check(run.config)
-    own = run.config["data"]
+    own = with_preparation(run.config, run.record.get("preparation"))["data"]
     try:
         parsed = parse(overrides)
         if foreign := [override for override in parsed if override.key_or_group.partition(".")[0] != "data"]:
@@ -205,6 +207,9 @@ def data_section(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
         raise UsageError(
             f"data.image_size={data['image_size']}: the network takes images of {own['image_size']} pixels; leave it out"
         )
+    for key in ("channels", "num_classes"):
+        if data[key] != own[key]:
+            raise UsageError(f"data.{key}={data[key]}: the network was trained with {own[key]}; leave it out")
     if {"", "root"}.isdisjoint(keys):
         data = found_again(data)
     elif data.get("root"):
@@ -215,14 +220,18 @@ def data_section(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
 def _composed(own: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
 
-    # Numbers, as the check of the stored configuration saw to: nothing else of it reaches Hydra's command line.
-    kept = [f"data.{key}={own[key]}" for key in ("image_size", "mean", "std")]
+    # Numbers and lists of them, as the check of the stored configuration saw to: nothing else of it reaches Hydra's command line.
+    kept = [
+        f"data.{key}={as_typed(own[key])}"
+        for key in ("image_size", "mean", "std", "channels", "num_classes")
+        if key in own
+    ]
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         return dict(resolve(compose("train", overrides=[*kept, "name=evaluation", *overrides]))["data"])
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Tables for people: the figures, then the confusion matrix with true classes as rows."""
+    """Tables for people: the figures, then the confusion matrix with true classes as rows, or a row for each class."""
     from rich.console import Console
     from rich.table import Table
 
@@ -236,6 +245,9 @@ def print_result(result: dict[str, Any]) -> None:
     console.print(f"data: {result['data']}, digest {result['data_digest']}", markup=False)
     if result["same_data"] is False:
         console.print("These are not the digits that the run was trained and tested on.")
+    if len(result["confusion"]) > MOST_COLUMNS:
+        console.print(_table_by_class(result))
+        return
     table = Table(title="Confusion matrix: rows are labels, columns predictions")
     for heading in ("", *(str(label) for label in range(len(result["confusion"]))), "accuracy"):
         table.add_column(heading, justify="right")
@@ -243,6 +255,23 @@ def print_result(result: dict[str, Any]) -> None:
         shown = [f"[bold]{n}[/bold]" if n and column == label else str(n or "·") for column, n in enumerate(counts)]
         table.add_row(str(label), *shown, f"{result['per_class_accuracy'][label]:.2%}")
     console.print(table)
+
+
+def _table_by_class(result: Mapping[str, Any]) -> Table:
+    """A row for each class, where there are too many for a matrix that can be read."""
+    from rich.table import Table
+
+    table = Table(title="Classes; the confusion matrix is in evaluation.json")
+    for heading in ("label", "images", "accuracy"):
+        table.add_column(heading, justify="right")
+    table.add_column("most often taken for (images)")
+    for label, counts in enumerate(result["confusion"]):
+        wrong = sorted(
+            ((n, column) for column, n in enumerate(counts) if n and column != label), key=lambda c: (-c[0], c[1])
+        )
+        taken_for = ", ".join(f"{column} ({n})" for n, column in wrong[:3])
+        table.add_row(str(label), f"{sum(counts):,}", f"{result['per_class_accuracy'][label]:.2%}", taken_for)
+    return table
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from mnist_exp.build import DataRefused, Parts, build, facts_of
 from mnist_exp.composition import CONF
-from mnist_exp.config import Config
+from mnist_exp.config import Config, with_preparation
 from mnist_exp.data import Digits
+from mnist_exp.data.splits import pixels_of
 from mnist_exp.loggers.console import Console
 from mnist_exp.mistakes import RunFailed, RunInterrupted, UsageError
 from mnist_exp.models import count_parameters
@@ -158,6 +159,7 @@ def _build_and_fit(
         threads=parts.threads,
         device=device_name(device),
         backend=parts.backend,
+        preparation=parts.preparation,
     )
     parts.on_identity = lambda identity: run.update(wandb=identity)
     callbacks += parts.callbacks
@@ -240,7 +242,8 @@ def device_name(device: torch.device) -> str:
 
 def save_predictions(run: RunDirectory, logits: Tensor, labels: Tensor, images: Tensor | None = None) -> None:
     """Write ``predictions.npz``: what ``predictions`` gives."""
-    arrays = predictions(run.tree["data"], logits, labels, images)
+    data = with_preparation(run.tree, run.record.get("preparation"))["data"]
+    arrays = predictions(data, logits, labels, images)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the arrays for allow_pickle
     write_atomically(run.path / "predictions.npz", buffer.getvalue())
@@ -252,20 +255,20 @@ def predictions(
     """Arrays that reports need: logits (N, C), float32, labels (N,), int64, and the digits that went worst.
 
     ``worst`` (K,), int64, are the images whose label got the least probability, worst first, and ``worst_images``
-    (K, S, S), uint8, what they look like (ink bright), so that a report can show them without the data set.
+    (K, S, S), or (K, S, S, 3) in colour, uint8, what they look like (ink bright), so that a report can show them without
+    the data set.
 
     Args:
         data: the config's section, which knows how images were normalised.
         logits: on the CPU, as ``training.evaluate`` gives them.
         labels: on any device.
-        images: normalised test images (N, 1, S, S), on any device; None leaves ``worst`` out.
+        images: normalised test images (N, C, S, S), on any device; None leaves ``worst`` out.
     """
     labels = labels.cpu()
     arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
     if images is not None:
         probability = logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0]
         worst = probability.argsort(stable=True)[:WORST_DIGITS]
-        pixels = images[worst.to(images.device), 0] * data["std"] + data["mean"]
         arrays["worst"] = worst.numpy()
-        arrays["worst_images"] = (pixels * 255).round().clamp(0, 255).byte().cpu().numpy()
+        arrays["worst_images"] = pixels_of(images[worst.to(images.device)], data["mean"], data["std"])
     return arrays

@@ -54,14 +54,14 @@ def worst_digits(
 
     Args:
         logits, labels: of the whole test set, (N, C) and (N,).
-        worst, worst_images: indices (K,) and pixels (K, S, S), worst first.
+        worst, worst_images: indices (K,) and pixels (K, S, S), or (K, S, S, 3) in colour, worst first.
     """
     side, wide, high = 98, 116, 134
     image = Image.new("RGB", (columns * wide, rows * high), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(14)
     for place, (index, pixels) in enumerate(zip(worst[: rows * columns], worst_images, strict=False)):
         left, bottom = place % columns * wide, (place // columns + 1) * high
-        digit = Image.fromarray(255 - pixels).resize((side, side), Image.Resampling.NEAREST)
+        digit = picture_of(pixels).resize((side, side), Image.Resampling.NEAREST)
         image.paste(digit, (left + (wide - side) // 2, bottom - side - 4))
         shares = np.exp(logits[index] - logits[index].max())
         predicted = int(shares.argmax())
@@ -69,6 +69,11 @@ def worst_digits(
         ink = RED if predicted != labels[index] else "black"
         draw.text((left + wide / 2, bottom - side - 20), said, fill=ink, font=font, anchor="mm")
     return image
+
+
+def picture_of(pixels: NDArray[np.uint8]) -> Image.Image:
+    """An image (S, S), ink bright, as dark on white, or an image (S, S, 3) in its colours."""
+    return Image.fromarray(pixels if pixels.ndim == 3 else 255 - pixels)
 
 
 def _shade(share: float) -> tuple[int, int, int]:

@@ -80,8 +80,9 @@ def found_again(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_data(data: Mapping[str, Any]) -> str:
-    """Which digits a data section reads, in a few words: ``MNIST in /data/mnist``."""
-    name = data.get("download") or str(data["_target_"]).rpartition(".")[2]
+    """Which data a section reads, in a few words: ``MNIST in /data/mnist``."""
+    ours = str(data["_target_"]).startswith("mnist_exp.")
+    name = (ours and data.get("download")) or str(data["_target_"]).rpartition(".")[2]
     return f"{name} in {data['root']}" if data.get("root") else str(name)
 
 

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from mnist_exp.build import trained_model
-from mnist_exp.config import Data, check
+from mnist_exp.config import Data, OwnData, check, with_preparation
 from mnist_exp.data.handwriting import like_mnist
 from mnist_exp.data.splits import as_input
+from mnist_exp.mistakes import UsageError
 from mnist_exp.runs import Run, read_run
 from mnist_exp.training import evaluate
 
@@ -30,7 +31,7 @@ class TrainingImages:
         own: a user's own data, of which nobody has said what they show.
     """
 
-    size: int = 28
+    size: int
     dark_ink: bool = False
     box: int = 20
     other: str | None = None
@@ -86,10 +87,15 @@ def _extent(ink: NDArray[np.bool_]) -> int:
     return max(int(np.ptp(np.nonzero(ink.any(axis=axis))[0])) + 1 for axis in (0, 1))
 
 
-def training_images(run: Run, data: Data) -> TrainingImages:
-    """As the run's own test images show, of which it keeps 100; like MNIST where it keeps none."""
-    other = data.download if data.download not in {None, "MNIST"} else None
-    own = data.download is None and data.target != "mnist_exp.data.mnist5k"
+def training_images(run: Run, data: Data | OwnData, size: int) -> TrainingImages:
+    """As the run's own test images show, of which it keeps 100; like MNIST where it keeps none.
+
+    Args:
+        size: pixels a side that the network takes.
+    """
+    download = data.download if isinstance(data, Data) else None
+    other = download if download not in {None, "MNIST"} else None
+    own = download is None and data.target != "mnist_exp.data.mnist5k"
     try:
         with np.load(run.path / "predictions.npz") as arrays:
             images = arrays["worst_images"]
@@ -98,8 +104,8 @@ def training_images(run: Run, data: Data) -> TrainingImages:
         shown = (255 - images if dark_ink else images) > 25
         side = float(np.median([_extent(ink) for ink in shown if ink.any()])) * 28 / images.shape[1]
     except Exception:  # absent, damaged, or of an earlier version
-        return TrainingImages(data.image_size, other=other, own=own)
-    return TrainingImages(data.image_size, dark_ink, 20 if side <= 21.5 else round(side), other, own)
+        return TrainingImages(size, other=other, own=own)
+    return TrainingImages(size, dark_ink, 20 if side <= 21.5 else round(side), other, own)
 
 
 class Classifier:
@@ -109,21 +115,29 @@ class Classifier:
         trusted: packages whose code may run besides ours.
 
     Raises:
-        UsageError, RunDirectoryError: there is no trained network of this project in ``path``.
+        UsageError, RunDirectoryError: there is no trained network of this project in ``path``, or one that is not for grey
+            images in ten classes.
     """
 
     def __init__(self, path: str | Path, trusted: Collection[str] = ()) -> None:
         run = read_run(path)
-        config = check(run.config)
+        tree = with_preparation(run.config, run.record.get("preparation"))
+        config = check(tree)
+        data = config.data
+        if (data.channels, data.num_classes) != (1, 10):
+            colours = "grey" if data.channels == 1 else "colour"
+            raise UsageError(
+                f"{path} knows {data.num_classes} classes of {colours} images; pictures are classified with networks for grey "
+                "images in 10 classes only"
+            )
         self.path = run.path
         self.name = str(run.record.get("name") or self.path.name)
-        self.images = training_images(run, config.data)
-        self._data = config.data
         self._model, _ = trained_model(run, torch.device("cpu"), trusted)
+        self._prepared = {key: tree["data"][key] for key in ("image_size", "mean", "std")}
+        self.images = training_images(run, data, self._prepared["image_size"])
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """(N, C) for images (N, 28, 28) or (N, S, S), which look as the training data do."""
-        data = self._data
-        inputs = as_input(images, image_size=data.image_size, mean=data.mean, std=data.std)
+        inputs = as_input(images, **self._prepared)
         found: NDArray[np.float64] = evaluate(self._model, inputs, 1000).double().softmax(dim=1).numpy()
         return found

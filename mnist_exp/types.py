@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Discriminator, Field, Strict, Tag
 
@@ -18,6 +18,11 @@ Flag = Annotated[bool, Strict()]
 Probability = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Positive = Annotated[float, Strict(), Field(gt=0)]
 NonNegative = Annotated[float, Strict(), Field(ge=0)]
+Classes = Annotated[int, Strict(), Field(ge=2)]
+Channels = Annotated[int, Strict(), Field(ge=1)]
+T = TypeVar("T")
+# One number, or a list with one for each channel of an image.
+PerChannel = Annotated[Annotated[T, Tag("one")] | Annotated[list[T], Tag("list")], Discriminator(_list_or_one)]
 # One for all layers, or one for each; told apart first, so that a mistake is explained once.
 Dropout = Annotated[
     Annotated[Probability, Tag("one")] | Annotated[Sequence[Probability], Tag("list")], Discriminator(_list_or_one)

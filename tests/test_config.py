@@ -30,7 +30,7 @@ MISTAKES = [
     (["seed=-1"], "seed=-1 should be greater than or equal to 0"),
     (["optimizer.lr=0"], "optimizer.lr=0 should be greater than 0"),
     (["optimizer.lr=fast"], "optimizer.lr=fast should be a valid number"),
-    (["data.image_size=30"], "data.image_size=30 should be 28 or 32"),
+    (["data.image_size=0"], "data.image_size=0 should be greater than or equal to 1"),
     (["data.limit=0"], "data.limit=0 should be greater than or equal to 1"),
     (["trainer.device=gpu"], "trainer.device=gpu should be auto, cpu, cuda, cuda:N or mps"),
     (["model.channels=6"], "model.channels=6 should be a list: 'model.channels=[6]'"),

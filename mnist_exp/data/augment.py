@@ -26,7 +26,7 @@ class Augment:
         elastic_sigma: standard deviation of the smoothing Gaussian, pixels.
         interpolation: ``bilinear``, or ``bicubic``, which blurs strokes less and so leaves training images as sharp as
             those that the network is tested on.
-        background: value of empty pixels in the images this will be given.
+        background: value of empty pixels in the images this will be given; (C, 1, 1) where it differs by channel.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Augment:
         elastic_alpha: float,
         elastic_sigma: float,
         interpolation: str,
-        background: float,
+        background: float | Tensor,
     ) -> None:
         self.rotation = math.radians(rotation)
         self.translation = translation
@@ -56,7 +56,7 @@ class Augment:
         self._centres: dict[tuple[int, torch.device], Tensor] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Distort images (N, 1, S, S), floating point; returns a new tensor of the same shape and dtype."""
+        """Distort images (N, C, S, S), floating point; returns a new tensor of the same shape and dtype."""
         count, side = len(images), images.shape[-1]
         sources = self.affine(count, images.device) @ self._pixels(side, images.device)
         sources = sources.view(count, 2, side, side)

@@ -33,10 +33,8 @@ def mnist5k(**preparation: Unpack[Preparation]) -> Digits:
     Raises:
         DataError: the file is damaged.
     """
-    digits = load()
-    return prepare(
-        Labelled(*(part[:4000] for part in digits)), Labelled(*(part[4000:] for part in digits)), **preparation
-    )
+    images, labels = load()
+    return prepare(Labelled(images[:4000], labels[:4000]), Labelled(images[4000:], labels[4000:]), **preparation)
 
 
 def load(path: Path = FILE) -> Labelled:

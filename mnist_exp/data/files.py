@@ -8,7 +8,7 @@ import sys
 import uuid
 import zlib
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,10 @@ class DataError(Exception):
 
 
 class Labelled(NamedTuple):
-    """Digits as they are stored: ``images`` (N, 28, 28) uint8, 0 is background; ``labels`` (N,) uint8, 0 to 9."""
+    """Images as they are stored: ``images`` (N, S, S) or (N, S, S, C), uint8, 0 is background; ``labels`` (N,), integers."""
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
+    labels: NDArray[np.integer[Any]]
 
 
 def describe(error: OSError) -> str:

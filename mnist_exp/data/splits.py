@@ -1,10 +1,11 @@
-"""From stored digits to the tensors that are trained on: splits, resize, normalisation."""
+"""From stored images to the tensors that are trained on: splits, resize, normalisation."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from mnist_exp.data.files import DataError, Labelled
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """``images`` (N, 1, S, S) float32, normalised; ``labels`` (N,) int64, 0 to 9."""
+    """``images`` (N, C, S, S) float32, normalised; ``labels`` (N,) int64, 0 to one less than the number of classes."""
 
     images: Tensor
     labels: Tensor
@@ -34,27 +35,33 @@ class Digits:
     """A data set.
 
     Attributes:
-        background: what a black pixel becomes: (0 - mean) / std, in float32.
-        digest: of the stored digits before they are split, see ``content_digest``; None where nobody computed it.
+        background: what a black pixel becomes, (0 - mean) / std, in float32; (C, 1, 1) where channels differ.
+        digest: of the stored images before they are split, see ``content_digest``; None where nobody computed it.
+        mean, std: that pixels were normalised with: one number, or one for each channel.
     """
 
     train: Split
     val: Split | None
     test: Split
-    background: float
+    background: float | Tensor
     digest: str | None = None
+    mean: float | list[float] = 0.0
+    std: float | list[float] = 1.0
 
     def to(self, device: torch.device | str) -> Digits:
         val = None if self.val is None else self.val.to(device)
-        return replace(self, train=self.train.to(device), val=val, test=self.test.to(device))
+        background = self.background.to(device) if isinstance(self.background, Tensor) else self.background
+        return replace(self, train=self.train.to(device), val=val, test=self.test.to(device), background=background)
 
 
 class Preparation(TypedDict, total=False):
     """What every loader takes beside the place where the digits lie; defaults in ``prepare``."""
 
-    image_size: int
-    mean: float
-    std: float
+    image_size: int | None
+    channels: int
+    num_classes: int
+    mean: float | list[float] | None
+    std: float | list[float] | None
     val_size: int
     split_seed: int
     limit: int | None
@@ -65,9 +72,11 @@ def prepare(
     train: Labelled,
     test: Labelled,
     *,
-    image_size: int = 28,
-    mean: float = 0.1307,
-    std: float = 0.3081,
+    image_size: int | None = 28,
+    channels: int = 1,
+    num_classes: int = 10,
+    mean: float | list[float] | None = 0.1307,
+    std: float | list[float] | None = 0.3081,
     val_size: int = 0,
     split_seed: int = 0,
     limit: int | None = None,
@@ -76,25 +85,30 @@ def prepare(
     """Split, resize and normalise.
 
     Args:
-        train: the official training digits.
-        test: the official test digits; never split, never limited.
-        image_size: pixels a side, 28 or 32; 32 is torchvision's ``Resize``: bilinear, antialiased, rounded to uint8.
-        mean: subtracted from pixels that are scaled to [0, 1].
-        std: what the difference is divided by; positive.
+        train: the official training images.
+        test: the official test images; never split, never limited.
+        image_size: pixels a side; where images have another size, they are resized as torchvision's ``Resize`` does:
+            bilinear, antialiased, rounded to uint8. None: as they are stored.
+        channels: of the images; 1 is grey, 3 is colour.
+        num_classes: labels are 0 to ``num_classes`` - 1.
+        mean: subtracted from pixels that are scaled to [0, 1]: a number, or one for each channel. None: the mean of the
+            images that are trained on, as stored, for each channel.
+        std: what the difference is divided by; positive. None: their standard deviation.
         val_size: training images held out for validation, stratified by label.
         split_seed: chooses which; not negative.
         limit: training images kept after that, stratified by label; a smaller limit keeps some of a larger one's.
         swap_splits: train on the test digits and test on the training digits.
 
     Raises:
-        DataError: a setting is out of range, or asks for more images than there are.
+        DataError: a setting is out of range, contradicts the images, or asks for more of them than there are.
     """
-    if image_size not in (28, 32):
-        raise DataError(f"data.image_size={image_size} is not 28 or 32")
-    if not std > 0:
+    if image_size is not None and image_size < 1:
+        raise DataError(f"data.image_size={image_size} is not positive")
+    if std is not None and not np.all(np.array(std) > 0):
         raise DataError(f"data.std={std} is not positive")
     if split_seed < 0:
         raise DataError(f"data.split_seed={split_seed} is negative")
+    check_images(train, test, channels, num_classes)
     digest = content_digest(train, test)
     if swap_splits:
         train, test = test, train
@@ -107,22 +121,97 @@ def prepare(
             f"data.limit={limit} is not in 1..{total - val_size}: {total} training images less data.val_size={val_size}"
         )
 
-    def split(digits: Labelled, chosen: NDArray[np.intp] | slice = slice(None)) -> Split:
-        if not isinstance(chosen, slice):
-            chosen = np.sort(chosen)
-        images = as_input(digits.images[chosen], image_size=image_size, mean=mean, std=std)
-        return Split(images, torch.from_numpy(digits.labels[chosen].astype(np.int64)))
-
     order = stratified_order(train.labels, split_seed) if val_size or limit is not None else np.arange(total)
+    trained_on = np.sort(order[val_size : val_size + kept])
+    if mean is None or std is None:
+        own_mean, own_std = pixel_statistics(train.images[trained_on])
+        mean, std = own_mean if mean is None else mean, own_std if std is None else std
+    options: dict[str, Any] = {"image_size": image_size, "mean": mean, "std": std}
+
+    def split(digits: Labelled, chosen: NDArray[np.intp] | slice = slice(None)) -> Split:
+        labels = torch.from_numpy(digits.labels[chosen].astype(np.int64))
+        return Split(as_input(digits.images[chosen], **options), labels)
+
+    background = as_input(np.zeros_like(train.images[:1, :1, :1]), **{**options, "image_size": None})[0]
     return Digits(
-        train=split(train, order[val_size : val_size + kept]),
-        val=split(train, order[:val_size]) if val_size else None,
+        train=split(train, trained_on),
+        val=split(train, np.sort(order[:val_size])) if val_size else None,
         test=split(test),
-        background=as_input(np.zeros((1, 28, 28), dtype=np.uint8), image_size=28, mean=mean, std=std)[
-            0, 0, 0, 0
-        ].item(),
+        background=background.item() if channels == 1 else background,
         digest=digest,
+        mean=mean,
+        std=std,
     )
+
+
+def labelled(returned: Any, num_classes: int) -> tuple[Labelled, Labelled]:
+    """The training and the test images that a user's loader returned.
+
+    Args:
+        returned: four arrays, or an object with attributes of their names: ``train_images``, ``train_labels``,
+            ``test_images``, ``test_labels``.
+        num_classes: decides in what type labels are kept.
+
+    Raises:
+        DataError: it is something else; images are not uint8, (N, H, W) or (N, H, W, C); or labels are no integers.
+    """
+    names = ("train_images", "train_labels", "test_images", "test_labels")
+    if not isinstance(returned, tuple | list):
+        returned = [getattr(returned, name, None) for name in names]
+    if len(returned) != len(names) or any(part is None for part in returned):
+        raise DataError(f"returned something else than four arrays: {', '.join(names)}")
+    parts = [np.asarray(part) for part in returned]
+    for name, part in zip(names, parts, strict=True):
+        if name.endswith("images"):
+            if part.dtype != np.uint8:
+                raise DataError(f"{name} are {part.dtype}; images are uint8, from 0 to 255")
+            if part.ndim not in {3, 4}:
+                raise DataError(f"{name} have the shape {part.shape}; it should be (N, S, S) or (N, S, S, channels)")
+        elif part.ndim != 1 or part.dtype.kind not in "iu":
+            raise DataError(f"{name} are {part.dtype} of the shape {part.shape}; labels are integers of the shape (N,)")
+        elif part.size and not 0 <= part.min() <= part.max() < num_classes:
+            wrong = int(np.flatnonzero((part < 0) | (part >= num_classes))[0])
+            raise DataError(
+                f"{name} hold {part[wrong]} at index {wrong}; with data.num_classes={num_classes} they are 0 to {num_classes - 1}"
+            )
+    kind = np.uint8 if num_classes <= 256 else np.int64
+    train_images, train_labels, test_images, test_labels = parts
+    return Labelled(train_images, train_labels.astype(kind)), Labelled(test_images, test_labels.astype(kind))
+
+
+def check_images(train: Labelled, test: Labelled, channels: int, num_classes: int) -> None:
+    """Check that images and labels of both splits are what the settings say.
+
+    Raises:
+        DataError: sizes or channels differ, images are not square, there are none, or a label is out of range.
+    """
+    for name, part in (("training", train), ("test", test)):
+        if len(part.images) == 0 or len(part.images) != len(part.labels):
+            raise DataError(f"there are {len(part.images)} {name} images and {len(part.labels)} labels of them")
+        height, width, *rest = part.images.shape[1:]
+        own = rest[0] if rest else 1
+        if height != width:
+            raise DataError(f"the {name} images have {height}x{width} pixels; only square ones can be used")
+        if own != channels:
+            hint = f"type data.channels={own}" if own in {1, 3} else "1 and 3 are possible, the last of the dimensions"
+            raise DataError(f"data.channels={channels}, and the {name} images have {own}; {hint}")
+        if (largest := part.labels.max()) >= num_classes:
+            raise DataError(f"data.num_classes={num_classes}, and the {name} images have the label {largest}")
+    if train.images.shape[1:3] != test.images.shape[1:3]:
+        sizes = " and ".join(f"{part.images.shape[1]}x{part.images.shape[2]}" for part in (train, test))
+        raise DataError(f"training and test images have different sizes: {sizes} pixels")
+
+
+def pixel_statistics(images: NDArray[np.uint8]) -> tuple[float | list[float], float | list[float]]:
+    """Mean and standard deviation of pixels scaled to [0, 1], exact to rounding: numbers, or lists with one for each channel."""
+    by_channel = images.reshape(-1, images.shape[3]) if images.ndim == 4 else images.reshape(-1, 1)
+    levels = np.arange(256) / 255
+    means, stds = [], []
+    for channel in by_channel.T:
+        shares = np.bincount(channel, minlength=256) / len(channel)
+        means.append(float(shares @ levels))
+        stds.append(float(np.sqrt(shares @ (levels - means[-1]) ** 2)) or 1.0)  # of one colour only: 1
+    return (means[0], stds[0]) if len(means) == 1 else (means, stds)
 
 
 def content_digest(train: Labelled, test: Labelled) -> str:
@@ -134,16 +223,41 @@ def content_digest(train: Labelled, test: Labelled) -> str:
     return digest.hexdigest()[:16]
 
 
-def as_input(images: NDArray[np.uint8], *, image_size: int, mean: float, std: float) -> Tensor:
-    """What a network sees, (N, 1, S, S) float32, of digits (N, 28, 28) as they are stored."""
-    pixels = torch.from_numpy(np.array(images)).unsqueeze(1)
-    if image_size != 28:
+def as_input(
+    images: NDArray[np.uint8],
+    *,
+    image_size: int | None,
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+) -> Tensor:
+    """What a network sees, (N, C, S, S) float32, of images (N, H, W) or (N, H, W, C) as they are stored."""
+    pixels = torch.from_numpy(np.array(images))
+    pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+    if image_size is not None and pixels.shape[2:] != (image_size, image_size):
         # As torchvision resizes uint8 tensors and, to the bit, as Pillow resizes images.
         pixels = interpolate(pixels, size=(image_size, image_size), mode="bilinear", antialias=True)
-    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+    return normalised(pixels.to(torch.float32).div_(255), mean, std)
 
 
-def stratified_order(labels: NDArray[np.uint8], seed: int) -> NDArray[np.intp]:
+def normalised(pixels: Tensor, mean: float | Sequence[float], std: float | Sequence[float]) -> Tensor:
+    """``pixels`` (N, C, S, S), floating point and in [0, 1], less ``mean`` and divided by ``std``, in place."""
+    return pixels.sub_(_for_channels(mean, pixels)).div_(_for_channels(std, pixels))
+
+
+def pixels_of(images: Tensor, mean: float | Sequence[float], std: float | Sequence[float]) -> NDArray[np.uint8]:
+    """Normalised images (N, C, S, S) as they looked: (N, S, S), or (N, S, S, 3) where they have three channels; uint8."""
+    shown = (
+        (images * _for_channels(std, images) + _for_channels(mean, images)).mul(255).round().clamp(0, 255).byte().cpu()
+    )
+    found: NDArray[np.uint8] = (shown[:, 0] if shown.shape[1] == 1 else shown.permute(0, 2, 3, 1)).numpy()
+    return found
+
+
+def _for_channels(value: float | Sequence[float], images: Tensor) -> float | Tensor:
+    return images.new_tensor(value).view(1, -1, 1, 1) if isinstance(value, Sequence) else value
+
+
+def stratified_order(labels: NDArray[np.integer[Any]], seed: int) -> NDArray[np.intp]:
     """All indices (N,), shuffled so that every run of neighbours holds the labels in their overall proportions.
 
     The k-th of the n images of a class, counted in a random order, is put at (k + 1/2) / n of the way, so among any m

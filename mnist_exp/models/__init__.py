@@ -1,4 +1,4 @@
-"""The networks: plain ``nn.Module`` from images (N, 1, size, size) to logits (N, 10), each with a ``title``."""
+"""The networks: plain ``nn.Module`` from images (N, channels, size, size) to logits (N, classes), each with a ``title``."""
 
 from mnist_exp.models.lenet5 import LeNet5
 from mnist_exp.models.lenet5_1998 import LeNet5_1998

@@ -21,7 +21,7 @@ from mnist_exp.models.layers import (
     key_of,
     sequential,
 )
-from mnist_exp.types import BatchNorm, Count, Dropout, Flag
+from mnist_exp.types import BatchNorm, Channels, Classes, Count, Dropout, Flag
 
 POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 Pair = Annotated[Sequence[Count], Field(min_length=2, max_length=2)]
@@ -30,7 +30,7 @@ Pair = Annotated[Sequence[Count], Field(min_length=2, max_length=2)]
 class LeNet5(nn.Module):
     """Two convolutions with pooling, then three linear layers (after LeCun et al. 1998, figure 2).
 
-    Images (N, 1, ``image_size``, ``image_size``), float32, to logits (N, ``num_classes``), float32.
+    Images (N, ``in_channels``, ``image_size``, ``image_size``), float32, to logits (N, ``num_classes``), float32.
 
     Args:
         image_size: height and width of an image in pixels.
@@ -47,6 +47,7 @@ class LeNet5(nn.Module):
         softmax_output: return probabilities instead of logits. In front of a cross-entropy, which applies a softmax of
             its own, this bounds the loss from below by ln(e + 9) - 1 = 1.4612 for ten classes.
         num_classes: number of outputs.
+        in_channels: of the images; 1 is grey, 3 is colour.
 
     Raises:
         ValueError: a value is out of range, or image size, padding and kernel size leave no map.
@@ -67,7 +68,8 @@ class LeNet5(nn.Module):
         batch_norm_position: Position = "before",
         dropout: Dropout = 0.0,
         softmax_output: Flag = False,
-        num_classes: Annotated[int, Strict(), Field(ge=2)] = 10,
+        num_classes: Classes = 10,
+        in_channels: Channels = 1,
     ) -> None:
         super().__init__()
         (maps1, maps2), (width1, width2) = channels, hidden
@@ -79,7 +81,7 @@ class LeNet5(nn.Module):
             return activated(activation=activation, norm=norm, position=batch_norm_position, index=index)
 
         features: dict[str, nn.Module] = {}
-        features["conv1"] = nn.Conv2d(1, maps1, kernel_size, padding=padding)
+        features["conv1"] = nn.Conv2d(in_channels, maps1, kernel_size, padding=padding)
         features |= activate(1, nn.BatchNorm2d(maps1) if norms[0] else None)
         features["pool1"] = POOLINGS[pooling](2)
         features["conv2"] = nn.Conv2d(maps1, maps2, kernel_size)
@@ -97,7 +99,7 @@ class LeNet5(nn.Module):
         if softmax_output:
             classifier["softmax"] = nn.Softmax(dim=1)
 
-        self.image_size = image_size
+        self.image_size, self.in_channels = image_size, in_channels
         self.features = sequential(features)
         self.classifier = sequential(classifier)
 
@@ -106,6 +108,8 @@ class LeNet5(nn.Module):
             f"{width1}-{width2} hidden": (width1, width2) != (120, 84),
             f"{kernel_size}x{kernel_size} kernels": kernel_size != 5,
             f"last maps {side}x{side}": side != 5,
+            f"{in_channels} channels": in_channels != 1,
+            f"{num_classes} classes": num_classes != 10,
             activation: activation != "relu",
             f"{pooling} pooling": pooling != "max",
             "batch norm": any(norms),

@@ -81,6 +81,7 @@ class LeNet5_1998(nn.Module):
         output: ``rbf`` as published, or ``linear``.
         rubbish_penalty: j of equation 9, positive; without effect where ``output`` is ``linear``.
         num_classes: 10, the digits that have a bitmap.
+        in_channels: 1, grey.
 
     Raises:
         ValueError: a value is not allowed.
@@ -98,6 +99,7 @@ class LeNet5_1998(nn.Module):
         output: Literal["rbf", "linear"] = "rbf",
         rubbish_penalty: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] = RUBBISH_PENALTY,
         num_classes: Literal[10] = 10,
+        in_channels: Literal[1] = 1,
     ) -> None:
         super().__init__()
         self.rubbish_logit = -float(rubbish_penalty) if output == "rbf" else None

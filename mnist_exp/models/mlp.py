@@ -18,7 +18,7 @@ from mnist_exp.models.layers import (
     dropout_of_layers,
     sequential,
 )
-from mnist_exp.types import BatchNorm, Count, Dropout
+from mnist_exp.types import BatchNorm, Channels, Classes, Count, Dropout
 
 LENET5_PARAMETERS = 61_706
 DEFAULT_DEPTH = 2
@@ -27,7 +27,7 @@ DEFAULT_DEPTH = 2
 class MLP(nn.Module):
     """Linear layers with an activation between them, on the pixels of the image as one vector.
 
-    Images (N, 1, ``image_size``, ``image_size``), float32, to logits (N, ``num_classes``), float32.
+    Images (N, ``in_channels``, ``image_size``, ``image_size``), float32, to logits (N, ``num_classes``), float32.
 
     Args:
         image_size: height and width of an image in pixels.
@@ -41,6 +41,7 @@ class MLP(nn.Module):
         dropout: drop probability in front of each linear layer; one number p means [0, p, ..., p], the outputs of the
             hidden layers.
         num_classes: number of outputs.
+        in_channels: of the images; 1 is grey, 3 is colour.
 
     Raises:
         ValueError: a value is out of range, ``hidden`` and ``depth`` are both given, or ``budget`` is too small.
@@ -58,12 +59,13 @@ class MLP(nn.Module):
         batch_norm: BatchNorm = False,
         batch_norm_position: Position = "before",
         dropout: Dropout = 0.0,
-        num_classes: Annotated[int, Strict(), Field(ge=2)] = 10,
+        num_classes: Classes = 10,
+        in_channels: Channels = 1,
     ) -> None:
         super().__init__()
         if hidden is not None and depth is not None:
             raise ValueError(f"depth={depth} contradicts hidden={list(hidden)}; give one of them")
-        inputs = image_size**2
+        inputs = in_channels * image_size**2
         names = [
             f"linear{index}" for index in range(1, (len(hidden) if hidden is not None else depth or DEFAULT_DEPTH) + 1)
         ]
@@ -84,7 +86,7 @@ class MLP(nn.Module):
             if index <= len(hidden):
                 norm = nn.BatchNorm1d(fan_out) if norms[index - 1] else None
                 layers |= activated(activation=activation, norm=norm, position=batch_norm_position, index=index)
-        self.image_size = image_size
+        self.image_size, self.in_channels = image_size, in_channels
         self.layers = sequential(layers)
         self._title = "MLP " + "-".join(map(str, widths))
 

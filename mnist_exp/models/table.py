@@ -29,8 +29,8 @@ class LayerRow:
     macs: int
 
 
-def layer_table(model: nn.Module, image_size: int) -> list[LayerRow]:
-    """The layers of ``model`` in the order they run, for images (1, ``image_size``, ``image_size``).
+def layer_table(model: nn.Module, image_size: int, in_channels: int = 1) -> list[LayerRow]:
+    """The layers of ``model`` in the order they run, for images (``in_channels``, ``image_size``, ``image_size``).
 
     Listed is what has parameters or changes the shape; activations and dropout do neither. The model is run once on a
     blank image, in evaluation mode and without gradients; its parameters, buffers and modes and the random number
@@ -49,7 +49,7 @@ def layer_table(model: nn.Module, image_size: int) -> list[LayerRow]:
     try:
         model.eval()
         with torch.no_grad(), counter:
-            model(like.new_zeros(1, 1, image_size, image_size))
+            model(like.new_zeros(1, in_channels, image_size, image_size))
     finally:
         for hook in hooks:
             hook.remove()

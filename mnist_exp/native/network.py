@@ -64,7 +64,7 @@ class Call(ctypes.Structure):
 
 
 class NativeForward:
-    """Takes the place of a model's ``forward``: images (N, 1, S, S), float32, to logits (N, C), float32.
+    """Takes the place of a model's ``forward``: images (N, C, S, S), float32, to logits (N, C), float32.
 
     Whatever the kernels are not made for (other types, other devices, gradients of images, autocast) takes the model's
     own ``forward``. A deep copy of the model gets one of its own.
@@ -102,7 +102,7 @@ class NativeForward:
         found = structure(model)
         self._parts, self._after = found.parts, found.after
         self._norms = [part.norm for part in found.parts if part.norm is not None]
-        self._shape = (1, found.image_size, found.image_size)
+        self._shape = found.image_shape
         self._parameters = tuple(parameter for part in found.parts for parameter in part.parameters())
         self._trained = any(parameter.requires_grad for parameter in self._parameters)
         self._shapes = [parameter.shape for parameter in self._parameters]

@@ -44,7 +44,7 @@ class Structure(NamedTuple):
 
     constants: Mapping[str, int]  # macros of the source
     parts: tuple[Part, ...]
-    image_size: int
+    image_shape: tuple[int, int, int]
     after: nn.Module | None  # what PyTorch does with the logits
 
 
@@ -87,10 +87,14 @@ def structure(model: nn.Module) -> Structure:
     assert isinstance(model, LeNet5 | MLP)
     image_size, first = model.image_size, parts[0].module
     if isinstance(first, nn.Conv2d):
+        if model.in_channels != 1:
+            raise NotCovered(
+                f"there are kernels for convolutions of grey images only, and these have {model.in_channels} channels"
+            )
         kernel, padding = int(first.kernel_size[0]), int(first.padding[0])
         if (image_size + 2 * padding) ** 2 > MOST_PIXELS:
             raise NotCovered(f"there are kernels for {MOST_PIXELS} pixels at most, padding included")
         maps1, maps2 = (part.module.weight.shape[0] for part in parts[:2])
         constants |= {"SIDE": image_size, "PADDING": padding, "KERNEL": kernel, "CHANNELS1": maps1, "CHANNELS2": maps2}
         constants |= {"DENSE": int(average or any(part.norm for part in parts[:2])), "AVERAGE": int(average)}
-    return Structure(constants, tuple(parts), image_size, after)
+    return Structure(constants, tuple(parts), (model.in_channels, image_size, image_size), after)

@@ -83,7 +83,7 @@ class HardDigit:
 
     Attributes:
         index: in the test set.
-        pixels: (S, S) uint8, ink bright.
+        pixels: (S, S) uint8, ink bright, or (S, S, 3) in colour.
         wrong: number of runs that get it wrong, of ``runs``.
         probabilities: (C,), mean over runs.
     """

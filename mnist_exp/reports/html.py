@@ -68,11 +68,11 @@ def _library() -> str:
 
 
 def _png_of(pixels: Any) -> bytes:
-    """A digit (S, S), uint8, ink bright, as PNG bytes, dark on white."""
-    from PIL import Image
+    """A test image as PNG bytes, see ``picture_of``."""
+    from mnist_exp.pictures import picture_of
 
     buffer = io.BytesIO()
-    Image.fromarray(255 - pixels).save(buffer, "PNG", optimize=True)
+    picture_of(pixels).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

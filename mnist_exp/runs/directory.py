@@ -7,7 +7,7 @@ These files are the truth about a run. Evaluation, resuming and reports take the
                      provenance, seconds, final and best metrics
     metrics.jsonl    one line an epoch
     checkpoints/     last.pt, best.pt
-    predictions.npz  logits (N, 10) and labels (N,) of the final model on the test set; worst (K,) and worst_images
+    predictions.npz  logits (N, C) and labels (N,) of the final model on the test set; worst (K,) and worst_images
                      (K, S, S): the images whose label got the least probability
     train.log
 """

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mnist_exp.config import with_preparation
 from mnist_exp.mistakes import UsageError, as_typed, report
 from mnist_exp.runs.directory import is_locked, read_config, write_config
 from mnist_exp.sweeps.directory import SETTLED, Job, SweepDirectory, job_id
@@ -73,7 +74,7 @@ def follow_data(sweep: SweepDirectory, jobs: Sequence[Job], trees: Sequence[Mapp
         stored, root = read_config(path), now["data"].get("root")
         before = stored["data"].get("root")
         same = before == root or (before and root and Path(before).absolute() == Path(root))
-        if same or {**stored["data"], "root": root} != {**now["data"], "root": root}:
+        if same or {**with_preparation(stored, None)["data"], "root": root} != {**now["data"], "root": root}:
             continue
         if sweep.standing(job).status in SETTLED:
             complete[before, root] = complete.get((before, root), 0) + 1
@@ -94,7 +95,7 @@ def report_edits(
     edits: dict[tuple[str, ...], int] = {}
     for job, now, identity in zip(jobs, trees, identities, strict=True):
         if identity.partition("-")[0] != job.id.partition("-")[0]:
-            lines = tuple(differences(read_config(sweep.path / job.directory), now))
+            lines = tuple(differences(with_preparation(read_config(sweep.path / job.directory), None), now))
             edits[lines] = edits.get(lines, 0) + 1
     for lines, number in edits.items():
         report(

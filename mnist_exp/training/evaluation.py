@@ -17,7 +17,7 @@ def autocast(device: torch.device, *, bfloat16: bool) -> AbstractContextManager[
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: Tensor, batch_size: int, *, bfloat16: bool = False) -> Tensor:
-    """Logits (N, C), float32, of images (N, 1, S, S). The model comes back in the mode it was in.
+    """Logits (N, C), float32, of images (N, C, S, S). The model comes back in the mode it was in.
 
     They are on the CPU, wherever the model is: what is computed of them needs float64, which Apple's mps does not have.
     """

@@ -220,7 +220,7 @@ def _train_epoch(
 
 
 def predict(training: Training, images: Tensor, recipe: Recipe) -> Tensor:
-    """Logits (N, C), float32, on the CPU, of the weights that count for images (N, 1, S, S)."""
+    """Logits (N, C), float32, on the CPU, of the weights that count for images (N, C, S, S)."""
     return evaluate(training.evaluated_model, images, recipe.eval_batch_size, bfloat16=recipe.bfloat16)
 
 

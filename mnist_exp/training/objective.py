@@ -49,7 +49,7 @@ class Mixup:
     alpha: float
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
-        """Mix images (N, 1, S, S) with a permutation of themselves.
+        """Mix images (N, C, S, S) with a permutation of themselves.
 
         Returns:
             mixed images, their first labels, their second labels, and the weight of the first, at least one half.
@@ -81,7 +81,7 @@ class Distillation:
         Args:
             of_labels: the loss that the labels give, a scalar.
             logits: of the network that learns, (N, C), floating point.
-            images: as that network saw them, (N, 1, S, S).
+            images: as that network saw them, (N, C, S, S).
         """
         with torch.no_grad():
             shares = [F.softmax(teacher(images).float() / self.temperature, dim=1) for teacher in self.teachers]

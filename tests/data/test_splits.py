@@ -150,7 +150,7 @@ def test_swapped_splits() -> None:
             "data.limit=901 is not in 1..900: 1000 training images less data.val_size=100",
         ),
         ({"limit": 0}, "data.limit=0 is not in 1..1000: 1000 training images less data.val_size=0"),
-        ({"image_size": 30}, "data.image_size=30 is not 28 or 32"),
+        ({"image_size": 0}, "data.image_size=0 is not positive"),
         ({"split_seed": -1}, "data.split_seed=-1 is negative"),
     ],
 )
