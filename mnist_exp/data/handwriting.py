@@ -42,6 +42,9 @@ class Mark:
     def length(self) -> float:
         return math.hypot(*self.mask.shape)
 
+    def is_around(self, other: Mark) -> bool:
+        return all(a.start < b.start and b.stop < a.stop for a, b in zip(self.box, other.box, strict=True))
+
     @cached_property
     def weight(self) -> float:
         """How likely a mark is the digit: long, dark, made of strokes, which are narrow, and not at the edge.
@@ -95,7 +98,12 @@ def _search(colours: Colours, kinds: Sequence[bool] = (True, False)) -> tuple[Fo
     scale = math.ceil(max(colours.shape[:2]) / SEARCHED)
     grey = without_noise(strongest_mixture(reduced(colours, scale)))
     candidates = [found for dark in kinds if (found := find_digit(grey, dark)) is not None]
-    return max(candidates, key=lambda f: (is_sheet(f.digit), f.digit.weight), default=None), scale
+    candidates.sort(key=lambda found: (is_sheet(found.digit), found.digit.weight))
+    if len(candidates) == 2 and not is_sheet(candidates[1].digit):
+        inner, outer = (found.digit for found in candidates)
+        if outer.is_around(inner) and inner.weight > 0.6 * outer.weight:  # ink on paper in a frame; holes weigh less
+            candidates.reverse()
+    return candidates[-1] if candidates else None, scale
 
 
 def _cut(colours: Colours, box: Box, scale: int, margin: float) -> Colours:
@@ -126,8 +134,7 @@ def reduced(colours: Colours, factor: int) -> Colours:
         return colours
     height, width = (length // factor for length in colours.shape[:2])
     squares = colours[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
-    means: Colours = squares.mean(axis=(1, 3))
-    return means
+    return np.asarray(squares.mean(axis=(1, 3)), dtype=np.float32)
 
 
 def strongest_mixture(colours: Colours) -> Plane:
@@ -158,7 +165,7 @@ def find_digit(grey: Plane, dark: bool) -> Found | None:
     if not marks:
         return None
     digit, rest = joined(marks[0], marks[1:], mask.shape)
-    others = [m for m in rest if m.length > 0.4 * digit.length and m.strength > 0.5 * digit.strength and m.edge < 0.25]
+    others = [m for m in rest if m.length > 0.4 * digit.length and m.strength > 0.5 * digit.strength and m.edge < 0.4]
     return Found(contrast, digit, others, dark)
 
 
@@ -189,8 +196,7 @@ def noise_of(plane: Plane) -> float:
 def ground_of(plane: Plane) -> Plane:
     """The picture without dark marks: each is filled with what surrounds it.
 
-    What is wider than a stroke, which are shadows and tables, stays, with edges as sharp as they are. Light specks and
-    lines are taken out first, because a single one would pass for the light around a mark.
+    What is wider than a stroke stays: shadows, tables. Light specks, which would pass for the light there, do not.
     """
     stroke, speck = (max(1, round(share * sum(plane.shape))) for share in (0.15, 0.03))
     return ndimage.grey_closing(ndimage.grey_opening(plane, (speck, speck)), (stroke, stroke))
@@ -203,8 +209,7 @@ def slope_of(plane: Plane) -> Plane:
         part = max(1, len(turned) // 4)
         change = float(np.median(turned[part::3, ::3] - turned[:-part:3, ::3]))
         slopes.append(np.arange(len(turned), dtype=np.float32) * np.float32(change / part))
-    slope: Plane = np.add.outer(*slopes)
-    return slope
+    return np.asarray(np.add.outer(*slopes), dtype=np.float32)
 
 
 def ink_mask(contrast: Plane, noise: float) -> Mask:
@@ -268,14 +273,12 @@ def connected(mask: Mask, darker: Plane) -> list[Mark]:
 def without_frames(marks: list[Mark]) -> list[Mark]:
     """What goes around a mark of some size, and is as dark, is no digit."""
 
-    def is_around(mark: Mark, other: Mark) -> bool:
-        if other is mark or other.length < 0.2 * mark.length or other.strength < 0.5 * mark.strength:
-            return False
+    def is_frame(mark: Mark, other: Mark) -> bool:
+        alike = other.length > 0.2 * mark.length and other.strength > 0.5 * mark.strength
         middle = [(part.start + part.stop) // 2 - start.start for part, start in zip(other.box, mark.box, strict=True)]
-        inside = all(a.start < b.start and b.stop < a.stop for a, b in zip(mark.box, other.box, strict=True))
-        return inside and bool(filled(mark.mask)[tuple(middle)])
+        return alike and mark.is_around(other) and bool(filled(mark.mask)[tuple(middle)])
 
-    return [mark for mark in marks if not any(is_around(mark, other) for other in marks)]
+    return [mark for mark in marks if not any(is_frame(mark, other) for other in marks)]
 
 
 def is_sheet(mark: Mark) -> bool:
@@ -327,20 +330,18 @@ def ink_of(found: Found) -> Plane:
 
 
 def framed(ink: Plane, box: int) -> NDArray[np.uint8]:
-    """A digit (28, 28) as MNIST was made, with a box of 20 (LeCun et al. 1998, section III.A).
+    """A digit (28, 28) scaled to fit a square of ``box`` pixels, its centre of mass in the middle.
 
-    Scaled to fit a square of ``box`` pixels, proportions kept, with grey levels from the reduction, and placed so that
-    its centre of mass is at the centre of 28x28.
+    So was MNIST made, with a box of 20 (LeCun et al. 1998, section III.A).
     """
     scale = box / max(ink.shape)
     height, width = (max(1, round(length * scale)) for length in ink.shape)
     way = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
     small = np.asarray(Image.fromarray(ink).resize((width, height), way))
     small = np.clip(small / small.max(), 0, 1)
-    total = small.sum()
     # Where the first pixel reaches from 0 to 1, the centre of mass of every MNIST digit is in [14, 15).
-    y = float((small.sum(axis=1) * (np.arange(height) + 0.5)).sum() / total)
-    x = float((small.sum(axis=0) * (np.arange(width) + 0.5)).sum() / total)
+    y = float((small.sum(axis=1) * (np.arange(height) + 0.5)).sum() / small.sum())
+    x = float((small.sum(axis=0) * (np.arange(width) + 0.5)).sum() / small.sum())
     top = min(max(math.ceil(14 - y), 0), 28 - height)
     left = min(max(math.ceil(14 - x), 0), 28 - width)
     digit = np.zeros((28, 28), dtype=np.uint8)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures_of_digits import KINDS, LARGE_KINDS, grey, make, page, read_back, smooth, two
+from pictures_of_digits import KINDS, LARGE_KINDS, framed, grey, make, page, read_back, smooth, thicker, two
 
 from mnist_exp.data.embedded import mnist5k
 from mnist_exp.data.handwriting import SeveralMarks, like_mnist
@@ -71,8 +71,10 @@ def test_photographs_of_telephones(
 
 def test_two_digits_get_no_answer(digits: NDArray[np.uint8]) -> None:
     for left, right in zip(digits[:8], digits[12:20], strict=True):
-        with pytest.raises(SeveralMarks, match=r"marks where one digit is expected; cut out one of them$"):
-            like_mnist(read_back(two(left, right)))
+        picture = read_back(two(left, right))
+        for whole_or_cut in (picture, picture[:245]):  # the right one touches the lower edge then
+            with pytest.raises(SeveralMarks, match=r"marks where one digit is expected; cut out one of them$"):
+                like_mnist(whole_or_cut)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,15 @@ def test_a_frame_is_no_zero_and_a_zero_no_frame(digits: NDArray[np.uint8], legib
         like_mnist(np.asarray(grey(255 - 255 * ink).convert("RGB"), np.float32)) for ink in (zero, speckled)
     )
     assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.9
+
+
+def test_bold_ink_in_a_frame_is_not_the_paper(digits: NDArray[np.uint8]) -> None:
+    for digit in digits[:6]:
+        ink = page(thicker(smooth(digit), 5), 320, 320, 20, 20)
+        with_frame, without = (
+            like_mnist(read_back(picture)) for picture in (framed(ink, 12, 0), grey(255 - 255 * ink))
+        )
+        assert np.corrcoef(with_frame.ravel(), without.ravel())[0, 1] > 0.95
 
 
 def test_full_mnist_blown_up(mnist_dir: Path, network: Classifier) -> None:
