@@ -18,6 +18,7 @@ from mnist_exp.composition import CONF
 from mnist_exp.config import Config
 from mnist_exp.mistakes import UsageError, report, typed, unquoted
 from mnist_exp.sweeps.directory import read_sweep, stored_jobs
+from mnist_exp.trust import ALLOWED_TARGETS
 
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
 OWN = {*Config.model_fields, *GROUPS} - {"logger", "callbacks", "resume"}  # callbacks are code
@@ -82,6 +83,8 @@ def is_own(word: str) -> bool:
         return True
     if not separator or "$" in word or not KEY.fullmatch(key):
         return False
+    if "_target_" in word and not (key.endswith("._target_") and value.startswith(ALLOWED_TARGETS)):
+        return False  # code of somebody else's: to be typed by who trusts it
     first, _, rest = key.lstrip("+").partition(".")
     if first == "hydra":
         if "_target_" in word or "{" in value:
