@@ -125,6 +125,18 @@ def authorize(tree: Mapping[str, Any], trusted: Trusted) -> None:
             raise UsageError(f"{path}_target_ is not allowed there")
 
 
+def check_names(tree: Any, trusted: Collection[str], path: str = "") -> None:
+    """Check the names of all targets, importing none: what ``authorize`` checks first.
+
+    Raises:
+        UsageError: a target lies neither in our packages nor in those that are trusted.
+    """
+    if isinstance(tree, Mapping) and "_target_" in tree:
+        _refuse_unless_named(str(tree["_target_"]), path, trusted)
+    for key, value in _items(tree):
+        check_names(value, trusted, f"{path}{key}.")
+
+
 def _refuse_unless_named(target: str, path: str, trusted: Collection[str]) -> None:
     package = target.partition(".")[0]
     if not target.startswith(ALLOWED_TARGETS) and package not in trusted:

@@ -50,7 +50,7 @@ from mnist_exp.sweeps.matching import (
 from mnist_exp.sweeps.progress import Progress, print_table
 from mnist_exp.sweeps.shares import shares_of, warn_of_too_many_threads
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
-from mnist_exp.trust import logger_to_use, own_packages
+from mnist_exp.trust import check_names, logger_to_use, own_packages
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -333,6 +333,7 @@ def _said_of_stored(
         tree = read_config(path)
         check(tree)
         if job.directory not in composed:
+            check_names(tree, config.trust)
             logger, _ = logger_to_use(tree.get("logger"), present, ())
             said[job.directory] = {"logger": logger, "data_root": None, "trusted": list(config.trust)}
     return said
