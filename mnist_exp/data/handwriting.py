@@ -171,7 +171,7 @@ def find_digit(grey: Plane, dark: bool) -> Found | None:
 
 def without_noise(plane: Plane) -> Plane:
     """Without single wrong pixels; blurred by more where close pixels differ by more, compared with the range."""
-    if max(plane.shape) < 100:
+    if max(plane.shape) < 100 or min(plane.shape) < 3:
         return plane
     plane = without_wrong_pixels(plane)
     span = float(np.ptp(np.percentile(plane, [0.5, 99.5])))
@@ -263,7 +263,7 @@ def connected(mask: Mask, darker: Plane) -> list[Mark]:
     for label, box in boxes[:15]:
         own = labels[box] == label
         strength = float(darker[box][own].mean())
-        if strength < 1.5:  # a grey level is rounding
+        if strength < 1.5 or math.hypot(*own.shape) < 4:  # a grey level is rounding, few pixels are no shape
             continue
         edge = inner[box][own].size - inner[box][own].sum()
         marks.append(Mark(box, own, strength, min(0.7, edge / math.hypot(*own.shape))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,10 +72,16 @@ def test_photographs_of_telephones(
 
 def test_two_digits_get_no_answer(digits: NDArray[np.uint8]) -> None:
     for left, right in zip(digits[:8], digits[12:20], strict=True):
-        picture = read_back(two(left, right))
-        for whole_or_cut in (picture, picture[:245]):  # the right one touches the lower edge then
-            with pytest.raises(SeveralMarks, match=r"marks where one digit is expected; cut out one of them$"):
-                like_mnist(whole_or_cut)
+        with pytest.raises(SeveralMarks, match=r"marks where one digit is expected; cut out one of them$"):
+            like_mnist(read_back(two(left, right)))
+
+
+def test_also_where_one_of_them_touches_the_edge(digits: NDArray[np.uint8]) -> None:
+    for eight in digits[mnist5k(mean=0.0, std=1.0).test.labels.numpy() == 8][:4]:
+        picture = read_back(two(eight, eight))
+        lowest = np.nonzero(picture.min(axis=(1, 2)) < 128)[0].max()
+        with pytest.raises(SeveralMarks):
+            like_mnist(picture[: lowest - 3])
 
 
 @pytest.mark.parametrize(
@@ -91,6 +98,14 @@ def test_two_digits_get_no_answer(digits: NDArray[np.uint8]) -> None:
 def test_nothing_to_see(picture: NDArray[np.float64], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         like_mnist(np.asarray(grey(picture).convert("RGB"), dtype=np.float32))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 300), (300, 2), (3, 150), (5, 5)])
+def test_narrow_pictures_are_refused_or_read(shape: tuple[int, int]) -> None:
+    for seed in range(5):
+        picture = np.random.default_rng(seed).integers(0, 256, (*shape, 3)).astype(np.float32)
+        with suppress(ValueError):
+            assert like_mnist(picture).shape == (28, 28)
 
 
 def blown_up(digit: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -114,7 +129,7 @@ def in_colours(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
 def test_size_place_polarity_and_contrast_change_little(
     change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], digits: NDArray[np.uint8]
 ) -> None:
-    differences = [np.abs(like_mnist(in_colours(change(digit))).astype(int) - digit).mean() for digit in digits[:15]]
+    differences = [np.abs(like_mnist(in_colours(change(digit))).astype(int) - digit).mean() for digit in digits[:20]]
     assert np.median(differences) < 6
     assert np.mean(differences) < 12  # some were stored smaller than 20 pixels, or off the centre
 
@@ -166,7 +181,7 @@ def test_full_mnist_blown_up(mnist_dir: Path, network: Classifier) -> None:
     from mnist_exp.data.idx import idx_folder
 
     test = idx_folder(root=str(mnist_dir), download=None, mean=0.0, std=1.0).test
-    stored = test.images[::100, 0].mul(255).round().byte().numpy()
+    stored = test.images[::50, 0].mul(255).round().byte().numpy()
     seen = np.stack([like_mnist(in_colours(255 - blown_up(digit))) for digit in stored])
-    right = [(network.probabilities(x).argmax(axis=1) == test.labels[::100].numpy()).mean() for x in (stored, seen)]
+    right = [(network.probabilities(x).argmax(axis=1) == test.labels[::50].numpy()).mean() for x in (stored, seen)]
     assert right[1] >= right[0] - 0.01
