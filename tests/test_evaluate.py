@@ -109,7 +109,8 @@ def test_without_a_choice_overrides_apply_to_the_data_of_the_run(
         ("data.swap_splits=true,false", "data.swap_splits=true,false names several values; one is needed here"),
         ("~data.limit", "~data.limit: nothing can be deleted here, only set"),
         ("data._target_=os.system", "data._target_=os.system is not allowed; it may name mnist_exp.*, torch.nn.*, "
-         "torch.optim.*, torchvision.transforms.* only"),
+         "torch.optim.*, torchvision.transforms.* only. If you trust the code of os on this machine, add: --trust os (from Python: "
+         'trust=["os"])'),
     ]:  # fmt: skip
         assert status_of(evaluate.main, "run", override) == 2, override
         assert capsys.readouterr().err == f"mnist-eval: {message}\n"

@@ -145,7 +145,7 @@ def launch(
                 }
                 for job, made in zip(jobs, composed, strict=True)
             }
-            said = {**_said_of_stored(sweep, wanted, config, known, set(said)), **said}
+            said = {**_said_of_stored(sweep, wanted, config, known, said), **said}
             with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted, bar=inner._target_ != BASIC):
                 at_once = shares.at_once if shares.capped else None
                 _run(sweep, wanted, _launcher(inner, config, sweep, said), stop, at_once)
@@ -308,13 +308,13 @@ def _find_or_add(
 
 
 def _said_of_stored(
-    sweep: SweepDirectory, wanted: Sequence[Job], config: DictConfig, known: set[str], composed: set[str]
+    sweep: SweepDirectory, wanted: Sequence[Job], config: DictConfig, known: set[str], composed: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Check the run directories of jobs that are not complete, before any starts.
 
     Args:
         known: names of the jobs that were there before.
-        composed: names of the jobs that this command composed itself; what they say is this user's.
+        composed: of the jobs that this command composed itself, by name, what it says of them.
 
     Returns:
         for each other job by name, what this command says of it: see ``job.train_directory``.
@@ -332,8 +332,9 @@ def _said_of_stored(
         refuse_links(path)
         tree = read_config(path)
         check(tree)
+        # What lies there need not be what was composed.
+        check_names(tree, composed[job.directory]["trusted"] if job.directory in composed else config.trust)
         if job.directory not in composed:
-            check_names(tree, config.trust)
             logger, _ = logger_to_use(tree.get("logger"), present, ())
             said[job.directory] = {"logger": logger, "data_root": None, "trusted": list(config.trust)}
     return said
