@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from mnist_exp import native
+from mnist_exp.composition import choices_with
 from mnist_exp.config import Config, Preparation, check, with_preparation
 from mnist_exp.data import DataError, Digits
 from mnist_exp.data.augment import Augment
@@ -625,7 +626,7 @@ def refusals(group: str, section: Mapping[str, Any], homes: Mapping[str, str] | 
         while found is not None and not isinstance(found, DataError | TypeError | ValueError):
             found = found.__cause__
         if isinstance(found, ValidationError):
-            lines = explain_validation(found, {group: section}, within=(group,))
+            lines = explain_validation(found, {group: section}, choices_with, within=(group,))
         elif isinstance(found, DataError):
             lines = [str(found)]
         else:

@@ -37,7 +37,7 @@ MISTAKES = [
     (["trainer.precision=float16"], "trainer.precision=float16 should be float32 or bfloat16"),
     (["name=a/b"], "name=a/b should be letters, digits and . _ + = , - only, 100 at most"),
     (["regularization.dropout=1.0"], "regularization.dropout=1.0 should be less than 1"),
-    (["model.activation=rleu"], "model.activation=rleu should be relu, tanh, sigmoid, gelu or silu"),
+    (["model.activation=rleu"], "model.activation=rleu should be one of relu, tanh, sigmoid, gelu, silu; did you mean relu?"),
     (["+model.colour=red"], "model.colour is not a key"),
     (["+trainer.epoch=3"], "trainer.epoch is not a key; did you mean trainer.epochs?"),
     (["data=idx"], "data.root is not set and has no default; type data.root=VALUE"),
@@ -46,20 +46,19 @@ MISTAKES = [
     (["trainer.selection=best"], "trainer.selection=best needs validation data; hold some out: data.val_size=5000"),
     (["trainer.selection=best", "data=mnist5k"],
      "trainer.selection=best needs validation data; hold some out: data.val_size=500"),
-    (["regularization.dropout=[0,0.5]"], "regularization.dropout=[0.0,0.5] has 2 values; this model has 3 linear "
-     "layers, give one value for each, or a single one"),
+    (["regularization.dropout=[0,0.5]"], "regularization.dropout=[0.0,0.5] has 2 values; this model has 3 layers "
+     "that take one (linear1, linear2, linear3): give one for each, or a single one"),
     (["model=mlp", "model.hidden=[64]", "regularization.dropout=[0,0.5,0.5]"], "regularization.dropout=[0.0,0.5,0.5] "
-     "has 3 values; this model has 2 linear layers, give one value for each, or a single one"),
-    (["regularization.batch_norm=[true]"], "regularization.batch_norm=[true] has 1 values; this model has 4 hidden "
-     "layers, give one value for each, or a single one"),
+     "has 3 values; this model has 2 layers that take one (linear1, linear2): give one for each, or a single one"),
+    (["regularization.batch_norm=[true]"], "regularization.batch_norm=[true] has 1 values; this model has 4 layers "
+     "that take one (conv1, conv2, linear1, linear2): give one for each, or a single one"),
     (["model=lenet5_1998", "regularization=dropout"],
-     "regularization.dropout=0.5: mnist_exp.models.LeNet5_1998 has no dropout; leave it off"),
-    (["model.padding=0", "model.kernel_size=11"], "data.image_size=28 with model.padding=0 and model.kernel_size=11 "
-     "leaves no map after the second pooling; enlarge the first two or shrink the kernel"),
+     "regularization.dropout=0.5: mnist_exp.models.LeNet5_1998 takes no dropout; leave it off"),
+    (["model.padding=0", "model.kernel_size=11"], "data.image_size=28, model.padding=0, model.kernel_size=11: conv2 sees 9x9 "
+     "pixels and must leave 2x2 or more; use larger images, more padding or a smaller kernel"),
     (["model=mlp", "model.hidden=[64]", "model.depth=2"],
      "model.depth=2 contradicts model.hidden=[64]; give one of them"),
-    (["model._target_=os.system"], "model._target_=os.system is not allowed; it may name mnist_exp.*, torch.nn.*, "
-     "torch.optim.*, torchvision.transforms.* only"),
+    (["model._target_=os.nothing"], "model._target_=os.nothing does not exist: os has no nothing"),
     (["trainer.epochs=[1"], "trainer.epochs=[1 is not valid: a bracket or a quote has no partner, or a key no value"),
     (["trainer.epochs"], "trainer.epochs is no setting; type trainer.epochs=VALUE"),
     (["seed=1,2"], "seed=1,2 names several values; train each with mnist-train -m seed=1,2, or write a list as "
@@ -82,7 +81,6 @@ MISTAKES = [
     (["model=3"], "model=3 is not a choice; choose from lenet5, lenet5_1998, mlp"),
     (["scheduler=null"], "scheduler=null: a run needs a scheduler; choose from constant, cosine, one_cycle, step"),
     (["~model"], "~model: a run needs a model; choose from lenet5, lenet5_1998, mlp"),
-    (["~model.padding"], "model.padding is missing"),
     (["~data.download"], "data.download is missing"),
     (["~seed", "~trainer.epochs"], "trainer.epochs is missing\nmnist-train: seed is missing"),
     (["~lr"], "~lr: there is nothing to take away, lr is not there or is null; mnist-train --cfg job lists the keys"),
@@ -228,9 +226,8 @@ def test_config_of_a_stranger_cannot_run_code(composed: Callable[..., dict[str, 
         ("model", "torch.nn.NoSuchThing"),
     ]:
         hostile = {**tree, group: {"_target_": target, "_partial_": True, "lr": 0.1}}
-        check(hostile) if group != "model" else None
         with pytest.raises(UsageError, match=rf"{group}\._target_={target} (is not allowed there|does not exist)"):
-            authorize(hostile)
+            authorize(hostile, ())
 
 
 def test_targets_below_a_section_are_checked(composed: Callable[..., dict[str, Any]]) -> None:
@@ -240,7 +237,7 @@ def test_targets_below_a_section_are_checked(composed: Callable[..., dict[str, A
         "model": {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "os.system", "command": "ls"}]},
     }
     with pytest.raises(UsageError, match=r"model\._args_\.0\._target_=os\.system is not allowed"):
-        check(hostile)
+        authorize(hostile, ())
 
 
 def test_any_torch_module_can_be_the_model(mnist_train: Callable[..., int], small: list[str], tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_an_empty_pixel_is_the_data_s_own(mnist_train: Callable[..., int]) -> No
 
     tree = {
         "model": {"_target_": "mnist_exp.models.LeNet5_1998", "image_size": 28},
-        "data": {"image_size": 28, "mean": 0.286, "std": 0.353},
+        "data": {"image_size": 28, "mean": 0.286, "std": 0.353, "channels": 1, "num_classes": 10},
         "regularization": {"dropout": 0.0, "batch_norm": False},
     }
     pad = build_model(tree, 0).layers.pad

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import optuna
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
@@ -27,13 +27,14 @@ from optuna.distributions import (
 )
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from sqlalchemy.pool import NullPool
 
 from mnist_exp.config import Config, Section
 from mnist_exp.mistakes import UsageError, explain_validation
 from mnist_exp.sweeps.directory import read_sweep
 from mnist_exp.training.events import Callback, EpochMetrics, Pruned
+from mnist_exp.trust import find_target
 
 LOG = logging.getLogger("mnist_exp")
 METRICS: Mapping[str, Literal["maximize", "minimize"]] = {"val_accuracy": "maximize", "val_loss": "minimize"}
@@ -257,10 +258,23 @@ def _between(override: Override, interval: IntervalSweep, *, integer: bool) -> B
 
 
 def _is_integer(key: str, config: DictConfig) -> bool:
-    """Whether a key holds integers: by the schema where that knows it, else by its value."""
-    kinds = {node.get("type") for node in _schemas(key.split("."))} - {"null", None}
+    """Whether a key holds integers: by the schema or the constructor's annotation where they know it, else by its value."""
+    nodes = [*_schemas(key.split(".")), *_annotation(key, config)]
+    kinds = {node.get("type") for node in nodes} - {"null", None}
     value = None if kinds else OmegaConf.select(config, key)
     return "number" not in kinds and ("integer" in kinds or (isinstance(value, int) and not isinstance(value, bool)))
+
+
+def _annotation(key: str, config: DictConfig) -> list[Mapping[str, Any]]:
+    """The JSON schemas of a constructor's argument, where it is annotated with something that has one."""
+    section, _, name = key.rpartition(".")
+    target = OmegaConf.select(config, f"{section}._target_") if section else None
+    try:
+        found = find_target(str(target))
+        schema = TypeAdapter(get_type_hints(getattr(found, "__init__", found), include_extras=True)[name]).json_schema()
+    except Exception:  # no target, no such argument, or a type that pydantic does not know
+        return []
+    return [schema, *schema.get("anyOf", ())]
 
 
 def _schemas(path: Sequence[str]) -> Iterator[Mapping[str, Any]]:

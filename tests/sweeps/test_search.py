@@ -128,7 +128,7 @@ def test_integer_bounds_of_an_integer_key_give_integers(search: Callable[..., in
     [
         ("trainer.batch_size", True),
         ("trainer.threads", True),  # null there: the schema knows
-        ("model.depth", True),  # of another model than the one there
+        ("model.depth", True),  # null there: the constructor's annotation knows
         ("seed", True),
         ("scheduler.every", True),  # the schema does not know what a scheduler takes; the value does
         ("optimizer.lr", False),
@@ -145,7 +145,7 @@ def test_which_keys_hold_integers(key: str, integer: bool, composed: Callable[..
 
     from mnist_exp.sweeps.search import space_of
 
-    config = OmegaConf.create(composed("scheduler=step"))
+    config = OmegaConf.create(composed("scheduler=step", "model=mlp"))
     space = space_of(OverridesParser.create().parse_overrides([f"+{key}=interval(1,2)"]), config)
     assert isinstance(space[f"+{key}"], optuna.distributions.IntDistribution) == integer
 
