@@ -52,7 +52,7 @@ def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str
 
 def test_a_worker_that_dies_takes_no_other_job_along(small: list[str], tmp_path: Path) -> None:
     """joblib kills all workers when one is gone."""
-    command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=20", "seed=6,3", "hydra.sweep.dir=sweep"]
+    command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=200", "seed=6,3", "hydra.sweep.dir=sweep"]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 1, out
@@ -68,7 +68,7 @@ def test_interrupted_once_and_finished(
     whole_group: bool, launcher: list[str], small: list[str], tmp_path: Path, mnist_train: Callable[..., int]
 ) -> None:
     """Ctrl-C on a terminal reaches every process; ``kill -INT`` only the first one."""
-    command = [*small, *launcher, "trainer.epochs=20", "seed=range(3)", "hydra.sweep.dir=sweep"]
+    command = [*small, *launcher, "trainer.epochs=200", "seed=range(3)", "hydra.sweep.dir=sweep"]
     process = start(tmp_path, *command)
     wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) >= 2, process)
     if whole_group:
@@ -92,7 +92,7 @@ def test_interrupted_once_and_finished(
     assert again.returncode == 0, again.stderr
     assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
     name = next(name for name, status in standings.items() if status == "interrupted")
-    assert mnist_train(*small, "trainer.epochs=20", name, "hydra.run.dir=whole") == 0
+    assert mnist_train(*small, "trainer.epochs=200", name, "hydra.run.dir=whole") == 0
     with np.load("whole/predictions.npz") as whole, np.load(f"sweep/{name}/predictions.npz") as job:
         np.testing.assert_array_equal(whole["logits"], job["logits"])
 

@@ -82,7 +82,7 @@ def test_whatever_ends_a_job_the_others_run_and_another_cluster_finishes(
 def test_interrupted_once_and_continued(
     small: list[str], tmp_path: Path, environment: dict[str, str], mnist_train: Callable[..., int]
 ) -> None:
-    small.append("trainer.epochs=20")
+    small.append("trainer.epochs=200")
     process = start(tmp_path, *small, *ON_RAY, OF_TWO, "seed=range(3)", **environment)
     wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) >= 2, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does

@@ -72,7 +72,7 @@ def test_failures_stay_alone_and_preempted_jobs_go_on(
 ) -> None:
     """The same command finishes the sweep, while Slurm wants its machine back three times."""
     small.remove("trainer.threads=1")
-    small += ["trainer.epochs=20", "regularization.dropout=0.2"]
+    small += ["trainer.epochs=200", "regularization.dropout=0.2"]
     command = [*small, *ON_SLURM, BREAKING, "hydra.launcher.max_num_timeout=1"]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), **environment)
     _, err = process.communicate(timeout=300)

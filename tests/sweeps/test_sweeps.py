@@ -300,12 +300,12 @@ def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-LONG = ["trainer.epochs=20", "hydra.sweep.dir=sweep", "seed=0,1,2", "quiet=true"]
+LONG = ["trainer.epochs=200", "hydra.sweep.dir=sweep", "seed=0,1,2", "quiet=true"]
 
 
 def assert_equals_uninterrupted(name: str, mnist_train: Callable[..., int], small: list[str]) -> None:
     seed = name.partition("=")[2]
-    assert mnist_train(*small, "trainer.epochs=20", f"seed={seed}", "quiet=true", "hydra.run.dir=whole") == 0
+    assert mnist_train(*small, "trainer.epochs=200", f"seed={seed}", "quiet=true", "hydra.run.dir=whole") == 0
     with np.load("whole/predictions.npz") as whole, np.load(f"sweep/{name}/predictions.npz") as job:
         np.testing.assert_array_equal(whole["logits"], job["logits"])
 
