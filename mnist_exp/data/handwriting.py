@@ -52,7 +52,7 @@ class Mark:
         What lies at the picture's edge mostly belongs to the table, the shadow of a hand, or the next word.
         """
         widest = 2 * float(ndimage.distance_transform_edt(np.pad(self.mask, 1)).max())
-        return self.length * self.strength * max(0.0, 1 - widest / self.length) ** 4 * (1 - self.edge)
+        return self.length * self.strength * max(0.0, 1 - widest / self.length) ** 2 * (1 - self.edge)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,7 @@ class Found:
     contrast: Plane
     digit: Mark
     others: list[Mark]
+    frames: list[Mark]  # at the picture's edge, around one of these
     dark: bool
 
 
@@ -99,10 +100,8 @@ def _search(colours: Colours, kinds: Sequence[bool] = (True, False)) -> tuple[Fo
     grey = without_noise(strongest_mixture(reduced(colours, scale)))
     candidates = [found for dark in kinds if (found := find_digit(grey, dark)) is not None]
     candidates.sort(key=lambda found: (is_sheet(found.digit), found.digit.weight))
-    if len(candidates) == 2 and not is_sheet(candidates[1].digit):
-        inner, outer = (found.digit for found in candidates)
-        if outer.is_around(inner) and inner.weight > 0.6 * outer.weight:  # ink on paper in a frame; holes weigh less
-            candidates.reverse()
+    if len(candidates) == 2 and any(frame.is_around(candidates[1].digit) for frame in candidates[0].frames):
+        candidates.reverse()  # what the frame holds is paper
     return candidates[-1] if candidates else None, scale
 
 
@@ -161,12 +160,14 @@ def find_digit(grey: Plane, dark: bool) -> Found | None:
     # A share of the light, because that may be uneven.
     contrast = np.clip((ground - plane) / np.maximum(ground, np.float32(24)), 0, 1).astype(np.float32)
     mask = ink_mask(contrast, noise / float(np.median(ground)))
-    marks = without_frames(connected(without_ruling(mask), ground - plane))
+    every = connected(without_ruling(mask), ground - plane)
+    marks = without_frames(every)
     if not marks:
         return None
     digit, rest = joined(marks[0], marks[1:], mask.shape)
     others = [m for m in rest if m.length > 0.4 * digit.length and m.strength > 0.5 * digit.strength and m.edge < 0.4]
-    return Found(contrast, digit, others, dark)
+    frames = [mark for mark in every if mark.edge and mark not in marks]
+    return Found(contrast, digit, others, frames, dark)
 
 
 def without_noise(plane: Plane) -> Plane:
@@ -241,8 +242,10 @@ def without_ruling(mask: Mask) -> Mask:
         height, width = turned.shape
         lines = opened(turned, (1, max(2, round(0.9 * width))))
         rows = np.nonzero(lines.any(axis=1))[0]
-        thick = max((len(run) for run in np.split(rows, np.nonzero(np.diff(rows) > 1)[0] + 1)), default=0)
-        if 0 < thick < 0.06 * height:
+        runs = np.split(rows, np.nonzero(np.diff(rows) > 1)[0] + 1)
+        thick = max(map(len, runs))
+        is_frame = len(runs) == 2 and lines[[0, -1]].any(axis=1).all()
+        if 0 < thick < 0.06 * height and not is_frame:
             band = ndimage.binary_dilation(lines, np.ones((3, 1), dtype=bool)) & turned
             turned &= ~band | opened(turned, (2 * thick + 3, 1))
     return mask
@@ -306,7 +309,7 @@ def joined(main: Mark, rest: list[Mark], shape: tuple[int, ...]) -> tuple[Mark, 
         gap = distance[mark.box][mark.mask].min() / main.length
         tall = mark.mask.shape[0] > 0.6 * main.mask.shape[0]
         beside = min(mark.box[1].stop, main.box[1].stop) <= max(mark.box[1].start, main.box[1].start)
-        near = gap < (0.05 if tall and beside else 0.15) and mark.length > 0.06 * main.length
+        near = gap < (0.05 if tall and beside else 0.2) and mark.length > 0.06 * main.length
         if near and mark.strength > 0.5 * main.strength and (main.edge or not mark.edge):
             mask[mark.box] |= mark.mask
         else:
@@ -321,12 +324,10 @@ def ink_of(found: Found) -> Plane:
     mask = np.zeros(contrast.shape, dtype=bool)
     mask[digit.box] = digit.mask
     near = ndimage.binary_dilation(mask, NEIGHBOURS, iterations=max(1, round(0.03 * digit.length)))
-    paper = float(np.median(contrast[~near])) if not near.all() else 0.0
-    paper += 2 * noise_of(contrast)
+    paper = (float(np.median(contrast[~near])) if not near.all() else 0.0) + 2 * noise_of(contrast)
     full = float(np.percentile(contrast[mask], 98))
     ink = np.where(near, np.clip((contrast - paper) / max(full - paper, 1e-6), 0, 1), 0).astype(np.float32)
-    rows, columns = (np.nonzero(ink.max(axis=axis) > 0.1)[0] for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return ink[ndimage.find_objects((ink > 0.1).astype(int))[0]]
 
 
 def framed(ink: Plane, box: int) -> NDArray[np.uint8]:
