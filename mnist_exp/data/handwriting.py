@@ -229,8 +229,7 @@ def otsu(values: NDArray[np.float32]) -> float:
     if not len(values) or np.ptp(values) < 1e-3:
         return 0.0
     counts, edges = np.histogram(values, 128)
-    middles = (edges[:-1] + edges[1:]) / 2
-    below, sums = np.cumsum(counts).astype(float), np.cumsum(counts * middles)
+    below, sums = np.cumsum(counts).astype(float), np.cumsum(counts * (edges[:-1] + edges[1:]) / 2)
     above = below[-1] - below[:-1]
     between = below[:-1] * above * (sums[:-1] / below[:-1] - (sums[-1] - sums[:-1]) / above) ** 2
     return float(edges[1 + int(between.argmax())])
