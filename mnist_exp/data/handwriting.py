@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -88,19 +87,20 @@ def like_mnist(colours: Colours, box: int = 20) -> NDArray[np.uint8]:
     if found.others:
         raise SeveralMarks(f"shows {1 + len(found.others)} marks where one digit is expected; cut out one of them")
     if scale > 1 or found.digit.length < 0.5 * math.hypot(*found.contrast.shape):
-        closer, _ = _search(_cut(colours, found.digit.box, scale, 0.5), [found.dark])
+        closer, _ = _search(_cut(colours, found.digit.box, scale, 0.5), (found.dark,))
         if closer is not None and closer.digit.length > 0.2 * math.hypot(*closer.contrast.shape):
             found = closer
     return framed(ink_of(found), box)
 
 
-def _search(colours: Colours, kinds: Sequence[bool] = (True, False)) -> tuple[Found | None, int]:
+def _search(colours: Colours, kinds: tuple[bool, ...] = (True, False)) -> tuple[Found | None, int]:
     """The digit in a picture, dark or light, and how many times smaller than the picture it was looked for."""
     scale = math.ceil(max(colours.shape[:2]) / SEARCHED)
     grey = without_noise(strongest_mixture(reduced(colours, scale)))
     candidates = [found for dark in kinds if (found := find_digit(grey, dark)) is not None]
     candidates.sort(key=lambda found: (is_sheet(found.digit), found.digit.weight))
-    if len(candidates) == 2 and any(frame.is_around(candidates[1].digit) for frame in candidates[0].frames):
+    alike = len(candidates) == 2 and candidates[0].digit.weight > 0.4 * candidates[1].digit.weight
+    if alike and any(frame.is_around(candidates[1].digit) for frame in candidates[0].frames):
         candidates.reverse()  # what the frame holds is paper
     return candidates[-1] if candidates else None, scale
 
