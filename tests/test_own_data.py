@@ -26,7 +26,7 @@ from mnist_exp.data import DataError
 from mnist_exp.data.splits import labelled, pixel_statistics, pixels_of, prepare
 from mnist_exp.mistakes import as_typed
 from mnist_exp.models import MLP, LeNet5, LeNet5_1998, layer_table
-from mnist_exp.native.network import NotCovered, structure
+from mnist_exp.native.structure import NotCovered, structure
 from mnist_exp.runs import read_run
 
 ROOT = Path(__file__).parent.parent
