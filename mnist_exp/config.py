@@ -366,10 +366,11 @@ class CheckBeforeRun(Callback):
             refuse_unless_free(Path(config.hydra.run.dir))
             tree = with_absolute_paths(tree, Path.cwd())
             began = time.perf_counter()
-            from mnist_exp.build import build, facts_of
+            from mnist_exp.build import build, check_parts, facts_of
 
             here = Path(config.hydra.runtime.cwd)
             facts = facts_of(here / config.hydra.run.dir, as_stored(tree, here))
+            check_parts(tree, check(tree))  # before data are read, or fetched
             parts = build(tree, check(tree), facts=facts)
             CheckBeforeRun.built = parts, time.perf_counter() - began
 
