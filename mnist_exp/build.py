@@ -213,7 +213,7 @@ def prepare_torch(config: Config, device: torch.device, threads: int | None) -> 
     if device.type == "cuda":
         # Same seed, same bits: refuses kernels whose result depends on timing.
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch leaves it out
         torch.backends.cudnn.benchmark = False
     return threads
 

@@ -81,7 +81,7 @@ class NetworkTests:
             for _ in range(30):
                 optimizer.zero_grad()
                 loss = F.cross_entropy(model(images), labels)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
                 optimizer.step()
                 losses.append(loss.item())
         assert sum(losses[-5:]) < sum(losses[:5]), f"loss went from {losses[0]:.4f} to {losses[-1]:.4f}"

@@ -75,6 +75,7 @@ class Examples:
                 if not (where / name).exists():
                     shutil.copytree(make(name), where, dirs_exist_ok=True, symlinks=True)
 
+    # Cached for ever on purpose (B019): the one object of this class lives as long as the test process.
     @cache  # noqa: B019
     def finished_run(self, name: str) -> Path:
         return self._run(f"mnist-train {SMALL} hydra.run.dir={name}")
