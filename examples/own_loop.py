@@ -7,14 +7,14 @@ from mnist_exp.data import mnist5k
 from mnist_exp.models import LeNet5
 
 torch.manual_seed(0)
-digits, model = mnist5k(), LeNet5()
+dataset, model = mnist5k(), LeNet5()
 optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 for epoch in range(3):
-    for batch in torch.randperm(len(digits.train)).split(64):
-        loss = F.cross_entropy(model(digits.train.images[batch]), digits.train.labels[batch])
+    for batch in torch.randperm(len(dataset.train)).split(64):
+        loss = F.cross_entropy(model(dataset.train.images[batch]), dataset.train.labels[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        correct = model(digits.test.images).argmax(dim=1) == digits.test.labels
+        correct = model(dataset.test.images).argmax(dim=1) == dataset.test.labels
     print(f"epoch {epoch + 1}: test accuracy {correct.float().mean():.1%}")

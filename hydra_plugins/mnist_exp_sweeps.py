@@ -64,7 +64,7 @@ class GridSweeper(BasicSweeper):
         kept = [override for override in overrides if not override.is_delete()]
         batches = BasicSweeper.split_arguments(kept, max_batch_size)
         if not any(batches):
-            from mnist_exp.mistakes import UsageError
+            from mnist_exp.errors import UsageError
 
             empty = [str(override.input_line) for override in kept if not _has_values(override)]
             raise UsageError(f"{empty[0]} has no values, so this sweep has no jobs")
@@ -107,8 +107,8 @@ class OptunaSweeper(Sweeper):
         """
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        from mnist_exp.mistakes import UsageError, report
-        from mnist_exp.sweeps.directory import read_standing
+        from mnist_exp.errors import UsageError, report
+        from mnist_exp.sweeps.directory import read_job_status
         from mnist_exp.sweeps.launching import JobRefused
 
         assert self.config is not None
@@ -156,5 +156,5 @@ class OptunaSweeper(Sweeper):
                 raise
             for trial, result in zip(trials, results, strict=True):
                 assert result.working_dir is not None
-                standing = read_standing(Path(result.working_dir))
-                search.tell(trial, standing.status, getattr(standing, settings.metric))
+                job_status = read_job_status(Path(result.working_dir))
+                search.tell(trial, job_status.status, getattr(job_status, settings.metric))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mnist_exp.api import load_model, load_run, load_runs, train
-    from mnist_exp.mistakes import RunFailed, RunInterrupted, UsageError
+    from mnist_exp.errors import RunFailed, RunInterrupted, UsageError
     from mnist_exp.runs import Run
 
 __version__ = "0.1.0"
@@ -33,7 +33,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("load_model", "load_run", "load_runs", "train"), "mnist_exp.api"),
-    **dict.fromkeys(("RunFailed", "RunInterrupted", "UsageError"), "mnist_exp.mistakes"),
+    **dict.fromkeys(("RunFailed", "RunInterrupted", "UsageError"), "mnist_exp.errors"),
     "Run": "mnist_exp.runs",
 }
 

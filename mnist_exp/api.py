@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.mistakes import UsageError, as_override, as_typed
+from mnist_exp.errors import UsageError, as_override, as_typed
 from mnist_exp.runs import Run, read_run
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def train(
         KeyboardInterrupt: the run was stopped (a ``RunInterrupted``, whose message says how to continue).
     """
     from mnist_exp.commandline import folders_of, read_arguments, run_hydra
-    from mnist_exp.explain import as_mistake
+    from mnist_exp.explain import as_usage_error
     from mnist_exp.lifecycle import run_path, start_run
 
     arguments = _arguments(overrides, directory, config_dir, trust)
@@ -55,7 +55,7 @@ def train(
     try:
         run_hydra(task, options)
     except Exception as error:
-        mistake = as_mistake(error, folders_of(options))
+        mistake = as_usage_error(error, folders_of(options))
         if mistake is None or mistake is error:
             raise
         raise mistake from error

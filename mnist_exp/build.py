@@ -27,12 +27,12 @@ from pydantic import ValidationError
 from torch import nn
 
 from mnist_exp import native
-from mnist_exp.composition import choices_with
+from mnist_exp.compose import choices_with
 from mnist_exp.config import Config, Preparation, check, with_preparation
-from mnist_exp.data import DataError, Digits
+from mnist_exp.data import DataError, Dataset
 from mnist_exp.data.augment import Augment
 from mnist_exp.data.splits import labelled, prepare
-from mnist_exp.mistakes import UsageError, as_typed, explain_validation
+from mnist_exp.errors import UsageError, as_typed, explain_validation
 from mnist_exp.models import LayerRow, count_parameters, layer_table
 from mnist_exp.runs import Run, RunDirectoryError, read_run
 from mnist_exp.runs.files import exists
@@ -43,13 +43,13 @@ from mnist_exp.training import (
     ExponentialMovingAverage,
     Mixup,
     Objective,
-    Recipe,
-    Training,
+    TrainConfig,
+    TrainState,
     evaluate,
     load_checkpoint,
     parameter_groups,
 )
-from mnist_exp.trust import Trusted, authorize, find_target, instantiate, own_packages, run_id_to_use
+from mnist_exp.trust import Trusted, check_target_types, find_target, instantiate, own_packages, run_id_to_use
 
 LOG = logging.getLogger("mnist_exp")
 
@@ -81,9 +81,9 @@ class Parts:
         on_identity: is told what a logger says of the run that it has begun.
     """
 
-    digits: Digits
-    training: Training
-    recipe: Recipe
+    dataset: Dataset
+    state: TrainState
+    train_config: TrainConfig
     layers: list[LayerRow]
     threads: int
     backend: str
@@ -120,25 +120,25 @@ def build(
         UsageError: data, device or arguments that cannot be.
     """
     start = time.perf_counter()
-    authorize(tree, trusted)
+    check_target_types(tree, trusted)
     # Other runs that this one names may need the packages that it names itself.
     others = own_packages(tree).union(config.trust) if trusted is None else trusted
     device = choose_device(config.trainer.device)
     threads = prepare_torch(config, device, threads)
     began = time.perf_counter()
     with held_back() as messages:
-        digits = build_data(tree, may_download=may_download).to(device)
+        dataset = build_data(tree, may_download=may_download).to(device)
     data_seconds = time.perf_counter() - began
-    preparation = found_by(digits)
+    preparation = found_by(dataset)
     tree = with_preparation(tree, preparation)
     model = build_model(tree, config.seed)
     init_from = load_weights(model, Path(config.init_from), others) if config.init_from and not begun else None
     model = model.to(device)
     layers = layers_of(model, tree)
     backend = use_backend(model, config, device, backend)
-    training, recipe = build_training(config, tree, model, digits, device, others)
+    state, train_config = build_training(config, tree, model, dataset, device, others)
     parts = Parts(
-        digits, training, recipe, layers, threads, backend, init_from, preparation, data_seconds, 0.0, messages
+        dataset, state, train_config, layers, threads, backend, init_from, preparation, data_seconds, 0.0, messages
     )
     if facts is not None:
         known = {"parameters": count_parameters(model), "on_identity": lambda identity: parts.on_identity(identity)}
@@ -163,14 +163,17 @@ def held_back() -> Iterator[list[logging.LogRecord]]:
         LOG.setLevel(level)
 
 
-def check_parts(tree: Mapping[str, Any], config: Config, trusted: Trusted = None) -> None:
+def check_parts(tree: Mapping[str, Any], config: Config, directory: Path, trusted: Trusted = None) -> None:
     """Find out what ``build`` would refuse, as far as that can be told without the data; those are read only where the size
     of the images is that of the data.
+
+    Args:
+        directory: of the run, for callbacks that ask for it.
 
     Raises:
         UsageError: a constructor refuses its arguments, or something that is asked for cannot be.
     """
-    authorize(tree, trusted)
+    check_target_types(tree, trusted)
     device = choose_device(config.trainer.device)
     if config.data.image_size is None:
         tree = with_preparation(tree, found_by(build_data(tree)))
@@ -180,7 +183,7 @@ def check_parts(tree: Mapping[str, Any], config: Config, trusted: Trusted = None
     optimizer = build_optimizer(tree, model, decay_all=config.regularization.decay_all)
     build_scheduler(tree, optimizer, config.trainer.epochs, steps_per_epoch=100)
     known = {"parameters": count_parameters(model), "on_identity": lambda identity: None}
-    build_callbacks(tree, {**facts_of(Path(), tree), **known})
+    build_callbacks(tree, {**facts_of(directory, tree), **known})
 
 
 def choose_device(name: str) -> torch.device:
@@ -231,7 +234,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**30)
 
 
-def build_data(tree: Mapping[str, Any], *, may_download: bool = True) -> Digits:
+def build_data(tree: Mapping[str, Any], *, may_download: bool = True) -> Dataset:
     """The data set, on the CPU.
 
     Args:
@@ -248,8 +251,8 @@ def build_data(tree: Mapping[str, Any], *, may_download: bool = True) -> Digits:
     try:
         with refusals("data", data):
             if not own:
-                digits: Digits = instantiate(data)
-                return digits
+                dataset: Dataset = instantiate(data)
+                return dataset
             preparation = {key: data.pop(key) for key in Preparation.model_fields if key in data}
             returned = instantiate(data)
             try:
@@ -263,9 +266,9 @@ def build_data(tree: Mapping[str, Any], *, may_download: bool = True) -> Digits:
         raise DataRefused(str(error)) from error
 
 
-def found_by(digits: Digits) -> dict[str, Any]:
+def found_by(dataset: Dataset) -> dict[str, Any]:
     """Size and normalisation of images: what the configuration need not say, and evaluation must know."""
-    return {"image_size": digits.train.images.shape[-1], "mean": digits.mean, "std": digits.std}
+    return {"image_size": dataset.train.images.shape[-1], "mean": dataset.mean, "std": dataset.std}
 
 
 def layers_of(model: nn.Module, tree: Mapping[str, Any]) -> list[LayerRow]:
@@ -472,10 +475,10 @@ def build_training(
     config: Config,
     tree: Mapping[str, Any],
     model: nn.Module,
-    digits: Digits,
+    dataset: Dataset,
     device: torch.device,
     trusted: Collection[str] = (),
-) -> tuple[Training, Recipe]:
+) -> tuple[TrainState, TrainConfig]:
     """Optimizer, schedule, average and recipe around a model that is on ``device``.
 
     Raises:
@@ -483,14 +486,14 @@ def build_training(
     """
     trainer, regularization = config.trainer, config.regularization
     optimizer = build_optimizer(tree, model, decay_all=regularization.decay_all)
-    scheduler = build_scheduler(tree, optimizer, trainer.epochs, -(-len(digits.train) // trainer.batch_size))
+    scheduler = build_scheduler(tree, optimizer, trainer.epochs, -(-len(dataset.train) // trainer.batch_size))
     ema = ExponentialMovingAverage(model, regularization.ema) if regularization.ema is not None else None
     distortions = regularization.augmentation.model_dump()
     strength = distortions.pop("strength")
     shape = {"elastic_sigma", "interpolation"}
     amplitudes = {key: strength * value for key, value in distortions.items() if key not in shape}
-    augment = Augment(**{**distortions, **amplitudes}, background=digits.background)
-    recipe = Recipe(
+    augment = Augment(**{**distortions, **amplitudes}, background=dataset.background)
+    train_config = TrainConfig(
         epochs=trainer.epochs,
         batch_size=trainer.batch_size,
         eval_batch_size=trainer.eval_batch_size,
@@ -498,7 +501,7 @@ def build_training(
         objective=build_objective(config, model),
         augment=augment if any(amplitudes.values()) else None,
         mixup=Mixup(regularization.mixup) if regularization.mixup else None,
-        distillation=build_distillation(config, tree, digits.digest, device, trusted),
+        distillation=build_distillation(config, tree, dataset.digest, device, trusted),
         gradient_clipping=regularization.gradient_clipping,
         patience=regularization.early_stopping,
         bfloat16=trainer.precision == "bfloat16",
@@ -506,7 +509,7 @@ def build_training(
     )
     # Training draws from a stream of its own, whatever the number of draws that initial weights took.
     torch.manual_seed(config.seed + 1)
-    return Training(model, optimizer, scheduler, ema, device), recipe
+    return TrainState(model, optimizer, scheduler, ema, device), train_config
 
 
 def build_distillation(
@@ -565,7 +568,7 @@ def trained_model(
     """
     tree = with_preparation(run.config, run.record.get("preparation"))
     path, config = run.path, check(tree)
-    authorize({**tree, "callbacks": {}}, trusted)  # which are not made here
+    check_target_types({**tree, "callbacks": {}}, trusted)  # which are not made here
     checkpoint = path / "checkpoints" / f"{config.trainer.selection}.pt"
     if not exists(checkpoint, below=path):
         raise RunDirectoryError(f"{path} has no {checkpoint.relative_to(path)} yet; its status is {run.status}")

@@ -23,8 +23,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_exp.composition import CONF, groups, with_choices_checked
-from mnist_exp.mistakes import (
+from mnist_exp.compose import CONF, groups, with_choices_checked
+from mnist_exp.errors import (
     ArgumentParser,
     PastHydra,
     UsageError,

@@ -17,9 +17,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from mnist_exp.composition import choices_with, resolve
+from mnist_exp.compose import choices_with, resolve
+from mnist_exp.errors import UsageError, as_typed, explain_validation
 from mnist_exp.explain import through_hydra
-from mnist_exp.mistakes import UsageError, as_typed, explain_validation
 from mnist_exp.runs.directory import read_record, refuse_unless_free
 from mnist_exp.trust import refuse_unless_plain
 from mnist_exp.types import BatchNorm, Classes, Count, Dropout, NonNegative, PerChannel, Positive, Probability
@@ -233,7 +233,7 @@ NOT_COUNTED = (
 ADDED = {"init_from": None, "data.channels": 1, "data.num_classes": 10}
 
 
-def what_counts(tree: Mapping[str, Any]) -> dict[str, Any]:
+def hashed_config(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that decides what is computed: all but ``NOT_COUNTED`` and our loggers.
 
     The folder of the data does count where nothing else says which data they are.
@@ -262,7 +262,7 @@ def is_our_logger(node: Any) -> bool:
 
 def config_hash(tree: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits that are equal exactly for runs that compute the same thing."""
-    return hashlib.sha256(json.dumps(what_counts(tree), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(hashed_config(tree), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def with_preparation(tree: Mapping[str, Any], found: Any) -> dict[str, Any]:
@@ -369,8 +369,9 @@ class CheckBeforeRun(Callback):
             from mnist_exp.build import build, check_parts, facts_of
 
             here = Path(config.hydra.runtime.cwd)
-            facts = facts_of(here / config.hydra.run.dir, as_stored(tree, here))
-            check_parts(tree, check(tree))  # before data are read, or fetched
+            directory = here / config.hydra.run.dir
+            facts = facts_of(directory, as_stored(tree, here))
+            check_parts(tree, check(tree), directory)  # before data are read, or fetched
             parts = build(tree, check(tree), facts=facts)
             CheckBeforeRun.built = parts, time.perf_counter() - began
 

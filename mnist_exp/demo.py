@@ -18,7 +18,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.data.photographs import decoded
-from mnist_exp.mistakes import ArgumentParser, UsageError, report
+from mnist_exp.errors import ArgumentParser, UsageError, report
 from mnist_exp.runs import RunDirectoryError
 from mnist_exp.trust import add_trust
 

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
 
-from mnist_exp.composition import CONF, resolve
+from mnist_exp.compose import CONF, resolve
 from mnist_exp.config import check, with_preparation
+from mnist_exp.errors import ArgumentParser, UsageError, as_typed, report
 from mnist_exp.explain import explain_composition
-from mnist_exp.mistakes import ArgumentParser, UsageError, as_typed, report
 from mnist_exp.runs import Run, read_run, write_atomically
 from mnist_exp.runs.files import exists
 from mnist_exp.stored import changed, describe_data, found_again, parse
-from mnist_exp.trust import add_trust, authorize
+from mnist_exp.trust import add_trust, check_target_types
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -116,11 +116,11 @@ def evaluate_run(
     from mnist_exp.pictures import worst_digits
     from mnist_exp.training import evaluate, score
 
-    authorize({**tree, "callbacks": {}}, trusted)  # which are not made here
+    check_target_types({**tree, "callbacks": {}}, trusted)  # which are not made here
     device = build.choose_device(config.trainer.device)
     build.prepare_torch(config, device, run.record.get("threads"))
     try:
-        digits = build.build_data(tree, may_download=_names_folder(overrides))
+        dataset = build.build_data(tree, may_download=_names_folder(overrides))
     except UsageError as error:
         hint = (
             ""
@@ -128,7 +128,7 @@ def evaluate_run(
             else f"; where they lie now: {shlex.join(['mnist-eval', str(path), 'data.root=FOLDER'])}"
         )
         raise UsageError(f"{error}{hint}") from error
-    images, labels = digits.test.images.to(device), digits.test.labels
+    images, labels = dataset.test.images.to(device), dataset.test.labels
     model, state = build.trained_model(run, device, trusted)
     bfloat16 = config.trainer.precision == "bfloat16"
     logits = evaluate(model, images, config.trainer.eval_batch_size, bfloat16=bfloat16)
@@ -137,7 +137,7 @@ def evaluate_run(
     confusion = torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2)
     matrix = confusion.reshape(classes, classes)
     digest = run.record.get("data_digest")
-    same_data = None if digest is None else digest == digits.digest
+    same_data = None if digest is None else digest == dataset.digest
     prepared_alike = all(data.get(key) == own.get(key) for key in ("image_size", "mean", "std", "swap_splits"))
     comparable = prepared_alike and (same_data or (same_data is None and not overrides))
     recorded = next((row for row in run.metrics if row["epoch"] == state["epoch"]), None) if comparable else None
@@ -146,7 +146,7 @@ def evaluate_run(
         "status": run.status,
         "epoch": state["epoch"] + (1 if state["step"] else 0),
         "data": f"{'training' if data['swap_splits'] else 'test'} digits of {describe_data(data)}",
-        "data_digest": digits.digest,
+        "data_digest": dataset.digest,
         "same_data": same_data,
         "images": len(labels),
         "test_loss": loss,

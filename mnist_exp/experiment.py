@@ -18,12 +18,12 @@ import yaml
 from torch import Tensor
 
 from mnist_exp.build import DataRefused, Parts, build, facts_of
-from mnist_exp.composition import CONF
+from mnist_exp.compose import CONF
 from mnist_exp.config import Config, with_preparation
-from mnist_exp.data import Digits
+from mnist_exp.data import Dataset
 from mnist_exp.data.splits import pixels_of
+from mnist_exp.errors import RunFailed, RunInterrupted, UsageError
 from mnist_exp.loggers.console import Console
-from mnist_exp.mistakes import RunFailed, RunInterrupted, UsageError
 from mnist_exp.models import count_parameters
 from mnist_exp.runs import RunDirectory, write_atomically
 from mnist_exp.runs.directory import resume_command
@@ -36,8 +36,8 @@ from mnist_exp.training import (
     Diverged,
     EpochMetrics,
     Interrupted,
-    Training,
     TrainingEnded,
+    TrainState,
     fit,
     load_checkpoint,
     predict,
@@ -138,23 +138,23 @@ def _build_and_fit(
     for record in parts.messages:
         LOG.handle(record)
     seconds["data"] = parts.data_seconds
-    training, recipe, digits, device = parts.training, parts.recipe, parts.digits, parts.training.device
+    state, train_config, dataset, device = parts.state, parts.train_config, parts.dataset, parts.state.device
     if device.type == "cpu" and parts.threads > (available := available_cores()):
         # Kept, because results depend on the number of threads.
         LOG.warning(
             "%d threads on %d %s: training may be many times slower than with trainer.threads=%d",
             *(parts.threads, available, "core" if available == 1 else "cores", available),
         )
-    _compare_data(run, digits, begun)
+    _compare_data(run, dataset, begun)
     if config.show_layers:
         console.print_layers(parts.layers)
     if begun:
-        training.load_state_dict(load_checkpoint(run.last_checkpoint, device))
+        state.load_state_dict(load_checkpoint(run.last_checkpoint, device))
     elif parts.init_from:
         run.update(init_from=parts.init_from)
-    run.keep_metrics(training.epoch)
+    run.keep_metrics(state.epoch)
     run.update(
-        parameters=count_parameters(training.model),
+        parameters=count_parameters(state.model),
         macs=sum(layer.macs for layer in parts.layers),
         threads=parts.threads,
         device=device_name(device),
@@ -164,29 +164,29 @@ def _build_and_fit(
     parts.on_identity = lambda identity: run.update(wandb=identity)
     callbacks += parts.callbacks
     if "search" in run.record:
-        from mnist_exp.sweeps.search import PruneHopeless
+        from mnist_exp.sweeps.search import OptunaPruning
 
-        callbacks.append(PruneHopeless(run.record["search"], run.path.absolute().parent))
+        callbacks.append(OptunaPruning(run.record["search"], run.path.absolute().parent))
 
-    def save(training: Training, metrics: EpochMetrics | None, is_best: bool) -> None:
+    def save(state: TrainState, metrics: EpochMetrics | None, is_best: bool) -> None:
         if metrics is not None:
             run.append_metrics(metrics.as_row())
-        state = training.state_dict()
+        checkpoint = state.state_dict()
         if is_best:
-            save_checkpoint(run.best_checkpoint, state)
-        save_checkpoint(run.last_checkpoint, state)
+            save_checkpoint(run.best_checkpoint, checkpoint)
+        save_checkpoint(run.last_checkpoint, checkpoint)
 
-    fit(training, digits, recipe, callbacks=callbacks, save=save, stop=stop)
+    fit(state, dataset, train_config, callbacks=callbacks, save=save, stop=stop)
 
-    rows = run.keep_metrics(training.epoch)
+    rows = run.keep_metrics(state.epoch)
     seconds["train"] = sum(row["train_seconds"] for row in rows)
     seconds["eval"] = sum(row["eval_seconds"] for row in rows)
-    best = {"epoch": training.best_epoch, "val_accuracy": training.best_accuracy, "val_loss": training.best_loss}
+    best = {"epoch": state.best_epoch, "val_accuracy": state.best_accuracy, "val_loss": state.best_loss}
     if config.trainer.selection == "best":
-        training.load_state_dict(load_checkpoint(run.best_checkpoint, device))
-    save_predictions(run, predict(training, digits.test.images, recipe), digits.test.labels, digits.test.images)
+        state.load_state_dict(load_checkpoint(run.best_checkpoint, device))
+    save_predictions(run, predict(state, dataset.test.images, train_config), dataset.test.labels, dataset.test.images)
     return {
-        "final": rows[training.epoch - 1],
+        "final": rows[state.epoch - 1],
         "best": best if best["epoch"] else None,
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     }
@@ -217,7 +217,7 @@ def _build(run: RunDirectory, config: Config, begun: bool) -> Parts:
         raise UsageError(f"{error}{hint}") from error
 
 
-def _compare_data(run: RunDirectory, digits: Digits, begun: bool) -> None:
+def _compare_data(run: RunDirectory, dataset: Dataset, begun: bool) -> None:
     """Record the digest of the data when a run starts, and compare it when the run is resumed.
 
     Raises:
@@ -225,12 +225,12 @@ def _compare_data(run: RunDirectory, digits: Digits, begun: bool) -> None:
     """
     recorded = run.record.get("data_digest")
     if not begun:
-        run.update(data_digest=digits.digest)
+        run.update(data_digest=dataset.digest)
     elif recorded is None:
         LOG.warning("an earlier version recorded no digest of the data; that they are the same is not checked")
-    elif recorded != digits.digest:
+    elif recorded != dataset.digest:
         raise UsageError(
-            f"{describe_data(run.tree['data'])}: other digits than the run was trained on (digest {digits.digest}, not "
+            f"{describe_data(run.tree['data'])}: other digits than the run was trained on (digest {dataset.digest}, not "
             f"{recorded}); where those are: {resume_command(run.path, 'data.root=FOLDER')}"
         )
 

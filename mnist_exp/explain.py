@@ -21,8 +21,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_exp.composition import CONF, choices, choices_with, content_of, explain_interpolation, groups
-from mnist_exp.mistakes import (
+from mnist_exp.compose import CONF, choices, choices_with, content_of, explain_interpolation, groups
+from mnist_exp.errors import (
     PastHydra,
     RunFailed,
     RunInterrupted,
@@ -52,7 +52,7 @@ def exit_status(folders: Sequence[Path] = (CONF,)) -> Iterator[None]:
     except RunInterrupted as stopped:
         sys.exit(128 + stopped.signal)
     except Exception as error:
-        if (mistake := as_mistake(error, folders)) is None:
+        if (mistake := as_usage_error(error, folders)) is None:
             raise
         report(mistake)
         sys.exit(2)
@@ -67,7 +67,7 @@ def through_hydra() -> Iterator[None]:
         raise PastHydra(error) from error
 
 
-def as_mistake(error: Exception, folders: Sequence[Path] = (CONF,)) -> UsageError | None:
+def as_usage_error(error: Exception, folders: Sequence[Path] = (CONF,)) -> UsageError | None:
     """What the user did to get this exception; None where it is a failure of ours."""
     if isinstance(error, UsageError):
         return error

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mnist_exp.composition import PACKAGE, resolve
+from mnist_exp.compose import PACKAGE, resolve
+from mnist_exp.errors import UsageError
 from mnist_exp.explain import through_hydra
-from mnist_exp.mistakes import UsageError
 
 if TYPE_CHECKING:
     from mnist_exp.build import Parts

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_exp.data.files import DataError, describe
 from mnist_exp.data.handwriting import SeveralMarks
 from mnist_exp.data.photographs import SUFFIXES, read_picture
-from mnist_exp.mistakes import ArgumentParser, UsageError, report
+from mnist_exp.errors import ArgumentParser, UsageError, report
 from mnist_exp.runs import RunDirectoryError
 from mnist_exp.trust import add_trust
 

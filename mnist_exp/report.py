@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnist_exp.mistakes import ArgumentParser, UsageError
-from mnist_exp.mistakes import report as report_mistake
+from mnist_exp.errors import ArgumentParser, UsageError
+from mnist_exp.errors import report as report_mistake
 from mnist_exp.reports import wandb_report
 from mnist_exp.reports.build import Report, build, write
 from mnist_exp.reports.collect import compare, paths_of

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.config import check, config_hash, is_our_logger, with_absolute_paths
-from mnist_exp.mistakes import UsageError, nearest, report
+from mnist_exp.errors import UsageError, nearest, report
 from mnist_exp.runs.directory import read_config, read_metrics, read_record, resume_command
 from mnist_exp.runs.files import open_file, refuse_links
 from mnist_exp.trust import logger_to_use

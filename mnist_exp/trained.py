@@ -14,7 +14,7 @@ from mnist_exp.build import trained_model
 from mnist_exp.config import Data, OwnData, check, with_preparation
 from mnist_exp.data.handwriting import like_mnist
 from mnist_exp.data.splits import as_input
-from mnist_exp.mistakes import UsageError
+from mnist_exp.errors import UsageError
 from mnist_exp.runs import Run, read_run
 from mnist_exp.training import evaluate
 

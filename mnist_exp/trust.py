@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from mnist_exp.mistakes import UsageError, as_typed
+from mnist_exp.errors import UsageError, as_typed
 
 # Packages whose code may run, besides ours and PyTorch's; None: any, because the configuration is the user's own.
 Trusted = Collection[str] | None
@@ -58,7 +58,7 @@ def refuse_unless_plain(tree: Any) -> None:
     visit(tree, "")
 
 
-def authorize(tree: Mapping[str, Any], trusted: Trusted) -> None:
+def check_target_types(tree: Mapping[str, Any], trusted: Trusted) -> None:
     """Check what a stored configuration may run: our own networks and PyTorch's, and packages that the user trusts.
 
     Of our own callbacks it may name the logger that writes into the run directory only, TensorBoard's.
@@ -126,7 +126,7 @@ def authorize(tree: Mapping[str, Any], trusted: Trusted) -> None:
 
 
 def check_names(tree: Any, trusted: Collection[str], path: str = "") -> None:
-    """Check the names of all targets, importing none: what ``authorize`` checks first.
+    """Check the names of all targets, importing none: what ``check_target_types`` checks first.
 
     Raises:
         UsageError: a target lies neither in our packages nor in those that are trusted.

@@ -34,12 +34,22 @@ BATCH = 64
 def loop(repetitions: int, threads: int, images: int, with_loader: bool, kind: str) -> None:
     import torch
     import torch.nn.functional as F
-    from torch.utils.data import DataLoader, Dataset
+    from torch.utils.data import DataLoader
+    from torch.utils.data import Dataset as TorchDataset
 
     from mnist_exp import native
-    from mnist_exp.data import Digits, Split
+    from mnist_exp.data import Dataset, Split
     from mnist_exp.models import MLP, LeNet5
-    from mnist_exp.training import Callback, EpochMetrics, Objective, Recipe, Training, constant, fit, save_checkpoint
+    from mnist_exp.training import (
+        Callback,
+        EpochMetrics,
+        Objective,
+        TrainConfig,
+        TrainState,
+        constant,
+        fit,
+        save_checkpoint,
+    )
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -47,7 +57,7 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool, kind: s
     labels = torch.randint(0, 10, (images,))
     normalised = (pixels / 255 - 0.1307) / 0.3081
     one = Split(normalised[:1], labels[:1])
-    digits = Digits(train=Split(normalised, labels), val=None, test=one, background=-0.4242)
+    dataset = Dataset(train=Split(normalised, labels), val=None, test=one, background=-0.4242)
 
     def network(memory_format: torch.memory_format) -> tuple[LeNet5 | MLP, torch.optim.Optimizer]:
         torch.manual_seed(0)
@@ -59,15 +69,15 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool, kind: s
         if backend == "native":
             native.attach(model)
         scheduler = constant(optimizer, epochs=EPOCHS, steps_per_epoch=-(-images // BATCH))
-        training = Training(model, optimizer, scheduler, None, torch.device("cpu"))
-        recipe = Recipe(EPOCHS, BATCH, 1000, 0, Objective())
+        state = TrainState(model, optimizer, scheduler, None, torch.device("cpu"))
+        train_config = TrainConfig(EPOCHS, BATCH, 1000, 0, Objective())
         with tempfile.TemporaryDirectory() as folder:
 
-            def save(training: Training, metrics: EpochMetrics | None, is_best: bool) -> None:
-                save_checkpoint(Path(folder) / "last.pt", training.state_dict())
+            def save(state: TrainState, metrics: EpochMetrics | None, is_best: bool) -> None:
+                save_checkpoint(Path(folder) / "last.pt", state.state_dict())
 
             began = time.perf_counter()
-            fit(training, digits, recipe, callbacks=[Callback(), Callback()], save=save)
+            fit(state, dataset, train_config, callbacks=[Callback(), Callback()], save=save)
             return time.perf_counter() - began
 
     def bare(memory_format: torch.memory_format) -> float:
@@ -87,7 +97,7 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool, kind: s
         float(loss_sum), int(correct)
         return time.perf_counter() - began
 
-    class Pictures(Dataset):  # type: ignore[type-arg]
+    class Pictures(TorchDataset):  # type: ignore[type-arg]
         def __init__(self) -> None:
             from torchvision import transforms
 
@@ -128,17 +138,17 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool, kind: s
 
 
 def startup(repetitions: int) -> None:
-    from mnist_exp.composition import CONF
+    from mnist_exp.compose import CONF
 
     compose = (
         "import hydra\n"
-        "from mnist_exp.composition import CONF\n"
+        "from mnist_exp.compose import CONF\n"
         "with hydra.initialize_config_dir(version_base='1.3', config_dir=str(CONF)):\n"
         "    hydra.compose('train', overrides=['name=benchmark'])\n"
     )
     # Composing alone needs the resolver that conf/ uses, not the schema: take it from the standard library.
     compose = compose.replace(
-        "from mnist_exp.composition import CONF\n",
+        "from mnist_exp.compose import CONF\n",
         f"CONF = {str(CONF)!r}\nfrom omegaconf import OmegaConf\nOmegaConf.register_new_resolver('run_token', lambda: '0')\n",
     )
 

@@ -28,9 +28,9 @@ from pathlib import Path, PurePosixPath
 import wandb
 from wandb.sdk.artifacts.staging import get_staging_dir  # no promise of W&B's: where it puts copies
 
+from mnist_exp.errors import UsageError, report
 from mnist_exp.loggers.wandb_file import records
 from mnist_exp.loggers.wandb_service import end_service, start_service
-from mnist_exp.mistakes import UsageError, report
 from mnist_exp.runs import RunDirectoryError, find_runs
 from mnist_exp.runs.directory import is_locked
 from mnist_exp.runs.files import refuse_links_for_wandb

@@ -20,13 +20,16 @@ from process_state import restored
 from wandb_server import WandbServer
 from warm_commands import WarmCommands
 
-from mnist_exp.composition import CONF, resolve
+from mnist_exp.compose import CONF, resolve
 
 # Before torch is imported: tests are small, and two pools of threads on the same cores are many times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
 # A shell that starts pytest in the background has it ignore Ctrl-C, and with it all that it starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# As in an activated environment, so that a line of a document is what a user types.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 SMALL = ["data=mnist5k", "data.limit=320", "trainer.epochs=2", "trainer.threads=1", "trainer.device=cpu", "logger=none"]
 

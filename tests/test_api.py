@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from warm_commands import WarmCommands
 
 import mnist_exp
-from mnist_exp.composition import CONF
+from mnist_exp.compose import CONF
 from mnist_exp.runs import find_runs, read_run
 from mnist_exp.signals import StopRequest
 from mnist_exp.trained import Classifier

@@ -31,13 +31,13 @@ class Metrics(Callback):
         if every < 1:
             raise ValueError(f"every={every} should be at least 1")
         self.every, self.name = every, name
-    def epoch_metrics(self, training, digits):
+    def epoch_metrics(self, state, dataset):
         torch.rand(3)
-        assert digits.val is None and training.model.training
-        return {self.name: torch.tensor(training.epoch / self.every)}
+        assert dataset.val is None and state.model.training
+        return {self.name: torch.tensor(state.epoch / self.every)}
 
 class NotFinite(Callback):
-    def epoch_metrics(self, training, digits):
+    def epoch_metrics(self, state, dataset):
         return {"own": math.nan, "large": math.inf}
 
 class Asks(Callback):
@@ -56,8 +56,8 @@ class Fails(Callback):
             raise OSError("no such luck")
     def on_start(self, event): self.fail("on_start")
     def on_step(self, event): self.fail("on_step")
-    def epoch_metrics(self, training, digits):
-        if training.epoch == 2:
+    def epoch_metrics(self, state, dataset):
+        if state.epoch == 2:
             self.fail("epoch_metrics")
         return {}
     def on_epoch(self, event): self.fail("on_epoch")

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from mnist_exp import demo, evaluate, predict, report
 from mnist_exp.commandline import read_arguments
-from mnist_exp.mistakes import typed, unquoted
+from mnist_exp.errors import typed, unquoted
 
 BIN = Path(sys.executable).parent
 SHELLS = [shell for shell in ("bash", "zsh") if shutil.which(shell)]

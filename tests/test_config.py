@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mnist_exp.config import check, config_hash
-from mnist_exp.mistakes import UsageError, nearest
-from mnist_exp.trust import authorize
+from mnist_exp.errors import UsageError, nearest
+from mnist_exp.trust import check_target_types
 
 MISTAKES = [
     (["modle=lenet5"], "modle is not a key; did you mean model?"),
@@ -227,7 +227,7 @@ def test_config_of_a_stranger_cannot_run_code(composed: Callable[..., dict[str, 
     ]:
         hostile = {**tree, group: {"_target_": target, "_partial_": True, "lr": 0.1}}
         with pytest.raises(UsageError, match=rf"{group}\._target_={target} (is not allowed there|does not exist)"):
-            authorize(hostile, ())
+            check_target_types(hostile, ())
 
 
 def test_targets_below_a_section_are_checked(composed: Callable[..., dict[str, Any]]) -> None:
@@ -237,7 +237,7 @@ def test_targets_below_a_section_are_checked(composed: Callable[..., dict[str, A
         "model": {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "os.system", "command": "ls"}]},
     }
     with pytest.raises(UsageError, match=r"model\._args_\.0\._target_=os\.system is not allowed"):
-        authorize(hostile, ())
+        check_target_types(hostile, ())
 
 
 def test_any_torch_module_can_be_the_model(mnist_train: Callable[..., int], small: list[str], tmp_path: Path) -> None:

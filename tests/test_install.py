@@ -33,7 +33,7 @@ def test_installed_wheel_trains_from_anywhere(tmp_path: Path, small: list[str]) 
 
     away = tmp_path / "away"
     away.mkdir()
-    where = run(python, "-c", "import mnist_exp.composition as c; print(c.CONF)", cwd=away).strip()
+    where = run(python, "-c", "import mnist_exp.compose as c; print(c.CONF)", cwd=away).strip()
     assert Path(where) == packages / "mnist_exp" / "conf"
     out = run(home / "bin" / "mnist-train", *small, "hydra.run.dir=run", cwd=away)
     assert "LeNet-5 | Epoch [2/2]" in out

@@ -20,11 +20,11 @@ from PIL import Image
 
 from mnist_exp import evaluate, native, predict, report
 from mnist_exp.build import trained_model
-from mnist_exp.composition import CONF
+from mnist_exp.compose import CONF
 from mnist_exp.config import Preparation, check, config_hash
 from mnist_exp.data import DataError
 from mnist_exp.data.splits import labelled, pixel_statistics, pixels_of, prepare
-from mnist_exp.mistakes import as_typed
+from mnist_exp.errors import as_typed
 from mnist_exp.models import MLP, LeNet5, LeNet5_1998, layer_table
 from mnist_exp.native.structure import NotCovered, structure
 from mnist_exp.runs import read_run

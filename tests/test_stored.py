@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from mnist_exp import evaluate
-from mnist_exp.mistakes import UsageError
+from mnist_exp.errors import UsageError
 from mnist_exp.runs import read_run
 from mnist_exp.runs.directory import read_metrics
 from mnist_exp.stored import OPEN_ENDED, changed, found_again, parse

@@ -24,8 +24,8 @@ class WeightNorm(Callback):
             raise ValueError(f"every={every} should be at least 1")
         self.every = every
 
-    def epoch_metrics(self, training: Any, digits: Any) -> Mapping[str, float]:
-        if training.epoch % self.every:
+    def epoch_metrics(self, state: Any, dataset: Any) -> Mapping[str, float]:
+        if state.epoch % self.every:
             return {}
-        weights = [parameter.detach().flatten() for parameter in training.evaluated_model.parameters()]
+        weights = [parameter.detach().flatten() for parameter in state.evaluated_model.parameters()]
         return {"weight_norm": float(torch.cat(weights).norm())}

@@ -12,7 +12,7 @@ import sys
 from functools import partial
 
 from mnist_exp.commandline import folders_of, read_arguments, run_hydra, with_paths_quoted
-from mnist_exp.composition import help_text
+from mnist_exp.compose import help_text
 from mnist_exp.explain import exit_status
 from mnist_exp.lifecycle import start_run
 

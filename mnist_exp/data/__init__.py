@@ -1,6 +1,6 @@
 """Where digits come from: IDX files, PNG files, a download, or the 5,000 that come with the package.
 
-Every loader returns ``Digits``: normalised images and labels as whole tensors on the CPU, ready to be moved to the
+Every loader returns ``Dataset``: normalised images and labels as whole tensors on the CPU, ready to be moved to the
 device that trains on them. Loaders are deterministic and leave torch's global random state alone.
 """
 
@@ -8,6 +8,6 @@ from mnist_exp.data.embedded import mnist5k
 from mnist_exp.data.files import DataError, cache_directory
 from mnist_exp.data.idx import idx_folder
 from mnist_exp.data.png import png_folder
-from mnist_exp.data.splits import Digits, Preparation, Split
+from mnist_exp.data.splits import Dataset, Preparation, Split
 
-__all__ = ["DataError", "Digits", "Preparation", "Split", "cache_directory", "idx_folder", "mnist5k", "png_folder"]
+__all__ = ["DataError", "Dataset", "Preparation", "Split", "cache_directory", "idx_folder", "mnist5k", "png_folder"]

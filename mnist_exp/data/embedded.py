@@ -14,14 +14,14 @@ from typing import Unpack
 import numpy as np
 
 from mnist_exp.data.files import DataError, Labelled
-from mnist_exp.data.splits import Digits, Preparation, prepare
+from mnist_exp.data.splits import Dataset, Preparation, prepare
 
 FILE = Path(__file__).with_name("mnist5k.npz")
 # Of the images' bytes followed by the labels'.
 SHA256 = "1574f5562c64a6afc9dae0cf8e23cbe02ecee011e4eddd5b8c2ca01821426cc0"
 
 
-def mnist5k(**preparation: Unpack[Preparation]) -> Digits:
+def mnist5k(**preparation: Unpack[Preparation]) -> Dataset:
     """The 5,000 MNIST digits that come with the package: 4,000 to train, 1,000 to test, no download.
 
     They are the first 500 digits of each class in MNIST's training set. Of each class the first 400 train and the last 100
@@ -45,14 +45,14 @@ def load(path: Path = FILE) -> Labelled:
     """
     try:
         with path.open("rb") as file, np.load(file) as archive:
-            digits = Labelled(archive["images"], archive["labels"])
+            dataset = Labelled(archive["images"], archive["labels"])
     except Exception as error:  # a damaged archive raises whatever zipfile, zlib and numpy raise
         raise DataError(f"{path}: cannot be read: {error}; install mnist-exp again") from error
-    if sha256(digits) != SHA256:
+    if sha256(dataset) != SHA256:
         raise DataError(f"{path}: does not hold the 5,000 digits known here; install mnist-exp again")
-    return digits
+    return dataset
 
 
-def sha256(digits: Labelled) -> str:
+def sha256(dataset: Labelled) -> str:
     """The checksum of digits, to be compared with ``SHA256``."""
-    return hashlib.sha256(digits.images.tobytes() + digits.labels.tobytes()).hexdigest()
+    return hashlib.sha256(dataset.images.tobytes() + dataset.labels.tobytes()).hexdigest()

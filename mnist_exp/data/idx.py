@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mnist_exp.data.download import DOWNLOADABLE, fetch
 from mnist_exp.data.files import DataError, Labelled, Listing, cache_directory, folder_of, listing, read_bytes
-from mnist_exp.data.splits import Digits, Preparation, prepare
+from mnist_exp.data.splits import Dataset, Preparation, prepare
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 # Names of folders, in small letters and digits, that hold other pictures under the same file names.
@@ -26,7 +26,7 @@ OTHER_DATA_SETS = frozenset({"mnist", "fashionmnist", "fashion", "kmnist", "kuzu
 LOG = logging.getLogger("mnist_exp")
 
 
-def idx_folder(*, root: str | None, download: str | None, **preparation: Unpack[Preparation]) -> Digits:
+def idx_folder(*, root: str | None, download: str | None, **preparation: Unpack[Preparation]) -> Dataset:
     """Digits from four IDX files, plain or gzipped.
 
     Args:

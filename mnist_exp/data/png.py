@@ -30,7 +30,7 @@ from mnist_exp.data.files import (
     read_bytes,
     store_cached,
 )
-from mnist_exp.data.splits import Digits, Preparation, prepare
+from mnist_exp.data.splits import Dataset, Preparation, prepare
 from mnist_exp.runs.provenance import available_cores
 
 LOG = logging.getLogger("mnist_exp")
@@ -48,7 +48,7 @@ class Member(NamedTuple):
     content: bytes
 
 
-def png_folder(*, root: str, **preparation: Unpack[Preparation]) -> Digits:
+def png_folder(*, root: str, **preparation: Unpack[Preparation]) -> Dataset:
     """Digits from 28x28 grey PNG files, named ``{number}_{label}.png`` or lying in a folder named by their label.
 
     Numbered files come in the order of their numbers; files in folders in the natural order of their names, ``2`` before
@@ -118,11 +118,11 @@ def _read_split(source: Path) -> Labelled:
         key = _digest(b"tar 2", [archive])
 
     cache = cache_directory() / "png" / f"{key}.npz"
-    digits = load_cached(cache)
-    if digits is None:
-        digits = _decode(source, list(_archived(source, archive)) if members is None else members)
-        store_cached(cache, digits)
-    return digits
+    dataset = load_cached(cache)
+    if dataset is None:
+        dataset = _decode(source, list(_archived(source, archive)) if members is None else members)
+        store_cached(cache, dataset)
+    return dataset
 
 
 def _digest(kind: bytes, parts: Iterable[bytes]) -> str:

@@ -31,7 +31,7 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
-class Digits:
+class Dataset:
     """A data set.
 
     Attributes:
@@ -48,7 +48,7 @@ class Digits:
     mean: float | list[float] = 0.0
     std: float | list[float] = 1.0
 
-    def to(self, device: torch.device | str) -> Digits:
+    def to(self, device: torch.device | str) -> Dataset:
         val = None if self.val is None else self.val.to(device)
         background = self.background.to(device) if isinstance(self.background, Tensor) else self.background
         return replace(self, train=self.train.to(device), val=val, test=self.test.to(device), background=background)
@@ -81,7 +81,7 @@ def prepare(
     split_seed: int = 0,
     limit: int | None = None,
     swap_splits: bool = False,
-) -> Digits:
+) -> Dataset:
     """Split, resize and normalise.
 
     Args:
@@ -128,12 +128,12 @@ def prepare(
         mean, std = own_mean if mean is None else mean, own_std if std is None else std
     options: dict[str, Any] = {"image_size": image_size, "mean": mean, "std": std}
 
-    def split(digits: Labelled, chosen: NDArray[np.intp] | slice = slice(None)) -> Split:
-        labels = torch.from_numpy(digits.labels[chosen].astype(np.int64))
-        return Split(as_input(digits.images[chosen], **options), labels)
+    def split(dataset: Labelled, chosen: NDArray[np.intp] | slice = slice(None)) -> Split:
+        labels = torch.from_numpy(dataset.labels[chosen].astype(np.int64))
+        return Split(as_input(dataset.images[chosen], **options), labels)
 
     background = as_input(np.zeros_like(train.images[:1, :1, :1]), **{**options, "image_size": None})[0]
-    return Digits(
+    return Dataset(
         train=split(train, trained_on),
         val=split(train, np.sort(order[:val_size])) if val_size else None,
         test=split(test),

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_exp.mistakes import UsageError
+from mnist_exp.errors import UsageError
 from mnist_exp.runs.files import refuse_links
 from mnist_exp.training.events import Callback, EpochMetrics, TrainingEnded, TrainingStarted
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator
 from torch import nn
 
-from mnist_exp.mistakes import nearest
+from mnist_exp.errors import nearest
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_exp.config import what_counts
-from mnist_exp.mistakes import typed
+from mnist_exp.config import hashed_config
+from mnist_exp.errors import typed
 from mnist_exp.reports.baseline import choose
 from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, what_varies
 from mnist_exp.reports.statistics import Calibration, calibration
@@ -202,7 +202,7 @@ class _Gathering:
     def add(self, path: Path) -> None:
         try:
             run = read_run(path)
-            settings = what_counts(run.config)
+            settings = hashed_config(run.config)
             seed = int(settings.pop("seed"))
             final = run.record.get("final") or {}
             if run.status == "completed" and not {"test_accuracy", "test_loss", "images_seen"} <= final.keys():

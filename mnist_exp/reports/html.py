@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mnist_exp.mistakes import as_typed
+from mnist_exp.errors import as_typed
 from mnist_exp.reports import markdown, tables
 from mnist_exp.reports.collect import Comparison, HardDigit
 from mnist_exp.reports.figures import Figure, for_page, shown_arms, style

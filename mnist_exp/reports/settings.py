@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mnist_exp.mistakes import as_typed
+from mnist_exp.errors import as_typed
 
 ABSENT = "n/a"
 # Where one value is read from several places by interpolation, the place where a user sets it comes first.

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from mnist_exp.errors import UsageError
 from mnist_exp.loggers.wandb_service import end_service, start_service, within
-from mnist_exp.mistakes import UsageError
 from mnist_exp.reports.build import Report
 from mnist_exp.reports.collect import Arm
 from mnist_exp.reports.figures import CURVES, shown_arms, style

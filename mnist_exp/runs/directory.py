@@ -26,7 +26,7 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
-from mnist_exp.mistakes import UsageError, typed
+from mnist_exp.errors import UsageError, typed
 from mnist_exp.runs.files import RunDirectoryError, exists, open_file, refuse_links, write_atomically
 from mnist_exp.trust import refuse_unless_plain
 

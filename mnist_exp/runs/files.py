@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from mnist_exp.mistakes import UsageError
+from mnist_exp.errors import UsageError
 
 NO_LINK = getattr(
     os, "O_NOFOLLOW", 0

@@ -49,7 +49,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Standing:
+class JobStatus:
     """How a job stands, read from its run directory.
 
     Attributes:
@@ -135,10 +135,10 @@ class SweepDirectory:
         self.jobs[name] = job
         return job
 
-    def standing(self, job: Job) -> Standing:
-        return read_standing(self.path / job.directory)
+    def job_status(self, job: Job) -> JobStatus:
+        return read_job_status(self.path / job.directory)
 
-    def write(self, standings: Mapping[str, Standing]) -> None:
+    def write(self, statuses: Mapping[str, JobStatus]) -> None:
         """Write ``sweep.json``.
 
         Args:
@@ -148,7 +148,7 @@ class SweepDirectory:
             "command": self.command,
             "arguments": list(self.arguments),
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "jobs": [{**asdict(job), **asdict(standings[name])} for name, job in self.jobs.items()],
+            "jobs": [{**asdict(job), **asdict(statuses[name])} for name, job in self.jobs.items()],
         }
         write_atomically(self.path / "sweep.json", json.dumps(content, indent=2).encode() + b"\n")
 
@@ -208,7 +208,7 @@ def ask_to_stop(stop_file: Path, number: int | None = None) -> None:
         file.write("" if number is None else str(int(number)))
 
 
-def read_standing(path: Path) -> Standing:
+def read_job_status(path: Path) -> JobStatus:
     """How the run in this directory stands; damaged or missing is failed."""
     try:
         record = read_record(path)
@@ -217,11 +217,11 @@ def read_standing(path: Path) -> Standing:
             record = read_record(path)  # it may have ended between the two looks
             status = "killed" if record["status"] == "running" else record["status"]
     except RunDirectoryError as problem:
-        return Standing("failed", str(problem))
+        return JobStatus("failed", str(problem))
     final = record.get("final") or {}
     error = record.get("error") or ("its process is gone" if status == "killed" else None)
     seconds = (record.get("seconds") or {}).get("total")
-    return Standing(
+    return JobStatus(
         status, error, final.get("val_accuracy"), final.get("test_accuracy"), seconds, final.get("val_loss")
     )
 
@@ -239,9 +239,9 @@ def job_id(tree: Mapping[str, Any], overrides: Iterable[str]) -> str:
         key = override.lstrip("+").partition("=")[0]
         return any(key == left_out or key.startswith(f"{left_out}.") for left_out in NOT_COUNTED)
 
-    apart = sorted(filter(is_left_out, overrides))
-    digest = hashlib.sha256("\n".join(apart).encode()).hexdigest()[:4]
-    return config_hash(tree) + (f"-{digest}" if apart else "")
+    unhashed = sorted(filter(is_left_out, overrides))
+    digest = hashlib.sha256("\n".join(unhashed).encode()).hexdigest()[:4]
+    return config_hash(tree) + (f"-{digest}" if unhashed else "")
 
 
 def directory_name(overrides: Iterable[str], identity: str) -> str:

@@ -23,15 +23,15 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_exp.composition import PACKAGE
+from mnist_exp.compose import PACKAGE
 from mnist_exp.config import check
-from mnist_exp.mistakes import RunFailed, RunInterrupted, UsageError
+from mnist_exp.errors import RunFailed, RunInterrupted, UsageError
 from mnist_exp.runs import RunDirectory, RunDirectoryError
 from mnist_exp.runs.directory import read_record
 from mnist_exp.runs.files import open_file
 from mnist_exp.runs.provenance import provenance
 from mnist_exp.signals import StopRequest
-from mnist_exp.sweeps.directory import FAILED, SETTLED, ask_to_stop, read_standing
+from mnist_exp.sweeps.directory import FAILED, SETTLED, ask_to_stop, read_job_status
 
 POLL_SECONDS = 0.5
 # Longer than an optimizer step and a checkpoint take; then what does not listen is killed, and resumes from its last epoch.
@@ -55,7 +55,7 @@ def train_here(job: DictConfig) -> None:
     except (UsageError, RunDirectoryError, RunFailed):
         pass  # run.json says it
     except BaseException as error:
-        if read_standing(path).status == "interrupted":
+        if read_job_status(path).status == "interrupted":
             ask_to_stop(stop_file, error.signal if isinstance(error, RunInterrupted) else int(signal.SIGINT))
         # Else it called sys.exit, or failed in a way that nobody foresaw: that is its own affair.
     _stop_others_after_a_failure(job)
@@ -73,7 +73,7 @@ def train_in_a_child(job: DictConfig, stop: StopRequest) -> None:
     A process that died without saying how its run ended has this recorded for it.
     """
     path, stop_file = Path(job.directory), Path(job.stop_file)
-    if stop_file.exists() or read_standing(path).status in SETTLED:
+    if stop_file.exists() or read_job_status(path).status in SETTLED:
         return
     process = _fork(path, stop_file, HydraConfig.get().runtime.cwd, said_by_user(job))
     asked: float | None = None
@@ -89,7 +89,7 @@ def train_in_a_child(job: DictConfig, stop: StopRequest) -> None:
         number = signal.Signals(-process.exitcode)
         hint = ", as Linux does for want of memory" if number == signal.SIGKILL else "; see output.log there"
         _record_death(path, f"its process was killed by {number.name}{hint}")
-    elif read_standing(path).status == "waiting" and not stop() and not stop_file.exists():
+    elif read_job_status(path).status == "waiting" and not stop() and not stop_file.exists():
         _record_death(path, f"ended with exit status {process.exitcode} before it began; see output.log there")
     _stop_others_after_a_failure(job)
 
@@ -198,5 +198,5 @@ def _record_death(path: Path, message: str) -> None:
 
 
 def _stop_others_after_a_failure(job: DictConfig) -> None:
-    if job.fail_fast and read_standing(Path(job.directory)).status in FAILED:
+    if job.fail_fast and read_job_status(Path(job.directory)).status in FAILED:
         ask_to_stop(Path(job.stop_file))

@@ -28,10 +28,10 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
-from mnist_exp.composition import resolve, with_choices_checked
+from mnist_exp.compose import resolve, with_choices_checked
 from mnist_exp.config import as_stored, check, check_runs_named
-from mnist_exp.explain import as_mistake
-from mnist_exp.mistakes import UsageError, report
+from mnist_exp.errors import UsageError, report
+from mnist_exp.explain import as_usage_error
 from mnist_exp.runs import RunDirectory, RunDirectoryError
 from mnist_exp.runs.directory import is_locked, read_config, resume_command
 from mnist_exp.runs.files import refuse_links
@@ -180,11 +180,11 @@ def conclude(stopped_by: int = 0) -> None:
     if not _LAST:
         return
     sweep = _LAST.pop()
-    standings = {name: sweep.standing(job) for name, job in sweep.jobs.items()}
-    print_table(sweep, standings)
+    statuses = {name: sweep.job_status(job) for name, job in sweep.jobs.items()}
+    print_table(sweep, statuses)
     if stopped_by:
         sys.exit(128 + stopped_by)
-    if any(standing.status in FAILED | {"interrupted"} for standing in standings.values()):
+    if any(job_status.status in FAILED | {"interrupted"} for job_status in statuses.values()):
         sys.exit(1)
 
 
@@ -227,10 +227,10 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
         check_runs_named(tree)
         from mnist_exp.build import check_parts
 
-        check_parts(tree, checked)
+        check_parts(tree, checked, Path(composed.hydra.sweep.dir) / str(index))
         tree = as_stored(tree, Path.cwd())
     except Exception as error:
-        if (mistake := as_mistake(error, folders)) is None:
+        if (mistake := as_usage_error(error, folders)) is None:
             raise
         fixed = _fixed_keys(context, config)
         varying = [override for override in overrides if override.partition("=")[0] not in fixed]
@@ -327,7 +327,7 @@ def _said_of_stored(
     present: Any = OmegaConf.to_container(logger, resolve=True) if logger else {}
     for job in wanted:
         path = sweep.path / job.directory
-        if job.directory not in known or sweep.standing(job).status in SETTLED:
+        if job.directory not in known or sweep.job_status(job).status in SETTLED:
             continue
         refuse_links(path)
         tree = read_config(path)
@@ -406,7 +406,7 @@ def _run(
     that did not begin are given to it again, as long as that gets some of them going. A pool of processes (joblib's) that
     loses one kills the others, too: each job that ran then is given another chance, alone.
     """
-    left = [job for job in wanted if sweep.standing(job).status not in SETTLED]
+    left = [job for job in wanted if sweep.job_status(job).status not in SETTLED]
     tried: set[Job] = set()
     suspects: list[Job] = []
     while (left or suspects) and not stop():
@@ -421,12 +421,12 @@ def _run(
             time.sleep(0.5)
         if sweep.stop_file.exists():
             return
-        standings = {job: sweep.standing(job).status for job in batch}
-        begun = [job for job in batch if standings[job] != "waiting"]
+        statuses = {job: sweep.job_status(job).status for job in batch}
+        begun = [job for job in batch if statuses[job] != "waiting"]
         if alone:
             del suspects[0]
         elif isinstance(failure, BrokenProcessPool):
-            suspects = [job for job in begun if standings[job] == "killed"]
+            suspects = [job for job in begun if statuses[job] == "killed"]
         if not begun and failure is not None and tried.issuperset(batch):
             message = " ".join(str(failure).split())
             raise UsageError(f"the launcher started no job: {type(failure).__name__}: {message}") from failure
@@ -437,7 +437,7 @@ def _run(
 def _returned(job: Job, sweep: SweepDirectory) -> JobReturn:
     result = JobReturn(overrides=list(job.arguments), status=JobStatus.COMPLETED)
     result.working_dir = str(sweep.path / job.directory)
-    result.return_value = sweep.standing(job).val_accuracy
+    result.return_value = sweep.job_status(job).val_accuracy
     return result
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_exp.config import with_preparation
-from mnist_exp.mistakes import UsageError, as_typed, report
+from mnist_exp.errors import UsageError, as_typed, report
 from mnist_exp.runs.directory import is_locked, read_config, write_config
 from mnist_exp.sweeps.directory import SETTLED, Job, SweepDirectory, job_id
 from mnist_exp.sweeps.progress import count
@@ -76,7 +76,7 @@ def follow_data(sweep: SweepDirectory, jobs: Sequence[Job], trees: Sequence[Mapp
         same = before == root or (before and root and Path(before).absolute() == Path(root))
         if same or {**with_preparation(stored, None)["data"], "root": root} != {**now["data"], "root": root}:
             continue
-        if sweep.standing(job).status in SETTLED:
+        if sweep.job_status(job).status in SETTLED:
             complete[before, root] = complete.get((before, root), 0) + 1
         elif not is_locked(path):
             stored["data"]["root"] = root

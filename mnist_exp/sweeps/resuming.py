@@ -14,9 +14,9 @@ from pathlib import Path
 import yaml
 
 from mnist_exp.commandline import read_arguments
-from mnist_exp.composition import CONF
+from mnist_exp.compose import CONF
 from mnist_exp.config import Config
-from mnist_exp.mistakes import UsageError, report, typed, unquoted
+from mnist_exp.errors import UsageError, report, typed, unquoted
 from mnist_exp.sweeps.directory import read_sweep, stored_jobs
 from mnist_exp.trust import ALLOWED_TARGETS
 

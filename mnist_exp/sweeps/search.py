@@ -31,7 +31,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from sqlalchemy.pool import NullPool
 
 from mnist_exp.config import Config, Section
-from mnist_exp.mistakes import UsageError, explain_validation
+from mnist_exp.errors import UsageError, explain_validation
 from mnist_exp.sweeps.directory import read_sweep
 from mnist_exp.training.events import Callback, EpochMetrics, Pruned
 from mnist_exp.trust import find_target
@@ -176,7 +176,7 @@ class Search:
             self.study.tell(trial, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
 
 
-class PruneHopeless(Callback):
+class OptunaPruning(Callback):
     """Reports validation figures to the study, and ends a run that falls behind.
 
     Args:

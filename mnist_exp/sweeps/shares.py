@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_exp.mistakes import UsageError, report
+from mnist_exp.errors import UsageError, report
 from mnist_exp.runs.provenance import available_cores, cores
 from mnist_exp.sweeps.progress import count
 

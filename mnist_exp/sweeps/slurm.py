@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mnist_exp.signals import StopRequest
-from mnist_exp.sweeps.directory import FAILED, SETTLED, read_standing
+from mnist_exp.sweeps.directory import FAILED, SETTLED, read_job_status
 from mnist_exp.sweeps.job import train_in_a_child
 
 POLL_SECONDS = 0.5
@@ -31,7 +31,7 @@ def train_on_slurm(job: DictConfig) -> None:
     ahead_of_time_limit = signal.getsignal(signal.SIGUSR2)  # of submitit: requeues it, max_num_timeout times at most
     with StopRequest(signal.SIGUSR2) as stop:
         train_in_a_child(job, stop)
-    if stop.signal is None or read_standing(Path(job.directory)).status in SETTLED | FAILED:
+    if stop.signal is None or read_job_status(Path(job.directory)).status in SETTLED | FAILED:
         return
     if stop.signal == signal.SIGUSR2 and callable(ahead_of_time_limit):
         ahead_of_time_limit(stop.signal, None)

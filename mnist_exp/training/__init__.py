@@ -5,7 +5,7 @@ from mnist_exp.training.checkpoint import load_checkpoint, save_checkpoint
 from mnist_exp.training.ema import ExponentialMovingAverage
 from mnist_exp.training.evaluation import evaluate, score
 from mnist_exp.training.events import Callback, EpochMetrics, StepDone, TrainingEnded, TrainingStarted
-from mnist_exp.training.loop import Diverged, Interrupted, Recipe, Training, fit, predict
+from mnist_exp.training.loop import Diverged, Interrupted, TrainConfig, TrainState, fit, predict
 from mnist_exp.training.objective import Distillation, Mixup, Objective
 from mnist_exp.training.optimizers import MuonWithAdamW, parameter_groups
 from mnist_exp.training.schedules import constant, cosine, one_cycle, step
@@ -20,9 +20,9 @@ __all__ = [
     "Mixup",
     "MuonWithAdamW",
     "Objective",
-    "Recipe",
     "StepDone",
-    "Training",
+    "TrainConfig",
+    "TrainState",
     "TrainingEnded",
     "TrainingStarted",
     "constant",

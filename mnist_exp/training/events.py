@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mnist_exp.data import Digits
-    from mnist_exp.training.loop import Training
+    from mnist_exp.data import Dataset
+    from mnist_exp.training.loop import TrainState
 
 # Names of the curves in W&B and TensorBoard, by the name in metrics.jsonl.
 CURVES = {
@@ -116,7 +116,7 @@ class Callback:
     def on_step(self, event: StepDone) -> None:
         """After every optimizer step."""
 
-    def epoch_metrics(self, training: Training, digits: Digits) -> Mapping[str, float]:
+    def epoch_metrics(self, state: TrainState, dataset: Dataset) -> Mapping[str, float]:
         """Further figures of the epoch that has just ended, for its line in ``metrics.jsonl`` and all that read it.
 
         Args:

@@ -1,7 +1,7 @@
 """The training loop.
 
-Every number that changes while a run trains lives in ``Training``; what stays the same is the ``Recipe``. A checkpoint
-is ``Training.state_dict()``, and a run that loads it continues with the same bits.
+Every number that changes while a run trains lives in ``TrainState``; what stays the same is the ``TrainConfig``. A checkpoint
+is ``TrainState.state_dict()``, and a run that loads it continues with the same bits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mnist_exp.data import Digits
+from mnist_exp.data import Dataset
 from mnist_exp.training.ema import ExponentialMovingAverage
 from mnist_exp.training.evaluation import autocast, evaluate, score
 from mnist_exp.training.events import RESERVED, Callback, EpochMetrics, StepDone, TrainingStarted
@@ -34,7 +34,7 @@ class Interrupted(Exception):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainConfig:
     """What does not change during a run."""
 
     epochs: int
@@ -52,7 +52,7 @@ class Recipe:
 
 
 @dataclass
-class Training:
+class TrainState:
     """Everything that changes during a run, and so everything that a checkpoint holds.
 
     Attributes:
@@ -120,15 +120,15 @@ class Training:
 
 
 def fit(
-    training: Training,
-    digits: Digits,
-    recipe: Recipe,
+    state: TrainState,
+    dataset: Dataset,
+    train_config: TrainConfig,
     *,
     callbacks: Sequence[Callback] = (),
-    save: Callable[[Training, EpochMetrics | None, bool], None] = lambda training, metrics, is_best: None,
+    save: Callable[[TrainState, EpochMetrics | None, bool], None] = lambda state, metrics, is_best: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train from where ``training`` is until the recipe's last epoch, or until patience ends.
+    """Train from where ``state`` is until the last epoch, or until patience ends.
 
     Args:
         training: moved on in place; its model, optimizer and average must be on the device of ``digits``.
@@ -142,117 +142,117 @@ def fit(
         Diverged: a loss or weight is not finite; nothing is saved from that epoch.
         Interrupted: ``stop`` said so; the state was saved.
     """
-    images_per_epoch = len(digits.train)
-    steps_per_epoch = -(-images_per_epoch // recipe.batch_size)
-    forward = torch.compile(training.model) if recipe.compile else training.model
-    title = str(getattr(training.model, "title", type(training.model).__name__))
-    started = TrainingStarted(title, recipe.epochs, training.epoch + 1, steps_per_epoch, images_per_epoch)
+    images_per_epoch = len(dataset.train)
+    steps_per_epoch = -(-images_per_epoch // train_config.batch_size)
+    forward = torch.compile(state.model) if train_config.compile else state.model
+    title = str(getattr(state.model, "title", type(state.model).__name__))
+    started = TrainingStarted(title, train_config.epochs, state.epoch + 1, steps_per_epoch, images_per_epoch)
     for callback in callbacks:
         callback.on_start(started)
-    while training.epoch < recipe.epochs and not _out_of_patience(training, recipe):
-        _train_epoch(training, forward, digits, recipe, callbacks, save, stop)
-        metrics = _evaluate_epoch(training, digits, recipe)
-        is_best = _compare(training, metrics)
-        training.epoch += 1
-        training.step, training.seconds = 0, 0.0
-        training.loss_sum.zero_()
-        training.correct.zero_()
-        metrics = replace(metrics, extra=_extra_metrics(training, digits, callbacks))
-        save(training, metrics, is_best)
+    while state.epoch < train_config.epochs and not _out_of_patience(state, train_config):
+        _train_epoch(state, forward, dataset, train_config, callbacks, save, stop)
+        metrics = _evaluate_epoch(state, dataset, train_config)
+        is_best = _compare(state, metrics)
+        state.epoch += 1
+        state.step, state.seconds = 0, 0.0
+        state.loss_sum.zero_()
+        state.correct.zero_()
+        metrics = replace(metrics, extra=_extra_metrics(state, dataset, callbacks))
+        save(state, metrics, is_best)
         for callback in callbacks:
             callback.on_epoch(metrics)
 
 
 def _train_epoch(
-    training: Training,
+    state: TrainState,
     forward: Callable[[Tensor], Tensor],
-    digits: Digits,
-    recipe: Recipe,
+    dataset: Dataset,
+    train_config: TrainConfig,
     callbacks: Sequence[Callback],
-    save: Callable[[Training, EpochMetrics | None, bool], None],
+    save: Callable[[TrainState, EpochMetrics | None, bool], None],
     stop: Callable[[], bool],
 ) -> None:
-    images, labels = digits.train.images, digits.train.labels
-    optimizer, scheduler, ema = training.optimizer, training.scheduler, training.ema
+    images, labels = dataset.train.images, dataset.train.labels
+    optimizer, scheduler, ema = state.optimizer, state.scheduler, state.ema
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    objective = recipe.objective
-    order = _order(recipe.seed, training.epoch, len(labels)).to(training.device)
-    batches = torch.split(order, recipe.batch_size)
-    epoch = training.epoch + 1
-    training.model.train()
-    began = time.perf_counter() - training.seconds
-    for index in batches[training.step :]:
+    objective = train_config.objective
+    order = _order(train_config.seed, state.epoch, len(labels)).to(state.device)
+    batches = torch.split(order, train_config.batch_size)
+    epoch = state.epoch + 1
+    state.model.train()
+    began = time.perf_counter() - state.seconds
+    for index in batches[state.step :]:
         batch, targets = images.index_select(0, index), labels.index_select(0, index)  # faster than images[index]
-        if recipe.augment is not None:
-            batch = recipe.augment(batch)
-        if recipe.mixup is not None:
-            batch, targets, second_targets, weight = recipe.mixup(batch, targets)
-        with autocast(training.device, bfloat16=recipe.bfloat16):
+        if train_config.augment is not None:
+            batch = train_config.augment(batch)
+        if train_config.mixup is not None:
+            batch, targets, second_targets, weight = train_config.mixup(batch, targets)
+        with autocast(state.device, bfloat16=train_config.bfloat16):
             logits = forward(batch)
             loss = objective(logits.float(), targets)
-            if recipe.mixup is not None:
+            if train_config.mixup is not None:
                 loss = weight * loss + (1 - weight) * objective(logits.float(), second_targets)
-            if recipe.distillation is not None:
-                loss = recipe.distillation(loss, logits.float(), batch)
+            if train_config.distillation is not None:
+                loss = train_config.distillation(loss, logits.float(), batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if recipe.gradient_clipping is not None:
-            nn.utils.clip_grad_norm_(parameters, recipe.gradient_clipping)
-        training.learning_rate = optimizer.param_groups[0]["lr"]
+        if train_config.gradient_clipping is not None:
+            nn.utils.clip_grad_norm_(parameters, train_config.gradient_clipping)
+        state.learning_rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
         scheduler.step()
         if ema is not None:
             ema.update()
         with torch.no_grad():
-            training.loss_sum += loss * len(index)
-            training.correct += (logits.argmax(dim=1) == targets).sum()
-        training.step += 1
-        done = StepDone(epoch, training.step, min(training.step * recipe.batch_size, len(labels)))
+            state.loss_sum += loss * len(index)
+            state.correct += (logits.argmax(dim=1) == targets).sum()
+        state.step += 1
+        done = StepDone(epoch, state.step, min(state.step * train_config.batch_size, len(labels)))
         for callback in callbacks:
             callback.on_step(done)
         if stop():
-            training.seconds = time.perf_counter() - began
-            _require_finite(training)
-            save(training, None, False)
-            raise Interrupted(f"after step {training.step} of epoch {epoch}")
-    _synchronize(training.device)
-    training.seconds = time.perf_counter() - began
+            state.seconds = time.perf_counter() - began
+            _require_finite(state)
+            save(state, None, False)
+            raise Interrupted(f"after step {state.step} of epoch {epoch}")
+    _synchronize(state.device)
+    state.seconds = time.perf_counter() - began
 
 
-def predict(training: Training, images: Tensor, recipe: Recipe) -> Tensor:
+def predict(state: TrainState, images: Tensor, train_config: TrainConfig) -> Tensor:
     """Logits (N, C), float32, on the CPU, of the weights that count for images (N, C, S, S)."""
-    return evaluate(training.evaluated_model, images, recipe.eval_batch_size, bfloat16=recipe.bfloat16)
+    return evaluate(state.evaluated_model, images, train_config.eval_batch_size, bfloat16=train_config.bfloat16)
 
 
-def _evaluate_epoch(training: Training, digits: Digits, recipe: Recipe) -> EpochMetrics:
+def _evaluate_epoch(state: TrainState, dataset: Dataset, train_config: TrainConfig) -> EpochMetrics:
     began = time.perf_counter()
-    _require_finite(training)
+    _require_finite(state)
     figures: dict[str, float] = {}
-    for name, split in (("test", digits.test), ("val", digits.val)):
+    for name, split in (("test", dataset.test), ("val", dataset.val)):
         if split is not None:
-            logits = predict(training, split.images, recipe)
-            figures[f"{name}_loss"], figures[f"{name}_accuracy"] = score(logits, split.labels, recipe.objective)
+            logits = predict(state, split.images, train_config)
+            figures[f"{name}_loss"], figures[f"{name}_accuracy"] = score(logits, split.labels, train_config.objective)
     for name, value in figures.items():
         if not np.isfinite(value):
-            raise Diverged(f"{name} is {value} after epoch {training.epoch + 1}")
-    images = len(digits.train)
+            raise Diverged(f"{name} is {value} after epoch {state.epoch + 1}")
+    images = len(dataset.train)
     return EpochMetrics(
-        epoch=training.epoch + 1,
-        images_seen=images * (training.epoch + 1),
-        train_loss=float(training.loss_sum) / images,
-        train_accuracy=int(training.correct) / images,
+        epoch=state.epoch + 1,
+        images_seen=images * (state.epoch + 1),
+        train_loss=float(state.loss_sum) / images,
+        train_accuracy=int(state.correct) / images,
         test_loss=figures["test_loss"],
         test_accuracy=figures["test_accuracy"],
         val_loss=figures.get("val_loss"),
         val_accuracy=figures.get("val_accuracy"),
-        learning_rate=training.learning_rate,
-        train_seconds=training.seconds,
+        learning_rate=state.learning_rate,
+        train_seconds=state.seconds,
         eval_seconds=time.perf_counter() - began,
-        images_per_second=images / training.seconds,
+        images_per_second=images / state.seconds,
     )
 
 
-def _extra_metrics(training: Training, digits: Digits, callbacks: Sequence[Callback]) -> dict[str, float]:
+def _extra_metrics(state: TrainState, dataset: Dataset, callbacks: Sequence[Callback]) -> dict[str, float]:
     """What callbacks add to the figures of an epoch.
 
     Raises:
@@ -263,9 +263,9 @@ def _extra_metrics(training: Training, digits: Digits, callbacks: Sequence[Callb
         kind = type(callback)
         if kind.epoch_metrics is Callback.epoch_metrics:
             continue
-        state = _random_state(training.device)
-        found = callback.epoch_metrics(training, digits)
-        _restore_random_state(state, training.device)
+        random_state = _random_state(state.device)
+        found = callback.epoch_metrics(state, dataset)
+        _restore_random_state(random_state, state.device)
         for name, value in found.items():
             where = f"{kind.__name__}.epoch_metrics: {name!r}"
             if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", name):
@@ -277,21 +277,21 @@ def _extra_metrics(training: Training, digits: Digits, callbacks: Sequence[Callb
     return extra
 
 
-def _compare(training: Training, metrics: EpochMetrics) -> bool:
+def _compare(state: TrainState, metrics: EpochMetrics) -> bool:
     """Whether this epoch is the best on validation data; remembers it if so."""
     loss, accuracy = metrics.val_loss, metrics.val_accuracy
     if loss is None or accuracy is None:
         return False
-    if loss < training.lowest_loss:
-        training.lowest_loss, training.lowest_loss_epoch = loss, metrics.epoch
-    if (-accuracy, loss) >= (-training.best_accuracy, training.best_loss):
+    if loss < state.lowest_loss:
+        state.lowest_loss, state.lowest_loss_epoch = loss, metrics.epoch
+    if (-accuracy, loss) >= (-state.best_accuracy, state.best_loss):
         return False
-    training.best_epoch, training.best_accuracy, training.best_loss = metrics.epoch, accuracy, loss
+    state.best_epoch, state.best_accuracy, state.best_loss = metrics.epoch, accuracy, loss
     return True
 
 
-def _out_of_patience(training: Training, recipe: Recipe) -> bool:
-    return recipe.patience is not None and training.epoch - training.lowest_loss_epoch >= recipe.patience
+def _out_of_patience(state: TrainState, train_config: TrainConfig) -> bool:
+    return train_config.patience is not None and state.epoch - state.lowest_loss_epoch >= train_config.patience
 
 
 def _order(seed: int, epoch: int, count: int) -> Tensor:
@@ -301,10 +301,10 @@ def _order(seed: int, epoch: int, count: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(int(state) >> 1))
 
 
-def _require_finite(training: Training) -> None:
-    tensors = [training.loss_sum, *(parameter.detach() for parameter in training.model.parameters())]
+def _require_finite(state: TrainState) -> None:
+    tensors = [state.loss_sum, *(parameter.detach() for parameter in state.model.parameters())]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise Diverged(f"the training loss or a weight is not finite in epoch {training.epoch + 1}; lower optimizer.lr")
+        raise Diverged(f"the training loss or a weight is not finite in epoch {state.epoch + 1}; lower optimizer.lr")
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -15,19 +15,19 @@ from mnist_exp.data import DataError, embedded, idx_folder, mnist5k
 
 
 def test_the_split_is_fixed() -> None:
-    digits = mnist5k(mean=0.0, std=1.0)
-    assert (len(digits.train), len(digits.test)) == (4000, 1000)
-    assert digits.train.labels.tolist() == list(range(10)) * 400
-    assert digits.test.labels.tolist() == list(range(10)) * 100
-    pixels = (digits.test.images * 255).round().to(torch.uint8).numpy().tobytes()
+    dataset = mnist5k(mean=0.0, std=1.0)
+    assert (len(dataset.train), len(dataset.test)) == (4000, 1000)
+    assert dataset.train.labels.tolist() == list(range(10)) * 400
+    assert dataset.test.labels.tolist() == list(range(10)) * 100
+    pixels = (dataset.test.images * 255).round().to(torch.uint8).numpy().tobytes()
     assert hashlib.sha256(pixels).hexdigest() == "05f16c885f80bb90594fc5376d4c5fdcd5d3fabe6e5d3e6085255628eecfeaa3"
 
 
 def test_they_are_mnist_training_digits_each_once(mnist_dir: Path) -> None:
     mnist = idx_folder(root=str(mnist_dir), download=None).train
     known = {image.numpy().tobytes(): int(label) for image, label in zip(mnist.images, mnist.labels, strict=True)}
-    digits = mnist5k()
-    images = [image.numpy().tobytes() for split in (digits.train, digits.test) for image in split.images]
+    dataset = mnist5k()
+    images = [image.numpy().tobytes() for split in (dataset.train, dataset.test) for image in split.images]
     assert len(set(images)) == 5000
     assert [known[image] for image in images] == list(range(10)) * 500
 

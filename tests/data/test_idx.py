@@ -33,14 +33,14 @@ def refusal(root: Path, **options: object) -> str:
 def test_pixels_and_labels_are_those_of_the_files(
     idx: Callable[..., Path], stored: dict[str, Labelled], gz: bool, dotted: bool
 ) -> None:
-    digits = idx_folder(root=str(idx(gz=gz, dotted=dotted)), download=None, mean=0.0, std=1.0)
-    for split, expected in ((digits.train, stored["train"]), (digits.test, stored["test"])):
+    dataset = idx_folder(root=str(idx(gz=gz, dotted=dotted)), download=None, mean=0.0, std=1.0)
+    for split, expected in ((dataset.train, stored["train"]), (dataset.test, stored["test"])):
         assert split.images.dtype == torch.float32
         assert split.labels.dtype == torch.int64
         assert torch.equal(split.images, torch.from_numpy(expected.images).unsqueeze(1) / 255)
         assert split.labels.tolist() == expected.labels.tolist()
         assert len(split) == len(expected.labels)
-    assert digits.val is None
+    assert dataset.val is None
 
 
 def test_a_plain_file_goes_before_a_gzipped_one(idx: Callable[..., Path]) -> None:
@@ -173,16 +173,16 @@ def test_an_unknown_download() -> None:
 
 def test_the_whole_mnist(mnist_dir: Path) -> None:
     start = time.process_time()
-    digits = idx_folder(root=str(mnist_dir), download=None)
+    dataset = idx_folder(root=str(mnist_dir), download=None)
     seconds = time.process_time() - start
-    assert digits.train.images.shape == (60000, 1, 28, 28)
-    assert digits.test.images.shape == (10000, 1, 28, 28)
-    assert digits.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
-    assert digits.test.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert dataset.train.images.shape == (60000, 1, 28, 28)
+    assert dataset.test.images.shape == (10000, 1, 28, 28)
+    assert dataset.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert dataset.test.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     # 0.1307 and 0.3081 are the training pixels' mean and standard deviation to four places.
-    assert abs(digits.train.images.mean().item()) < 2e-4
-    assert digits.train.images.std().item() == pytest.approx(1, abs=2e-4)
-    assert digits.train.images.min().item() == digits.background
+    assert abs(dataset.train.images.mean().item()) < 2e-4
+    assert dataset.train.images.std().item() == pytest.approx(1, abs=2e-4)
+    assert dataset.train.images.min().item() == dataset.background
     assert seconds < 5  # under 1.5 s on two idle cores
 
 
@@ -215,9 +215,9 @@ def test_layouts_that_are_known(
     root = spread(idx(gz=gz), tmp_path / "root", where)
     (root / ".hidden").mkdir()
     spread(idx(folder="other"), root, lambda name: f"__MACOSX/{name}")
-    digits = idx_folder(root=str(root), download=None)
-    assert digits.train.labels.tolist() == stored["train"].labels.tolist()
-    assert digits.test.labels.tolist() == stored["test"].labels.tolist()
+    dataset = idx_folder(root=str(root), download=None)
+    assert dataset.train.labels.tolist() == stored["train"].labels.tolist()
+    assert dataset.test.labels.tolist() == stored["test"].labels.tolist()
 
 
 def test_a_file_goes_before_a_folder_of_its_name(idx: Callable[..., Path]) -> None:

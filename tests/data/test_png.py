@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mnist_exp.data import DataError, Digits, idx_folder, png_folder
+from mnist_exp.data import DataError, Dataset, idx_folder, png_folder
 from mnist_exp.data.files import Labelled
 from mnist_exp.data.png import Member, _pixels
 
@@ -28,7 +28,7 @@ def refusal(root: Path) -> str:
     return message
 
 
-def equal(first: Digits, second: Digits) -> bool:
+def equal(first: Dataset, second: Dataset) -> bool:
     pairs = [(first.train, second.train), (first.test, second.test)]
     return all(torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) for a, b in pairs)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 from torchvision.transforms.v2 import functional as transforms
 
-from mnist_exp.data import DataError, Digits, idx_folder, mnist5k, png_folder
+from mnist_exp.data import DataError, Dataset, idx_folder, mnist5k, png_folder
 from mnist_exp.data.files import Labelled
 from mnist_exp.data.splits import prepare, stratified_order
 
@@ -29,7 +29,7 @@ def numbers(images: torch.Tensor) -> list[int]:
     return (pixels[:, 0] * 256 + pixels[:, 1]).tolist()
 
 
-def plain(**options: object) -> Digits:
+def plain(**options: object) -> Dataset:
     return prepare(numbered(1000), numbered(300), mean=0.0, std=1.0, **options)
 
 
@@ -40,45 +40,45 @@ def test_pixels_are_those_of_torchvision(stored: dict[str, Labelled], size: int)
     expected = torch.stack([chain(Image.fromarray(image)) for image in stored["train"].images])
     assert torch.equal(prepare(**stored, image_size=size).train.images, expected)
 
-    digits = mnist5k(image_size=size, mean=0.0, std=1.0).test.images
+    dataset = mnist5k(image_size=size, mean=0.0, std=1.0).test.images
     original = (mnist5k(mean=0.0, std=1.0).test.images * 255).round().to(torch.uint8)
-    assert torch.equal(digits, transforms.resize(original, [size, size]) / 255)
+    assert torch.equal(dataset, transforms.resize(original, [size, size]) / 255)
     # torchvision's first generation of transforms takes tensors, not PIL images, through float32: a grey level away.
     older = torch.stack([Resize((size, size))(image) for image in original[:100]]) / 255
-    assert (digits[:100] - older).abs().max() * 255 <= 1.001
+    assert (dataset[:100] - older).abs().max() * 255 <= 1.001
 
 
 def test_background_is_what_black_becomes(stored: dict[str, Labelled]) -> None:
-    digits = prepare(**stored, mean=0.286, std=0.353)
-    assert digits.background == pytest.approx(-0.286 / 0.353)
+    dataset = prepare(**stored, mean=0.286, std=0.353)
+    assert dataset.background == pytest.approx(-0.286 / 0.353)
     black = torch.from_numpy(stored["train"].images).unsqueeze(1) == 0
     assert black.any()
-    assert digits.train.images[black].unique().tolist() == [digits.background]
+    assert dataset.train.images[black].unique().tolist() == [dataset.background]
 
 
 def test_validation_and_training_share_the_training_images() -> None:
-    digits = plain(val_size=200)
-    assert digits.val is not None
-    kept, held_out = numbers(digits.train.images), numbers(digits.val.images)
-    assert len(held_out) == len(digits.val) == 200
+    dataset = plain(val_size=200)
+    assert dataset.val is not None
+    kept, held_out = numbers(dataset.train.images), numbers(dataset.val.images)
+    assert len(held_out) == len(dataset.val) == 200
     assert sorted(kept + held_out) == list(range(1000))
-    assert numbers(digits.test.images) == list(range(300))
+    assert numbers(dataset.test.images) == list(range(300))
     assert kept == sorted(kept), "the order is that of the source"
 
 
 def test_labels_stay_with_their_images() -> None:
-    digits = plain(val_size=100, limit=500)
-    assert digits.val is not None
-    for split in (digits.train, digits.val):
+    dataset = plain(val_size=100, limit=500)
+    assert dataset.val is not None
+    for split in (dataset.train, dataset.val):
         assert split.labels.tolist() == [number**2 % 10 for number in numbers(split.images)]
 
 
 @pytest.mark.parametrize("val_size", [100, 137, 999])
 def test_stratified(val_size: int) -> None:
-    digits = plain(val_size=val_size)
-    assert digits.val is not None
+    dataset = plain(val_size=val_size)
+    assert dataset.val is not None
     overall = np.bincount(numbered(1000).labels, minlength=10) / 1000
-    assert np.abs(digits.val.labels.bincount(minlength=10).numpy() - overall * val_size).max() <= 1
+    assert np.abs(dataset.val.labels.bincount(minlength=10).numpy() - overall * val_size).max() <= 1
 
 
 def test_any_window_of_the_order_is_stratified() -> None:
@@ -132,11 +132,11 @@ def test_global_random_state_is_left_alone() -> None:
 
 
 def test_swapped_splits() -> None:
-    digits = plain(swap_splits=True, val_size=50, limit=200)
-    assert (len(digits.train), len(digits.test)) == (200, 1000)
-    assert digits.val is not None
-    assert len(set(numbers(digits.train.images)) | set(numbers(digits.val.images))) == 250
-    assert max(numbers(digits.train.images)) < 300
+    dataset = plain(swap_splits=True, val_size=50, limit=200)
+    assert (len(dataset.train), len(dataset.test)) == (200, 1000)
+    assert dataset.val is not None
+    assert len(set(numbers(dataset.train.images)) | set(numbers(dataset.val.images))) == 250
+    assert max(numbers(dataset.train.images)) < 300
 
 
 @pytest.mark.parametrize(
@@ -166,12 +166,12 @@ def test_a_spread_that_is_not_positive(stored: dict[str, Labelled]) -> None:
 
 
 def test_to_moves_every_tensor() -> None:
-    for digits, has_val in ((plain(val_size=10), True), (plain(), False)):
-        moved = digits.to("meta")
+    for dataset, has_val in ((plain(val_size=10), True), (plain(), False)):
+        moved = dataset.to("meta")
         splits = [moved.train, moved.test] + ([moved.val] if has_val else [])
         assert all(s is not None and s.images.is_meta and s.labels.is_meta for s in splits)
         assert (moved.val is not None) == has_val
-        assert moved.background == digits.background
+        assert moved.background == dataset.background
 
 
 def test_the_digest_is_of_the_content_alone(stored: dict[str, Labelled]) -> None:

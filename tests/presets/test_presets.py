@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mnist_exp.composition import CONF, first_comment
+from mnist_exp.compose import CONF, first_comment
 from mnist_exp.config import check
 from mnist_exp.runs import read_run
 

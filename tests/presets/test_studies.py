@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mnist_exp.build import build_model
-from mnist_exp.composition import CONF, first_comment
+from mnist_exp.compose import CONF, first_comment
 from mnist_exp.models import count_parameters
 
 PARAMETERS = {

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from synthetic_runs import write_run
 
-from mnist_exp.mistakes import UsageError
+from mnist_exp.errors import UsageError
 from mnist_exp.reports import html, markdown
 from mnist_exp.reports.build import Report, build
 from mnist_exp.reports.collect import compare, paths_of

@@ -77,9 +77,9 @@ def test_interrupted_once_and_finished(
         process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 130, out
-    standings = {name: job["status"] for name, job in rows(tmp_path).items()}
-    assert "interrupted" in standings.values()
-    assert set(standings.values()) <= {"interrupted", "waiting", "completed"}
+    statuses = {name: job["status"] for name, job in rows(tmp_path).items()}
+    assert "interrupted" in statuses.values()
+    assert set(statuses.values()) <= {"interrupted", "waiting", "completed"}
     told = " ".join(out.splitlines()[-1].split()[-2 - len(launcher) :])
     assert told == " ".join(["-m", "sweep.resume=sweep", *launcher])
     again = subprocess.run(
@@ -91,7 +91,7 @@ def test_interrupted_once_and_finished(
     )
     assert again.returncode == 0, again.stderr
     assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
-    name = next(name for name, status in standings.items() if status == "interrupted")
+    name = next(name for name, status in statuses.items() if status == "interrupted")
     assert mnist_train(*small, "trainer.epochs=200", name, "hydra.run.dir=whole") == 0
     with np.load("whole/predictions.npz") as whole, np.load(f"sweep/{name}/predictions.npz") as job:
         np.testing.assert_array_equal(whole["logits"], job["logits"])

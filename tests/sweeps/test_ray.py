@@ -88,9 +88,9 @@ def test_interrupted_once_and_continued(
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=300)
     assert process.returncode == 130, out + err
-    standings = {name: job["status"] for name, job in rows(tmp_path).items()}
-    assert set(standings.values()) == {"interrupted", "waiting"}
-    name = next(name for name, status in standings.items() if status == "interrupted")
+    statuses = {name: job["status"] for name, job in rows(tmp_path).items()}
+    assert set(statuses.values()) == {"interrupted", "waiting"}
+    name = next(name for name, status in statuses.items() if status == "interrupted")
     assert mnist_train(f"resume=sweep/{name}") == 0
     assert mnist_train(*small, name, "hydra.run.dir=whole") == 0
     with np.load("whole/predictions.npz") as whole, np.load(f"sweep/{name}/predictions.npz") as job:

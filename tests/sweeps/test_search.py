@@ -78,8 +78,8 @@ def test_a_trial_that_was_interrupted_is_continued(search: Callable[..., int], m
 def test_hopeless_runs_are_pruned(search: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     more = ["trainer.epochs=4", "optimizer.lr=0.1,0.000001", "model.activation=relu", "seed=range(6)"]
     assert search("hydra.sweeper.n_trials=8", "hydra.sweeper.startup_trials=2", *more) == 0
-    standings = {job["directory"]: job for job in read_sweep(Path("sweep"))["jobs"]}
-    pruned = [job for job in standings.values() if job["status"] == "pruned"]
+    statuses = {job["directory"]: job for job in read_sweep(Path("sweep"))["jobs"]}
+    pruned = [job for job in statuses.values() if job["status"] == "pruned"]
     assert pruned
     assert all(job["error"].startswith("Pruned: val_accuracy 0.") for job in pruned)
     assert {trial.state.name for trial in trials()} == {"COMPLETE", "PRUNED"}
@@ -224,10 +224,10 @@ def test_a_search_goes_on_where_its_directory_was_moved_to(search: Callable[...,
 
 
 def test_a_run_without_its_study_is_trained_to_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from mnist_exp.sweeps.search import PruneHopeless
+    from mnist_exp.sweeps.search import OptunaPruning
 
     told = {"storage": "sqlite:////long/gone/study.db", "trial": 1, "study": "val_accuracy", "startup_trials": 5}
-    PruneHopeless(told, tmp_path)
+    OptunaPruning(told, tmp_path)
     assert "study.db does not know this run: it is trained to the end" in caplog.text
     assert list(tmp_path.iterdir()) == []
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from sweep_processes import wait_for
 
-from mnist_exp.composition import CONF
+from mnist_exp.compose import CONF
 from mnist_exp.runs import read_run
 from mnist_exp.sweeps.directory import directory_name, job_id, read_sweep
 
@@ -320,12 +320,12 @@ def test_stopped_sweep_is_finished_by_the_same_command(
     process.send_signal(number)
     out, err = process.communicate(timeout=300)
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
-    standings = [read_run(tmp_path / "sweep" / f"seed={seed}").status for seed in range(3)]
+    statuses = [read_run(tmp_path / "sweep" / f"seed={seed}").status for seed in range(3)]
     if number == signal.SIGKILL:
-        assert standings == ["completed", "killed", "waiting"]
+        assert statuses == ["completed", "killed", "waiting"]
     else:
-        assert standings == ["completed", "interrupted", "waiting"]
-        assert list(statuses().values()) == standings
+        assert statuses == ["completed", "interrupted", "waiting"]
+        assert list(statuses().values()) == statuses
         assert err == ""
         assert out.splitlines()[-1] == "2 jobs not complete; finish: mnist-train -m sweep.resume=sweep"
     assert mnist_train("-m", *small, *LONG) == 0

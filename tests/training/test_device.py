@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from mnist_exp.build import build_model, build_training
 from mnist_exp.config import check
-from mnist_exp.data import Digits, Split
+from mnist_exp.data import Dataset, Split
 from mnist_exp.experiment import predictions
 from mnist_exp.training import Distillation, fit, predict
 
@@ -48,10 +48,12 @@ def test_training_evaluation_and_predictions_need_no_float64_on_the_device(model
     teacher = build_model(tree, 1).eval().to(device)
     split = Split(torch.zeros(24, 1, 28, 28), torch.arange(24) % 10).to(device)
     with NoFloat64():
-        training, recipe = build_training(config, tree, network.to(device), Digits(split, split, split, 0.0), device)
-        object.__setattr__(recipe, "distillation", Distillation([teacher], 0.5, 2.0))
-        fit(training, Digits(split, split, split, 0.0), recipe)
-        logits = predict(training, split.images, recipe)
+        state, train_config = build_training(
+            config, tree, network.to(device), Dataset(split, split, split, 0.0), device
+        )
+        object.__setattr__(train_config, "distillation", Distillation([teacher], 0.5, 2.0))
+        fit(state, Dataset(split, split, split, 0.0), train_config)
+        logits = predict(state, split.images, train_config)
         arrays = predictions(tree["data"], logits, split.labels, split.images)
     assert (logits.device.type, logits.dtype) == ("cpu", torch.float32)
     assert arrays["worst_images"].shape == (24, 28, 28)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mnist_exp.data import Digits, Split
-from mnist_exp.training import Callback, Objective, Recipe, StepDone, Training, constant, fit
+from mnist_exp.data import Dataset, Split
+from mnist_exp.training import Callback, Objective, StepDone, TrainConfig, TrainState, constant, fit
 
 
 class Recorder(nn.Module):
@@ -29,7 +29,7 @@ class Recorder(nn.Module):
 
 
 def train(
-    count: int = 10, batch_size: int = 4, epochs: int = 2, seed: int = 0, lr: float = 1e-6, **recipe: object
+    count: int = 10, batch_size: int = 4, epochs: int = 2, seed: int = 0, lr: float = 1e-6, **train_config: object
 ) -> Recorder:
     torch.manual_seed(0)
     model = Recorder()
@@ -37,10 +37,10 @@ def train(
     split = Split(images, torch.arange(count) % 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     scheduler = constant(optimizer, epochs=epochs, steps_per_epoch=-(-count // batch_size))
-    training = Training(model, optimizer, scheduler, None, torch.device("cpu"))
-    callbacks = recipe.pop("callbacks", ())
-    settings = Recipe(epochs, batch_size, 1000, seed, Objective(), **recipe)  # type: ignore[arg-type]
-    fit(training, Digits(split, None, split, background=0.0), settings, callbacks=callbacks)  # type: ignore[arg-type]
+    state = TrainState(model, optimizer, scheduler, None, torch.device("cpu"))
+    callbacks = train_config.pop("callbacks", ())
+    settings = TrainConfig(epochs, batch_size, 1000, seed, Objective(), **train_config)  # type: ignore[arg-type]
+    fit(state, Dataset(split, None, split, background=0.0), settings, callbacks=callbacks)  # type: ignore[arg-type]
     return model
 
 
@@ -60,10 +60,10 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_gradients_are_clipped_to_their_norm() -> None:
-    def moved(**recipe: object) -> float:
+    def moved(**train_config: object) -> float:
         torch.manual_seed(0)
         before = [parameter.detach().clone() for parameter in Recorder().parameters()]
-        after = train(batch_size=10, epochs=1, lr=1.0, **recipe).parameters()
+        after = train(batch_size=10, epochs=1, lr=1.0, **train_config).parameters()
         return float(torch.cat([(a.detach() - b).flatten() for a, b in zip(after, before, strict=True)]).norm())
 
     assert moved() > 1.0

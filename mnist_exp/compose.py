@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from mnist_exp.mistakes import UsageError, near_miss, same_ending
+from mnist_exp.errors import UsageError, near_miss, same_ending
 
 PACKAGE = Path(__file__).parent
 # A checkout has conf/ beside the package; an installed wheel carries it inside.
