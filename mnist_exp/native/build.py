@@ -102,9 +102,12 @@ def _open(library: Path) -> ctypes.CDLL:
         opened = ctypes.CDLL(str(library))
     except OSError as error:
         raise NativeUnavailable(f"{library} cannot be loaded: {error}") from error
-    for function in (opened.workspace_floats, opened.scratch_floats, opened.lanes):
+    for function in (opened.workspace_floats, opened.scratch_floats, opened.lanes, opened.train_step):
         function.restype = ctypes.c_int64
-    for function in (opened.workspace_floats, opened.scratch_floats, opened.forward, opened.backward):
+    for function in (
+        *(opened.workspace_floats, opened.scratch_floats),
+        *(opened.forward, opened.backward, opened.train_step),
+    ):
         function.argtypes = [ctypes.c_void_p]
     opened.use_team.argtypes = [ctypes.c_void_p] * 3
     opened.use_team(*_team())

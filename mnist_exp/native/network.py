@@ -60,6 +60,13 @@ class Call(ctypes.Structure):
         ("shards", ctypes.c_int64),
         ("from_step", ctypes.c_int64),
         ("to_step", ctypes.c_int64),
+        ("index", ctypes.c_void_p),
+        ("labels", ctypes.c_void_p),
+        ("examples", ctypes.c_int64),
+        ("smoothing", ctypes.c_double),
+        ("loss_sum", ctypes.c_void_p),
+        ("correct", ctypes.c_void_p),
+        ("update", ctypes.c_void_p),
     )
 
 
@@ -88,7 +95,7 @@ class NativeForward:
         assert model is not None  # it holds this object
         if not self._ready:
             self._prepare(model)
-        if not self._takes(images):
+        if not self._takes(images, len(images)):
             logits: Tensor = type(model).forward(model, images)
             return logits
         images = images.contiguous()
@@ -113,16 +120,17 @@ class NativeForward:
         self._reference = ctypes.addressof(self._call)
         self._ready = True
 
-    def _takes(self, images: Tensor) -> bool:
+    def _takes(self, images: Tensor, count: int) -> bool:
+        """Whether the kernels are made for a batch of ``count`` of these images."""
         return (
             images.dtype is torch.float32
             and images.device.type == "cpu"
             and images.shape[1:] == self._shape
-            and len(images) > 0
+            and count > 0
             and not images.requires_grad
             and not torch.is_autocast_enabled("cpu")
             # Of a single image PyTorch takes no statistics, or says that there are none.
-            and not (len(images) == 1 and any(norm.training for norm in self._norms))
+            and not (count == 1 and any(norm.training for norm in self._norms))
         )
 
     def _check_parameters(self) -> None:
@@ -172,14 +180,14 @@ class NativeForward:
             if norm.training:
                 counter.add_(1)
 
-    def _set_call(self, images: Tensor, masks: list[Tensor | None], shards: int) -> tuple[int, int]:
-        """What both passes tell C; returns the floats of workspace and scratch that C wants."""
+    def _set_call(self, images: Tensor, count: int, masks: list[Tensor | None], shards: int) -> tuple[int, int]:
+        """What every call tells C; returns the floats of workspace and scratch that C wants."""
         self._check_parameters()
         call = self._call
-        call.n, call.shards, call.images = len(images), shards, images.data_ptr()
+        call.n, call.shards, call.images = count, shards, images.data_ptr()
         for layer, mask in zip(self._layers, masks, strict=True):
             layer.mask = None if mask is None else mask.data_ptr()
-        key = (len(images), shards, masks[0] is None)
+        key = (count, shards, masks[0] is None)
         if key not in self._floats:
             library, reference = self._library, self._reference
             self._floats[key] = library.workspace_floats(reference), library.scratch_floats(reference)
@@ -188,7 +196,7 @@ class NativeForward:
     def forward(self, images: Tensor, masks: list[Tensor | None]) -> tuple[Tensor, Tensor]:
         """Logits (N, C) and the workspace that the backward pass needs."""
         with self._lock:
-            size, _ = self._set_call(images, masks, torch.get_num_threads())
+            size, _ = self._set_call(images, len(images), masks, torch.get_num_threads())
             if self._norms:
                 self._set_norms()
             workspace = torch.empty(size)
@@ -210,7 +218,7 @@ class NativeForward:
         gradients = [torch.empty_like(parameter) for parameter in self._parameters]
         addresses = iter([tensor.data_ptr() for tensor in gradients])
         with self._lock:
-            _, size = self._set_call(images, masks, shards)
+            _, size = self._set_call(images, len(images), masks, shards)
             for layer, of_batch in zip(self._layers, batch, strict=True):
                 layer.weight_gradient, layer.bias_gradient = next(addresses), next(addresses)
                 if layer.norm:

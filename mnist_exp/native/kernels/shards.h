@@ -55,16 +55,29 @@ typedef struct {
   float *gamma_gradient, *beta_gradient, *running_mean, *running_variance;
 } Layer;
 
+struct Update;
+
 typedef struct {
   int64_t count; // of layers
   Layer *layers;
-  const float *images; // (n, pixels)
-  float *logits;       // (n, classes), or its gradient
+  const float *images; // (n, pixels), or with `index` (examples, pixels)
+  float *logits;       // (n, classes), or its gradient; not used with `labels`
   float *workspace;    // of the forward pass, kept for the backward pass
   float *scratch;      // of the backward pass
   int64_t n, shards;
   int64_t from, to;    // steps, of which each layer has two: what batch norm needs sums from, and the rest
+  // Of a whole training step; else NULL.
+  const int64_t *index;  // (n), the images of the batch among `examples`, or NULL: images and labels are the batch
+  const int64_t *labels; // (n) or (examples)
+  int64_t examples;
+  double smoothing;      // label smoothing
+  float *loss_sum;       // over images: the batch's is added
+  int64_t *correct;      // and the number of those whose label has the largest logit
+  struct Update *update; // or NULL: gradients only
 } Call;
+
+// The place of image i of the batch, and of its label.
+INLINE long example(const Call *call, long i) { return call->index ? call->index[i] : i; }
 
 #define MOST_LAYERS 64
 
@@ -76,12 +89,15 @@ typedef struct {
 // What one shard works with: images [first, first + n), n rounded up to `padded`.
 typedef struct {
   long first, n, padded;
+  double *loss; // sum over its images, then the number of those that are right
 #if CONVOLUTIONS
   float *input; // padded images [n][INPUT1]
   Maps maps[2];
   Full full[2];
   float *kernels, *pair, *value; // packed weights, then biases; two images; maps of one image
 #endif
+  const float *images; // [n][in] for a first layer that is linear
+  float *gathered;     // room for them where they come by index, else NULL
   float *x[MOST_LAYERS + 1];      // input of each linear layer, [in][padded]; at the end the logits
   float *slope[MOST_LAYERS + 1];  // derivative of the activation that made it, NULL where x says enough (ReLU)
   float *normal[MOST_LAYERS + 1]; // what batch norm made of it before gamma and beta
@@ -137,6 +153,7 @@ static uintptr_t forward_layout(const Call *call, long shard, uintptr_t at, Forw
   f->first = (blocks * shard + call->shards - 1) / call->shards * V;
   f->n = LEAST(end, call->n) - LEAST(f->first, call->n); // 0 where there are more shards than vectors of images
   f->padded = ROUND_UP(f->n, V);
+  f->loss = (double *)take(&at, 4);
 #if CONVOLUTIONS
   f->input = take(&at, most * INPUT1);
   for (long c = 0; c < 2; c++) {
@@ -150,6 +167,8 @@ static uintptr_t forward_layout(const Call *call, long shard, uintptr_t at, Forw
   f->pair = take(&at, 2 * INPUT1);
   f->value = DENSE ? take(&at, LARGER(full_floats(0), full_floats(1))) : 0;
 #endif
+  f->gathered = call->index && !CONVOLUTIONS ? take(&at, call->layers[0].in * most) : 0;
+  f->images = f->gathered ? f->gathered : call->images + f->first * call->layers[0].in;
   for (long l = 0; l < call->count; l++) {
     const Layer *layer = &call->layers[l];
     f->sums[l] = layer->norm ? (double *)take(&at, 4 * layer->out) : 0;
