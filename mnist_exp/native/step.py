@@ -245,12 +245,12 @@ class FusedStep:
 
     def _parameter(self, parameter: Tensor, group: dict[str, Any], of_group: Group) -> Parameter:
         """The parameter with its state, which is made or laid out like it where that is not so yet."""
-        state, names = self._optimizer.state[parameter], BUFFERS[type(self._optimizer)]
         fields = Parameter(parameter.numel(), parameter.data_ptr(), group=ctypes.addressof(of_group))
         assert parameter.grad is not None
         fields.gradient = parameter.grad.data_ptr()
         if group.get("momentum") == 0:
             return fields
+        state, names = self._optimizer.state[parameter], BUFFERS[type(self._optimizer)]
         for name, field in zip(names, ("first", "second"), strict=False):
             buffer = state.get(name)
             if buffer is None:

@@ -1,7 +1,7 @@
-// What is computed with, and where it lies: layers, calls, the shards of a batch and their parts of the workspace; the team of
-// threads.
+// What is computed with, and where it lies: layers, calls, the shards of a batch and their parts of the workspace.
 #include "vectors.h"
 #include "product.h"
+#include "team.h"
 
 #ifdef KERNEL
 #include "convolution.h"
@@ -241,21 +241,14 @@ static long statistics_size(const Call *call) {
   return size;
 }
 
-// Team of threads: PyTorch's own, since a second one would fight with it for the cores. NULL: one shard after the other.
-static void (*start_team)(void (*)(void *), void *, unsigned, unsigned);
-static int (*my_number)(void), (*team_size)(void);
-void use_team(void *start, void *number, void *size) { start_team = start, my_number = number, team_size = size; }
-
 typedef struct {
   void (*work)(const Call *, long);
   const Call *call;
-} Task;
-static void member(void *data) {
-  const Task *task = data;
-  for (long shard = my_number(); shard < task->call->shards; shard += team_size()) task->work(task->call, shard);
+} ShardWork;
+static void do_shard(const void *data, long shard) {
+  const ShardWork *one = data;
+  one->work(one->call, shard);
 }
 static void for_each_shard(void (*work)(const Call *, long), const Call *call) {
-  if (call->shards > 1 && start_team) start_team(member, &(Task){work, call}, call->shards, 0);
-  else
-    for (long shard = 0; shard < call->shards; shard++) work(call, shard);
+  for_each_part(do_shard, &(ShardWork){work, call}, call->shards);
 }
