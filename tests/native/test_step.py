@@ -25,12 +25,13 @@ from mnist_exp.training import (
 from mnist_exp.training.train_step import Step
 
 Make = Callable[[Any], torch.optim.Optimizer]
+# Adam's eps is large enough that rounding of a gradient that is almost 0 does not decide where a weight goes.
 OPTIMIZERS: dict[str, Make] = {
     "sgd": lambda groups: torch.optim.SGD(groups, lr=0.05),
     "momentum": lambda groups: torch.optim.SGD(groups, lr=0.01, momentum=0.9, weight_decay=0.01, fused=True),
     "nesterov": lambda groups: torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True),
-    "adam": lambda groups: torch.optim.Adam(groups, weight_decay=0.01, fused=True),
-    "adamw": lambda groups: torch.optim.AdamW(groups, weight_decay=0.1, betas=(0.8, 0.99)),
+    "adam": lambda groups: torch.optim.Adam(groups, weight_decay=0.01, eps=1e-5, fused=True),
+    "adamw": lambda groups: torch.optim.AdamW(groups, weight_decay=0.1, betas=(0.8, 0.99), eps=1e-5),
 }
 EXTRAS: dict[str, dict[str, Any]] = {"plain": {}, "all": {"smoothing": 0.1, "clipping": 0.5, "ema": 0.9}}
 IMAGES = torch.randn(200, 1, 28, 28, generator=torch.Generator().manual_seed(0))

@@ -7,6 +7,13 @@
 typedef uint32_t uvec __attribute__((vector_size(4 * V), aligned(4), may_alias));
 typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
 
+#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+#define SHUFFLE4 __builtin_shufflevector
+#else
+typedef int32_t i4 __attribute__((vector_size(16)));
+#define SHUFFLE4(a, b, ...) __builtin_shuffle(a, b, (i4){__VA_ARGS__})
+#endif
+
 typedef struct {
   int64_t n, channels, side, cubic, shards;
   const float *images; // (n, channels, side, side)
@@ -111,16 +118,24 @@ static void sample(const Distortion *d, const Room *r, const float *image, float
   for (long y = 0; y < side; y++)
     for (long x = 0; x < side; x++)
       r->padded[(y + MARGIN) * r->wide + x + MARGIN] = image[y * side + x] - background;
-  for (long y = 0; y < side; y++)
-    for (long x = 0; x < side; x++) {
-      const long k = y * r->stride + x;
-      const float *from = r->padded + r->place[k];
-      const v4 across = weights(r->fraction[0][k], p), down = weights(r->fraction[1][k], p);
-      const v4 sum = (down[0] * *(const v4 *)from + down[1] * *(const v4 *)(from + r->wide)) +
-                     (down[2] * *(const v4 *)(from + 2 * r->wide) + down[3] * *(const v4 *)(from + 3 * r->wide));
-      const v4 part = sum * across;
-      to[y * side + x] = (part[0] + part[2]) + (part[1] + part[3]) + background;
+  for (long y = 0; y < side; y++) {
+    float *row = r->half; // not needed any more
+    for (long x = 0; x < side; x += 4) { // up to 3 behind the last column, which have a place too
+      v4 part[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) {
+        const long k = y * r->stride + x + j;
+        const float *from = r->padded + r->place[k];
+        const v4 across = weights(r->fraction[0][k], p), down = weights(r->fraction[1][k], p);
+        part[j] = across * ((down[0] * *(const v4 *)from + down[1] * *(const v4 *)(from + r->wide)) +
+                            (down[2] * *(const v4 *)(from + 2 * r->wide) + down[3] * *(const v4 *)(from + 3 * r->wide)));
+      }
+      const v4 one = SHUFFLE4(part[0], part[1], 0, 4, 1, 5) + SHUFFLE4(part[0], part[1], 2, 6, 3, 7);
+      const v4 two = SHUFFLE4(part[2], part[3], 0, 4, 1, 5) + SHUFFLE4(part[2], part[3], 2, 6, 3, 7);
+      *(v4 *)(row + x) = SHUFFLE4(one, two, 0, 1, 4, 5) + SHUFFLE4(one, two, 2, 3, 6, 7) + background;
     }
+    memcpy(to + y * side, row, side * sizeof(float));
+  }
 }
 
 static void distort_part(const void *data, long shard) {
