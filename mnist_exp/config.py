@@ -144,6 +144,7 @@ class Trainer(Section):
     compile: bool
     backend: Literal["auto", "torch", "native"] = "auto"  # runs of earlier versions do not say
     selection: Literal["last", "best"]
+    profile: bool = False  # runs of earlier versions do not say
 
 
 def _number_as_text(value: object) -> object:
@@ -227,7 +228,7 @@ def check(tree: Mapping[str, Any]) -> Config:
 # What a run is called, where it runs, who hears of it and in which folder its data lie: none of it changes what is computed.
 NOT_COUNTED = (
     *("name", "resume", "quiet", "show_layers", "logger", "sweep", "trust"),
-    *("trainer.device", "trainer.threads", "trainer.backend", "data.root"),
+    *("trainer.device", "trainer.threads", "trainer.backend", "trainer.profile", "data.root"),
 )
 # Keys that earlier versions did not have, by the value that means what those did.
 ADDED = {"init_from": None, "data.channels": 1, "data.num_classes": 10}

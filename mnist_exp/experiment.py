@@ -163,6 +163,10 @@ def _build_and_fit(
     )
     parts.on_identity = lambda identity: run.update(wandb=identity)
     callbacks += parts.callbacks
+    if config.trainer.profile:
+        from mnist_exp.loggers.profile import Profiler
+
+        callbacks.append(Profiler(run.path))
     if "search" in run.record:
         from mnist_exp.sweeps.search import OptunaPruning
 
