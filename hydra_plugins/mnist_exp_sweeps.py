@@ -5,7 +5,6 @@ Hydra imports this module whenever it starts, so it holds names; the work is in 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -103,13 +102,14 @@ class OptunaSweeper(Sweeper):
         """Run what is left of the study's trials.
 
         Raises:
-            SystemExit: with 2 where the search cannot be; see ``launching.launch`` for the others.
+            PastHydra: with a UsageError where the search cannot be; see ``launching.launch`` for the others.
         """
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        from mnist_exp.errors import UsageError, report
+        from mnist_exp.errors import PastHydra, UsageError
         from mnist_exp.sweeps.directory import read_job_status
         from mnist_exp.sweeps.launching import JobRefused
+        from mnist_exp.terminal import say
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -128,8 +128,7 @@ class OptunaSweeper(Sweeper):
             space = space_of(list(last.values()), self.config)
             search = Search(Path(self.config.hydra.sweep.dir), space, settings)
         except UsageError as error:
-            report(error)
-            sys.exit(2)
+            raise PastHydra(error) from error
         fixed = [
             # Hydra would make ~KEY= of ~KEY, which deletes nothing.
             str(override.input_line) if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
@@ -137,9 +136,9 @@ class OptunaSweeper(Sweeper):
             if not override.is_sweep_override()
         ]
         if search.earlier != search.taken_over:
-            print(f"search: {search.taken_over} of {search.earlier} earlier trials lie in the changed search space")
+            say(f"search: {search.taken_over} of {search.earlier} earlier trials lie in the changed search space")
         if search.finished() >= settings.n_trials:
-            print(
+            say(
                 f"search: nothing to do, finished trials: {search.finished()}; ask for more: hydra.sweeper.n_trials="
                 f"{search.finished() + settings.n_trials}"
             )
@@ -150,9 +149,9 @@ class OptunaSweeper(Sweeper):
             overrides = [[*fixed, *assignments(trial)] for trial in trials]
             try:
                 results = self._launcher.launch(overrides, trials[0].number)
-            except SystemExit as leaving:
-                if isinstance(leaving.__cause__, JobRefused):
-                    search.refuse(trials, str(leaving.__cause__))
+            except PastHydra as passing:
+                if isinstance(passing.error, JobRefused):
+                    search.refuse(trials, str(passing.error))
                 raise
             for trial, result in zip(trials, results, strict=True):
                 assert result.working_dir is not None

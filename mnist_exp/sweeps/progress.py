@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -17,6 +16,7 @@ from rich.text import Text
 from mnist_exp.errors import typed
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, JobStatus, SweepDirectory
 from mnist_exp.sweeps.resuming import left_to_user
+from mnist_exp.terminal import Terminal
 
 POLL_SECONDS = 0.5
 
@@ -37,7 +37,7 @@ class Progress:
         self._left = {name for name in self._wanted if self._statuses[name].status not in SETTLED}
         self._began = self._last_end = time.monotonic()
         self._ended = 0
-        self._out = Console(soft_wrap=True, highlight=False)
+        self._out = Terminal()
         columns = (TextColumn("sweep"), BarColumn(20), TextColumn("{task.description}", markup=False))
         self._bar = Bar(*columns, console=self._out, transient=True, disable=not (bar and self._out.is_terminal))
         self._over = threading.Event()
@@ -115,7 +115,7 @@ def best_so_far(statuses: Mapping[str, JobStatus]) -> str | None:
 
 def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> None:
     """All jobs of a sweep: status, accuracy, seconds, and of the failed ones the error and where to read on."""
-    out = Console(highlight=False)
+    out = Terminal(soft_wrap=False)
     table = Table(title=f"Sweep {sweep.path.name}")
     has_validation = any(job_status.val_accuracy is not None for job_status in statuses.values())
     headings = ["job", "status", *(["val"] if has_validation else []), "test", "seconds", "error"]
