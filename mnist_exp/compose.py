@@ -195,7 +195,6 @@ def run_hydra_app(options: argparse.Namespace, task: Callable[[DictConfig], Any]
         task_function=task,
         config_path=options.config_path or str(CONF),
         config_name=options.config_name or "train",
-        caller_stack_depth=3,  # Hydra names the job by the file of the caller: the command's
     )
 
 
@@ -215,4 +214,4 @@ def no_callbacks() -> Any:
 
 def root_of(node: Node) -> Any:
     """The whole configuration that a node is a part of: OmegaConf has no public way up."""
-    return node._get_root()
+    return node._get_root()  # noqa: SLF001  # the reason of this function

@@ -142,8 +142,6 @@ def _hydra(error: HydraException, folders: Sequence[Path]) -> str:
         return f"{swept[1]}: Hydra's own settings cannot be swept over; give one value"
     if folder := re.search(r"Additional config directory '(.*)' not found", text):
         return f"--config-dir {folder[1]}: there is no such folder"
-    if "does not support sweep type" in text:
-        return "intervals are searched, not swept over; add hydra/sweeper=optuna, or give a list of values"
     if unknown := re.search(r"Could not override '([^']*)'", text):
         return f"{where}{_unknown_key(unknown[1], error, folders)}"
     if gone := re.search(r"Could not delete (?:from config\. )?'([^']*)'", text):

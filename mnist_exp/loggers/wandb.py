@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from mnist_exp.loggers.wandb_file import finished_within
+from mnist_exp.loggers.wandb_private import list_packages_once, server_refused_rows
 from mnist_exp.loggers.wandb_service import (
     contained,
     end_service,
-    list_packages_once,
     service_died,
     start_service,
     within,
@@ -340,9 +340,9 @@ def _mark_uploaded(part: Path) -> None:
     """Mark the files of an online run as uploaded, so that nobody uploads them again.
 
     Raises:
-        ConnectionError: the server refused rows for good. W&B tells nobody but its log.
+        ConnectionError: the server refused rows for good.
     """
-    if "filestream: fatal error" in (part / "logs" / "debug-internal.log").read_text(encoding="utf-8"):
+    if server_refused_rows(part):
         raise ConnectionError("the server refused rows of this run")
     for file in part.glob("run-*.wandb"):
         file.with_suffix(".wandb.synced").touch()

@@ -47,7 +47,7 @@ from mnist_exp.sweeps.matching import (
     report_merged,
 )
 from mnist_exp.sweeps.progress import Progress, print_table
-from mnist_exp.sweeps.shares import shares_of, warn_of_too_many_threads
+from mnist_exp.sweeps.shares import is_of_slurm, shares_of, warn_of_too_many_threads
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
 from mnist_exp.trust import check_names, logger_to_use, own_packages
 
@@ -119,7 +119,7 @@ def launch(
         identities = identities_of([job.tree for job in composed], job_overrides, fixed)
         with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
             known = set(sweep.jobs)
-            shares = shares_of(inner)
+            shares = shares_of(inner, len(composed))
             if shares.at_once is not None:
                 warn_of_too_many_threads(shares.at_once, [job.tree["trainer"]["threads"] for job in composed])
             # Finishing a sweep whose data moved: a job is known by the folder of that time where that was its data's name.
@@ -349,7 +349,7 @@ def _launcher(
     Args:
         said: of each job by name, what its directory does not decide: see ``job.train_directory``.
     """
-    on_slurm = str(inner._target_).endswith(".SlurmLauncher")
+    on_slurm = is_of_slurm(inner)
     job = OmegaConf.masked_copy(config, "hydra")
     OmegaConf.set_readonly(job.hydra, None)
     with flag_override(job, ["struct", "readonly"], False):

@@ -134,15 +134,20 @@ class Search:
     def next(self, number: int) -> list[Trial]:
         """Trials to run now: first those that were interrupted, then new ones."""
         begun = self.study.get_trials(states=(TrialState.RUNNING,))
-        trials = [Trial(self.study, trial._trial_id) for trial in begun[:number]]
+        trials = [Trial(self.study, self._id_of(trial)) for trial in begun[:number]]
         return trials + [self.study.ask(dict(self._space)) for _ in range(number - len(trials))]
 
     def record(self, trial: Trial) -> dict[str, Any]:
         """What the run of a trial is told: as which trial to report, and when to give up."""
         if not self._settings.prune:
             return {}
-        told = {"trial": trial._trial_id, "study": self._name, "startup_trials": self._settings.startup_trials}
+        told = {"trial": self._id_of(trial), "study": self._name, "startup_trials": self._settings.startup_trials}
         return {"search": told}
+
+    def _id_of(self, trial: FrozenTrial | Trial) -> int:
+        """The number of a trial among all of the file; ``trial.number`` counts those of its study."""
+        study = self._storage.get_study_id_from_name(self._name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study, trial.number)
 
     def refuse(self, trials: Sequence[Trial], reason: str) -> None:
         """Leave out trials whose runs cannot be; those that have a run already, and only cannot go on today, stay.
@@ -197,13 +202,14 @@ class OptunaPruning(Callback):
         except KeyError:
             LOG.warning("%s does not know this run: it is trained to the end, whatever its figures", folder / STUDY)
         else:
-            self._trial = Trial(study, search["trial"])
+            self._id = int(search["trial"])
+            self._trial = Trial(study, self._id)
 
     def on_epoch(self, event: EpochMetrics) -> None:
         value = getattr(event, self._metric)
         if self._trial is None:
             return
-        if self._trial.storage.get_trial(self._trial._trial_id).state.is_finished():
+        if self._trial.storage.get_trial(self._id).state.is_finished():
             return  # the study has given up on it meanwhile; whoever runs it by hand may go on
         self._trial.report(value, event.epoch)
         if self._trial.should_prune():

@@ -320,12 +320,12 @@ def test_stopped_sweep_is_finished_by_the_same_command(
     process.send_signal(number)
     out, err = process.communicate(timeout=300)
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
-    statuses = [read_run(tmp_path / "sweep" / f"seed={seed}").status for seed in range(3)]
+    read = [read_run(tmp_path / "sweep" / f"seed={seed}").status for seed in range(3)]
     if number == signal.SIGKILL:
-        assert statuses == ["completed", "killed", "waiting"]
+        assert read == ["completed", "killed", "waiting"]
     else:
-        assert statuses == ["completed", "interrupted", "waiting"]
-        assert list(statuses().values()) == statuses
+        assert read == ["completed", "interrupted", "waiting"]
+        assert list(statuses().values()) == read
         assert err == ""
         assert out.splitlines()[-1] == "2 jobs not complete; finish: mnist-train -m sweep.resume=sweep"
     assert mnist_train("-m", *small, *LONG) == 0
