@@ -1,6 +1,6 @@
 # make quickstart   install into .venv, train LeNet-5 on 5,000 real digits, show the result
 # make test         install into .venv, run all checks and tests; SEED=2 runs them in another order
-# make check        lint, types, and the tests that take a moment
+# make check        lint, types, directions of imports, and the tests that take a moment
 # make format       format the code
 # make clean        remove .venv
 PYTHON ?= python3
@@ -26,12 +26,14 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadgroup --randomly-seed=$(SEED) --cov --cov-report=term-missing:skip-covered
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python -m pytest -q --numprocesses=logical --maxprocesses=4 --randomly-seed=$(SEED) $(FAST)
 
 format: $(VENV)/.installed-dev
