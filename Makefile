@@ -2,6 +2,7 @@
 # make test         install into .venv, run all checks and tests; SEED=2 runs them in another order
 # make check        lint, types, directions of imports, and the tests that take a moment
 # make format       format the code
+# make docs         build the documentation site into outputs/site
 # make clean        remove .venv
 PYTHON ?= python3
 VENV   ?= .venv
@@ -12,7 +13,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 # What can be told without training, processes of their own, browsers or clusters.
 FAST   := tests/data/test_idx.py tests/data/test_splits.py tests/models tests/reports/test_statistics.py tests/test_config.py
 
-.PHONY: help quickstart test check format clean
+.PHONY: help quickstart test check format docs clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -39,6 +40,10 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "outputs/site/index.html; with search: $(BIN)/python -m http.server --directory outputs/site"
 
 # Each stamp is newer than what it depends on exactly when nothing needs installing.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
