@@ -8,13 +8,16 @@ Run directories are all it reads.
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mnist_exp.cli.arguments import ArgumentParser
 from mnist_exp.cli.ending import exit_status, printing
 from mnist_exp.errors import UsageError
+from mnist_exp.errors import report as report_error
 from mnist_exp.reports import wandb_report
 from mnist_exp.reports.build import build, write
 from mnist_exp.reports.collect import compare, paths_of
@@ -34,15 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "default: the sweep's first job, without a sweep the arm nearest to the default settings",
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/report"), help="folder; default: outputs/report")
-    parser.add_argument("--wandb", action="store_true", help="also build a report on Weights & Biases, beside the runs")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--wandb", action="store_true", help="also build a report on Weights & Biases, beside the runs")
+    group.add_argument(
+        "--wandb-sync",
+        action="store_true",
+        help="write no report: upload what Weights & Biases has not got of these runs; exit status 1 if something is left",
+    )
     parser.add_argument(
-        "--wandb-project", metavar="[ENTITY/]PROJECT", help="where that may be saved; default: mnist-exp of the account"
+        "--wandb-project",
+        metavar="[ENTITY/]PROJECT",
+        help="where reports and runs may be sent; default: mnist-exp of the account",
     )
     parser.add_argument(
         "--wandb-dry-run", action="store_true", help="write what --wandb would send to wandb_report.json; no network"
     )
+    parser.add_argument(
+        "--wandb-files", action="store_true", help="with --wandb-sync: also files that runs were told to upload"
+    )
     options = parser.parse(arguments)
     with exit_status("mnist-report"):
+        if options.wandb_sync:
+            return _sync(options)
         report = build(compare(paths_of(options.directories), options.baseline))
         others = {}
         if options.wandb_dry_run:
@@ -51,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             files = write(report, options.output, others)
         except OSError as error:
             raise UsageError(f"--output {options.output} cannot be written: {error.strerror or error}") from error
-        address = wandb_report.publish(report) if options.wandb and not options.wandb_dry_run else None
+        address = (
+            wandb_report.publish(report, options.wandb_project) if options.wandb and not options.wandb_dry_run else None
+        )
         try:
             with printing():
                 print_summary(report, files)
@@ -59,6 +77,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     print(f"W&B report: {address}")
         except UsageError as error:
             raise UsageError(f"written: {', '.join(map(str, files))}; {error}") from error
+    return None
+
+
+def _sync(options: argparse.Namespace) -> None:
+    from mnist_exp.loggers.wandb_service import end_service
+    from mnist_exp.loggers.wandb_sync import ServerGone, sync
+
+    try:
+        left = sync(paths_of(options.directories), options.wandb_project, files=options.wandb_files)
+    except ServerGone as error:
+        report_error(error, "mnist-report")
+        end_service()
+        sys.exit(1)
+    sys.exit(1 if left else 0)
 
 
 if __name__ == "__main__":

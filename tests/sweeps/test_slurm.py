@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from one_node_slurm import one_node_slurm, why_not
 from sweep_processes import BREAKING, assert_each_broken_job_ended_alone, breaking, rows, start, wait_for
 from wandb_files import read_run as read_wandb
 
 from mnist_exp.runs.directory import read_metrics
 from mnist_exp.training import load_checkpoint
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm.py"
-spec = importlib.util.spec_from_file_location("slurm", SCRIPT)
-assert spec is not None
-assert spec.loader is not None
-slurm = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(slurm)
-
-REASON = slurm.why_not()
+REASON = why_not()
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.xdist_group("slurm"),
@@ -39,7 +31,7 @@ ON_SLURM = ["hydra/launcher=submitit_slurm", "hydra.sweep.dir=sweep"]
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
     """In which the programs of Slurm find theirs."""
-    with slurm.one_node_slurm() as environment:
+    with one_node_slurm() as environment:
         yield {name: environment[name] for name in ("PATH", "SLURM_CONF")}
 
 
@@ -51,13 +43,12 @@ def ask(environment: dict[str, str]) -> Callable[..., str]:
     )
 
 
-def test_starts_for_a_command_and_leaves_nothing(tmp_path: Path) -> None:
-    script = "echo $SLURM_CONF; sbatch --wrap 'sleep 60' >&2; sinfo --noheader --format=%D; exit 3"
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "bash", "-c", script], capture_output=True, text=True, timeout=300, check=False
-    )
+def test_a_slurm_that_ends_leaves_nothing() -> None:
+    script = "echo $SLURM_CONF; sbatch --wrap 'sleep 60' >&2; sinfo --noheader --format=%D"
+    with one_node_slurm() as own:
+        done = subprocess.run(["bash", "-c", script], env=own, capture_output=True, text=True, timeout=300, check=True)
     configuration, nodes = done.stdout.splitlines()
-    assert (nodes, done.returncode) == ("1", 3), done.stderr
+    assert nodes == "1", done.stderr
     assert not Path(configuration).parent.exists()
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
     assert not any(str(Path(configuration).parent).encode() in command for command in commands)
