@@ -170,8 +170,10 @@ def explain_interpolation(error: OmegaConfBaseException, tree: Any) -> str:
 
 # The rest is about private parts of Hydra 1.3 and OmegaConf 2.3. tests/test_private_parts.py fails if they change.
 
-# The launcher that runs one job after the other in this process: Hydra has no other name for it.
+# The launcher that runs one job after the other in this process, and the sweeper that tries every combination: Hydra has no
+# other names for them.
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 def hydra_flags() -> argparse.ArgumentParser:

@@ -19,7 +19,16 @@ from omegaconf import OmegaConf
 from process_state import restored
 from wandb.proto import wandb_internal_pb2
 
-from mnist_exp.compose import BASIC_LAUNCHER, CONF, composing_code, hydra_flags, no_callbacks, root_of, run_hydra_app
+from mnist_exp.compose import (
+    BASIC_LAUNCHER,
+    BASIC_SWEEPER,
+    CONF,
+    composing_code,
+    hydra_flags,
+    no_callbacks,
+    root_of,
+    run_hydra_app,
+)
 from mnist_exp.loggers import wandb_private
 from mnist_exp.sweeps.slurm import never_ask_accounts
 
@@ -84,12 +93,11 @@ def test_hydras_application_runs_a_task(tmp_path: Path) -> None:
     assert seen == [7]
 
 
-def test_hydras_launcher_for_this_process() -> None:
+def test_hydras_launcher_for_this_process_and_its_sweeper() -> None:
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         config = compose("train", return_hydra_config=True)
     assert config.hydra.launcher._target_ == BASIC_LAUNCHER
-    assert config.hydra.runtime.choices["hydra/launcher"] == "basic"
-    assert config.hydra.runtime.choices["hydra/sweeper"] == "basic"
+    assert config.hydra.sweeper._target_ == BASIC_SWEEPER
 
 
 def test_exceptions_of_hydras_loader_pass_through_this_function() -> None:

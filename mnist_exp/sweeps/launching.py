@@ -24,7 +24,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
-from hydra.types import HydraContext
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_exp.compose import BASIC_LAUNCHER, no_callbacks, resolve, with_choices_checked
@@ -117,9 +118,10 @@ def launch(
         ]
         fixed = _fixed_keys(context, config)
         identities = identities_of([job.tree for job in composed], job_overrides, fixed)
+        shares = shares_of(inner, len(composed))
+        _instantiated(_with_launcher(inner, config), context, train_apart)  # refused before anything is written
         with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
             known = set(sweep.jobs)
-            shares = shares_of(inner, len(composed))
             if shares.at_once is not None:
                 warn_of_too_many_threads(shares.at_once, [job.tree["trainer"]["threads"] for job in composed])
             # Finishing a sweep whose data moved: a job is known by the folder of that time where that was its data's name.
@@ -350,13 +352,11 @@ def _launcher(
         said: of each job by name, what its directory does not decide: see ``job.train_directory``.
     """
     on_slurm = is_of_slurm(inner)
-    job = OmegaConf.masked_copy(config, "hydra")
-    OmegaConf.set_readonly(job.hydra, None)
+    job = _with_launcher(inner, config)
     with flag_override(job, ["struct", "readonly"], False):
         job.directory = ""
         job.stop_file = str(sweep.stop_file)
         job.fail_fast = bool(config.sweep.fail_fast)
-        job.hydra.launcher = inner
         job.hydra.callbacks = {}
         job.hydra.output_subdir = None  # .hydra/ is there already
         job.hydra.sweep.dir = str(sweep.path)
@@ -382,7 +382,7 @@ def _launcher(
             "not have; leave hydra/launcher out, and jobs run one after the other"
         )
     context = HydraContext(config_loader=StoredJobs(said), callbacks=no_callbacks())
-    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=job)
+    launcher = _instantiated(job, context, task)
 
     def launch_all(jobs: Sequence[Job]) -> None:
         launch = partial(launcher.launch, [[job.directory] for job in jobs], initial_job_idx=0)
@@ -392,6 +392,30 @@ def _launcher(
             launch()
 
     return launch_all
+
+
+def _with_launcher(inner: DictConfig, config: DictConfig) -> DictConfig:
+    """Hydra's part of the sweep's configuration with the launcher that was chosen."""
+    job = OmegaConf.masked_copy(config, "hydra")
+    OmegaConf.set_readonly(job.hydra, None)
+    with flag_override(job, ["struct", "readonly"], False):
+        job.hydra.launcher = inner
+    return job
+
+
+def _instantiated(config: DictConfig, context: HydraContext, task: TaskFunction) -> Launcher:
+    """The launcher of a configuration.
+
+    Raises:
+        UsageError: there is none of that name, or it refuses its settings.
+    """
+    try:
+        return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+    except Exception as error:
+        reason = " ".join(str(error).splitlines()[:1]) or type(error).__name__
+        raise UsageError(
+            f"hydra.launcher._target_={config.hydra.launcher._target_} cannot be used: {reason}"
+        ) from error
 
 
 def _run(
