@@ -51,12 +51,19 @@ WORST_DIGITS = 100  # images kept in predictions.npz: about what a LeNet-5 gets 
 
 
 def run_experiment(
-    run: RunDirectory, config: Config, stop: StopRequest, parts: Parts | None = None, *, import_seconds: float = 0.0
+    run: RunDirectory,
+    config: Config,
+    stop: StopRequest,
+    parts: Parts | None = None,
+    *,
+    import_seconds: float = 0.0,
+    in_sweep: bool = False,
 ) -> float | None:
     """Train what ``run`` describes, from its last checkpoint where it has one, and record how it ended.
 
     Args:
         parts: built already, as they are for a new run; None: built here.
+        in_sweep: this process shows a whole sweep, and not each job.
 
     Returns:
         validation accuracy of the result, the objective of a search; None without validation data.
@@ -96,7 +103,7 @@ def run_experiment(
     default = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text(encoding="utf-8"))
     _, options = logger_to_use(run.tree["logger"], default, ())
     options += [word for package in sorted(own_packages(run.tree)) for word in ("--trust", package)]
-    with Console(run.path, quiet=config.quiet, options=options) as console:
+    with Console(run.path, quiet=config.quiet, in_sweep=in_sweep, options=options) as console:
         callbacks.append(console)
         try:
             result = _build_and_fit(run, config, stop, console, callbacks, seconds, parts)
