@@ -1,7 +1,5 @@
 """A page on this machine where one draws a digit and sees what trained networks say.
 
-    mnist-demo outputs/sweeps/mlp_width outputs/2026-11-21/lenet5-a1b2c3
-
 Only this machine can reach it.
 """
 
@@ -18,9 +16,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.data.photographs import decoded
-from mnist_exp.errors import ArgumentParser, UsageError, report
+from mnist_exp.errors import UsageError
 from mnist_exp.runs import RunDirectoryError
-from mnist_exp.trust import add_trust
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,29 +27,6 @@ if TYPE_CHECKING:
 
 MOST_NETWORKS = 24
 LARGEST_REQUEST = 2_000_000  # bytes; a drawing has about 5,000
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """``mnist-demo``: serves until it is interrupted; exit status 2 where there is no network."""
-    parser = ArgumentParser(
-        prog="mnist-demo", example="mnist-demo DIR", description="Draw a digit, see what trained networks say."
-    )
-    parser.add_argument("directories", nargs="+", metavar="DIR", help="run directories, folders of them, or patterns")
-    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any free one")
-    add_trust(parser)
-    options = parser.parse(arguments)
-    try:
-        networks = load_networks(options.directories, options.trust)
-        server = Demo(networks, options.port)
-    except (UsageError, RunDirectoryError) as error:
-        report(error, "mnist-demo")
-        sys.exit(2)
-    print(f"{len(networks)} networks at {server.url} (Ctrl+C ends it)", flush=True)
-    with server:
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print()
 
 
 def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> list[Classifier]:
@@ -70,7 +44,7 @@ def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> lis
     for path in paths[:MOST_NETWORKS]:
         try:
             networks.append(Classifier(path, trusted))
-        except (UsageError, RunDirectoryError) as error:
+        except UsageError as error:
             problems.append(str(error))
     if not networks:
         raise RunDirectoryError(f"no trained network: {problems[0]}")
@@ -178,7 +152,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: drawing sends many requests."""
-
-
-if __name__ == "__main__":
-    main()

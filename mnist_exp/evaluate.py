@@ -1,9 +1,5 @@
 """Evaluate a trained network: the run directory is all it takes.
 
-    mnist-eval outputs/2026-11-21/lenet5-a1b2c3
-    mnist-eval outputs/2026-11-21/lenet5-a1b2c3 data=fashion_mnist
-    mnist-eval outputs/2026-11-21/lenet5-a1b2c3 data.swap_splits=true    # its own data, the training digits
-
 With the run's own data the result equals what the run recorded, bit for bit on the same machine.
 """
 
@@ -13,7 +9,6 @@ import io
 import json
 import math
 import shlex
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +17,12 @@ from hydra.errors import HydraException
 
 from mnist_exp.compose import CONF, resolve
 from mnist_exp.config import check, with_preparation
-from mnist_exp.errors import ArgumentParser, UsageError, as_typed, report
+from mnist_exp.errors import UsageError, as_typed
 from mnist_exp.explain import explain_composition
 from mnist_exp.runs import Run, read_run, write_atomically
 from mnist_exp.runs.files import exists
 from mnist_exp.stored import changed, describe_data, found_again, parse
-from mnist_exp.trust import add_trust, check_target_types
+from mnist_exp.trust import check_target_types
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,55 +30,6 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 12  # classes of a confusion matrix in a terminal
 EVALUATION, PICTURE = "evaluation.json", "worst_digits.png"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """``mnist-eval``: exit status 2 for a user's mistake."""
-    parser = ArgumentParser(
-        prog="mnist-eval",
-        example="mnist-eval DIR",
-        description="Evaluate a trained network from its run directory alone.",
-    )
-    parser.add_argument("directory", metavar="DIR", help="run directory")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], help="other data, as for mnist-train: data=mnist5k data.root=FOLDER"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    add_trust(parser)
-    parser.add_argument(
-        "--output", type=Path, help="folder for evaluation.json and worst_digits.png; default: the run directory"
-    )
-    options = parser.parse(arguments)
-    # In any order: what changes the data cannot be the directory, unless there is one of that name.
-    words = [options.directory, *options.overrides]
-    named = [word for word in words if not _is_override(word)]
-    if not named:
-        parser.error("the following arguments are required: DIR")
-    directory = Path(named[0])
-    options.overrides = [word for word in words if word != named[0]]
-    try:
-        result, picture = evaluate_run(directory, options.overrides, options.trust)
-    except UsageError as error:
-        report(error, "mnist-eval")
-        sys.exit(2)
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print_result(result)
-    output = options.output or directory
-    try:
-        files = write_result(result, picture, output)
-    except UsageError as error:
-        report(error, "mnist-eval")
-        sys.exit(2)
-    except OSError as error:
-        report(UsageError(f"{output}: the result is not written there: {error.strerror or error}"), "mnist-eval")
-        sys.exit(2 if options.output else 0)  # a run directory may well be read only
-    print("written:", ", ".join(map(str, files)), file=sys.stderr if options.json else sys.stdout)
-
-
-def _is_override(word: str) -> bool:
-    return word.lstrip("+~").startswith(("data=", "data.")) and not Path(word).is_dir()
 
 
 def _names_folder(overrides: Sequence[str]) -> bool:
@@ -232,10 +178,11 @@ def _composed(own: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
 
 def print_result(result: dict[str, Any]) -> None:
     """Tables for people: the figures, then the confusion matrix with true classes as rows, or a row for each class."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    from mnist_exp.terminal import Terminal
+
+    console = Terminal()
     matches = {None: "", True: ", as the run recorded it", False: ", which DIFFERS from what the run recorded"}
     console.print(
         f"{result['directory']}, epoch {result['epoch']}: test accuracy {result['test_accuracy']:.2%}, "
@@ -272,7 +219,3 @@ def _table_by_class(result: Mapping[str, Any]) -> Table:
         taken_for = ", ".join(f"{column} ({n})" for n, column in wrong[:3])
         table.add_row(str(label), f"{sum(counts):,}", f"{result['per_class_accuracy'][label]:.2%}", taken_for)
     return table
-
-
-if __name__ == "__main__":
-    main()

@@ -171,7 +171,7 @@ def _build_and_fit(
     parts.on_identity = lambda identity: run.update(wandb=identity)
     callbacks += parts.callbacks
     if "search" in run.record:
-        from mnist_exp.sweeps.search import OptunaPruning
+        from mnist_exp.pruning import OptunaPruning
 
         callbacks.append(OptunaPruning(run.record["search"], run.path.absolute().parent))
 

@@ -6,7 +6,6 @@ interpolations such as ``${oc.env:KEY}`` and ``${oc.create:...}``.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
@@ -151,17 +150,6 @@ def _first_target(node: Any, path: str) -> str | None:
     if isinstance(node, Mapping) and "_target_" in node:
         return path
     return next((found for key, value in _items(node) if (found := _first_target(value, f"{path}{key}."))), None)
-
-
-def add_trust(parser: argparse.ArgumentParser) -> None:
-    """The option of every command that reads a network from a run directory."""
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="PACKAGE",
-        help="run the code of this package where the run directory names it; may be repeated",
-    )
 
 
 def own_packages(tree: Any) -> frozenset[str]:

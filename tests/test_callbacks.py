@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mnist_exp import evaluate, report
+from mnist_exp.cli import eval as evaluate
+from mnist_exp.cli import report
 from mnist_exp.config import config_hash
 from mnist_exp.runs.directory import read_metrics, read_record
 from mnist_exp.runs.reading import FIGURES

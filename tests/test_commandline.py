@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from mnist_exp import demo, evaluate, predict, report
-from mnist_exp.commandline import read_arguments
+from mnist_exp.cli import demo, predict, report
+from mnist_exp.cli import eval as evaluate
+from mnist_exp.cli.train_arguments import read_arguments
 from mnist_exp.errors import typed, unquoted
 
 BIN = Path(sys.executable).parent

@@ -27,6 +27,8 @@ BIN = Path(sys.executable).parent
 ELSEWHERE = {
     "make quickstart": "tests/test_readme.py runs it",
     "make test": "is what runs this",
+    "venv": "comes before what fetches packages",
+    "pip install": "fetches packages; tests/test_install.py installs the wheel",
     "source ": "tests/test_readme.py: the activated commands are those of this file",
     "hydra/launcher=submitit_slurm": "needs Slurm: tests/sweeps/test_slurm.py; its overrides are tested below",
     "python scripts/slurm.py": "needs Slurm; tests/sweeps/test_slurm.py",

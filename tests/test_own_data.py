@@ -18,8 +18,10 @@ import torch
 import yaml
 from PIL import Image
 
-from mnist_exp import evaluate, native, predict, report
+from mnist_exp import native
 from mnist_exp.build import trained_model
+from mnist_exp.cli import eval as evaluate
+from mnist_exp.cli import predict, report
 from mnist_exp.compose import CONF
 from mnist_exp.config import Preparation, check, config_hash
 from mnist_exp.data import DataError

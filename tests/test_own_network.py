@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist_exp import demo, evaluate, predict, report
+from mnist_exp.cli import demo, predict, report
+from mnist_exp.cli import eval as evaluate
 from mnist_exp.runs import read_run
 
 NETWORKS = '''

@@ -16,7 +16,7 @@ from pictures_of_digits import two
 from PIL import Image
 from synthetic_runs import write_run
 
-from mnist_exp import demo, predict
+from mnist_exp.cli import demo, predict
 from mnist_exp.data.embedded import mnist5k
 
 TRAINING = [

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from mnist_exp import evaluate
+from mnist_exp.cli import eval as evaluate
 from mnist_exp.errors import UsageError
 from mnist_exp.runs import read_run
 from mnist_exp.runs.directory import read_metrics

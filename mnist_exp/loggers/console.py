@@ -9,13 +9,13 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.models import LayerRow
 from mnist_exp.runs.directory import resume_command
+from mnist_exp.terminal import Terminal
 from mnist_exp.training.events import Callback, EpochMetrics, StepDone, TrainingEnded, TrainingStarted
 
 LOG = logging.getLogger("mnist_exp")
@@ -39,7 +39,7 @@ class Console(Callback):
         self._quiet = quiet or in_sweep
         self._in_sweep = in_sweep
         self._continue = resume_command(directory, *options)
-        self._out = RichConsole(soft_wrap=True, highlight=False)
+        self._out = Terminal()
         self._handler = _Handler(self._out, logging.WARNING if self._quiet else logging.INFO)
         self._progress: Progress | None = None
         self._task = TaskID(0)
@@ -162,7 +162,7 @@ def _splits(event: EpochMetrics) -> list[tuple[str, float, float]]:
 class _Handler(logging.Handler):
     """Log messages through the console that owns the progress bar, so that neither overwrites the other."""
 
-    def __init__(self, console: RichConsole, level: int) -> None:
+    def __init__(self, console: Terminal, level: int) -> None:
         super().__init__(level)
         self._console = console
 

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra._internal.callbacks import Callbacks
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,9 +27,9 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
-from mnist_exp.compose import resolve, with_choices_checked
+from mnist_exp.compose import BASIC_LAUNCHER, no_callbacks, resolve, with_choices_checked
 from mnist_exp.config import as_stored, check, check_runs_named
-from mnist_exp.errors import UsageError, report
+from mnist_exp.errors import PastHydra, RunFailed, RunInterrupted, UsageError
 from mnist_exp.explain import as_usage_error
 from mnist_exp.runs import RunDirectory, RunDirectoryError
 from mnist_exp.runs.directory import is_locked, read_config, resume_command
@@ -48,11 +47,9 @@ from mnist_exp.sweeps.matching import (
     report_merged,
 )
 from mnist_exp.sweeps.progress import Progress, print_table
-from mnist_exp.sweeps.shares import shares_of, warn_of_too_many_threads
+from mnist_exp.sweeps.shares import is_of_slurm, shares_of, warn_of_too_many_threads
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
 from mnist_exp.trust import check_names, logger_to_use, own_packages
-
-BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 class StoredJobs(ConfigLoader):
@@ -101,7 +98,8 @@ def launch(
         the validation accuracy of each job, in this order; None for a job that has none.
 
     Raises:
-        SystemExit: with 2 for a mistake, before anything runs; with 128 plus the signal after an interruption.
+        PastHydra: with a UsageError, before anything runs.
+        RunFailed, RunInterrupted: see ``conclude``; after an interruption.
     """
     setup_globals()
     path = Path(config.hydra.sweep.dir).absolute()
@@ -121,7 +119,7 @@ def launch(
         identities = identities_of([job.tree for job in composed], job_overrides, fixed)
         with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
             known = set(sweep.jobs)
-            shares = shares_of(inner)
+            shares = shares_of(inner, len(composed))
             if shares.at_once is not None:
                 warn_of_too_many_threads(shares.at_once, [job.tree["trainer"]["threads"] for job in composed])
             # Finishing a sweep whose data moved: a job is known by the folder of that time where that was its data's name.
@@ -159,8 +157,7 @@ def launch(
     except (UsageError, RunDirectoryError) as error:
         if fresh and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
             shutil.rmtree(path)  # Hydra made it before anybody looked
-        report(error)
-        raise SystemExit(2) from error
+        raise PastHydra(error) from error
     _LAST[:] = [sweep]
     if stopped_by is not None:
         conclude(int(stopped_by or 0))
@@ -172,10 +169,14 @@ _LAST: list[SweepDirectory] = []
 
 
 def conclude(stopped_by: int = 0) -> None:
-    """Print the table of all jobs, and leave with status 1 if any failed.
+    """Print the table of all jobs, which says all there is to say.
 
     Args:
-        stopped_by: the signal that stopped the sweep; the exit status is then 128 more.
+        stopped_by: the signal that stopped the sweep; 0 where none did.
+
+    Raises:
+        RunInterrupted: there was a signal.
+        PastHydra: with a RunFailed, if any job failed.
     """
     if not _LAST:
         return
@@ -183,9 +184,9 @@ def conclude(stopped_by: int = 0) -> None:
     statuses = {name: sweep.job_status(job) for name, job in sweep.jobs.items()}
     print_table(sweep, statuses)
     if stopped_by:
-        sys.exit(128 + stopped_by)
+        raise RunInterrupted("", stopped_by)
     if any(job_status.status in FAILED | {"interrupted"} for job_status in statuses.values()):
-        sys.exit(1)
+        raise PastHydra(RunFailed(""))
 
 
 class JobRefused(UsageError):
@@ -348,7 +349,7 @@ def _launcher(
     Args:
         said: of each job by name, what its directory does not decide: see ``job.train_directory``.
     """
-    on_slurm = str(inner._target_).endswith(".SlurmLauncher")
+    on_slurm = is_of_slurm(inner)
     job = OmegaConf.masked_copy(config, "hydra")
     OmegaConf.set_readonly(job.hydra, None)
     with flag_override(job, ["struct", "readonly"], False):
@@ -374,13 +375,13 @@ def _launcher(
                 "log_to_driver": False,
                 **(own if ray.init.get("address") is None else {"object_store_memory": None, **ray.init}),
             }
-    task = train_here if inner._target_ == BASIC else train_on_slurm if on_slurm else train_apart
+    task = train_here if inner._target_ == BASIC_LAUNCHER else train_on_slurm if on_slurm else train_apart
     if task is not train_here and "forkserver" not in multiprocessing.get_all_start_methods():
         raise UsageError(
             f"{str(inner._target_).rpartition('.')[2]} gives each job a forked process, which Windows does "
             "not have; leave hydra/launcher out, and jobs run one after the other"
         )
-    context = HydraContext(config_loader=StoredJobs(said), callbacks=Callbacks())
+    context = HydraContext(config_loader=StoredJobs(said), callbacks=no_callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=job)
 
     def launch_all(jobs: Sequence[Job]) -> None:

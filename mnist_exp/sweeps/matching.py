@@ -11,6 +11,7 @@ from mnist_exp.errors import UsageError, as_typed, report
 from mnist_exp.runs.directory import is_locked, read_config, write_config
 from mnist_exp.sweeps.directory import SETTLED, Job, SweepDirectory, job_id
 from mnist_exp.sweeps.progress import count
+from mnist_exp.terminal import say
 
 
 def distinguishing(arguments: Sequence[str], fixed: set[str]) -> list[str]:
@@ -60,7 +61,7 @@ def report_merged(
     for job, asked in same.items():
         if len(asked) > 1:
             which = "; ".join(dict.fromkeys(asked))
-            print(f"sweep {sweep.path.name}: {len(asked)} jobs compute the same ({which}); 1 runs: {job.directory}")
+            say(f"sweep {sweep.path.name}: {len(asked)} jobs compute the same ({which}); 1 runs: {job.directory}")
 
 
 def follow_data(sweep: SweepDirectory, jobs: Sequence[Job], trees: Sequence[Mapping[str, Any]]) -> None:
@@ -82,7 +83,7 @@ def follow_data(sweep: SweepDirectory, jobs: Sequence[Job], trees: Sequence[Mapp
             stored["data"]["root"] = root
             write_config(path, stored)
     for (before, root), number in complete.items():
-        print(
+        say(
             f"sweep {sweep.path.name}: {count(number, 'job')} done already with data in {before}; {root} is not read for "
             "them, other data need another hydra.sweep.dir"
         )

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -23,6 +22,7 @@ from mnist_exp.runs import RunDirectoryError
 from mnist_exp.runs.directory import read_metrics
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, JobStatus, SweepDirectory
 from mnist_exp.sweeps.resuming import left_to_user
+from mnist_exp.terminal import Terminal
 
 POLL_SECONDS = 0.5
 
@@ -43,7 +43,7 @@ class Progress:
         self._began = self._last_end = time.monotonic()
         self._ended = 0
         self._number = len(self._wanted) - len(self._left)
-        self._out = Console(soft_wrap=True, highlight=False)
+        self._out = Terminal()
         columns = (TextColumn("sweep"), BarColumn(10), TextColumn("{task.description}", markup=False))
         self._bar = Bar(*columns, console=self._out, transient=True, disable=not self._out.is_terminal)
         self._over = threading.Event()
@@ -158,7 +158,7 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
 
     An arm is what jobs share that differ in their seed. It is ranked by validation accuracy where there is some.
     """
-    out = Console(highlight=False)
+    out = Terminal(soft_wrap=False)
     arms: dict[str, list[JobStatus]] = {}
     for name, job in sweep.jobs.items():
         if statuses[name].status == "completed":

@@ -16,7 +16,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from mnist_exp import demo, evaluate, predict, report
+from mnist_exp.cli import demo, predict, report
+from mnist_exp.cli import eval as evaluate
 from mnist_exp.runs import RunDirectoryError
 from mnist_exp.runs.files import exists, open_file, refuse_links_for_wandb, write_atomically
 from mnist_exp.trust import instantiate, logger_to_use, run_id_to_use

@@ -25,6 +25,69 @@ LAUNCHERS = {
 each_launcher = pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS)
 
 
+OWN_LAUNCHER = '''
+"""A launcher of a user's own: two threads, each with a process for its job."""
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cloudpickle
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, run_job
+from hydra.plugins.launcher import Launcher
+from omegaconf import open_dict
+
+
+def run(task, config, context, state):
+    Singleton.set_state(state)
+    run_job(hydra_context=context, task_function=task, config=config, job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir")
+
+
+class TwoThreads(Launcher):
+    def __init__(self, greeting):
+        self.greeting = greeting
+
+    def setup(self, *, hydra_context, task_function, config):
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides, initial_job_idx):
+        print(self.greeting, len(job_overrides), flush=True)
+
+        def one(number, overrides):
+            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = number
+            call = cloudpickle.dumps((run, self.task, config, self.context, Singleton.get_state()))
+            program = "import pickle, sys; run, *rest = pickle.load(sys.stdin.buffer); run(*rest)"
+            subprocess.run([sys.executable, "-c", program], input=call, check=True)
+            return JobReturn()
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(one, range(len(job_overrides)), job_overrides))
+'''
+
+
+def test_a_launcher_of_a_users_own(small: list[str], tmp_path: Path) -> None:
+    """It is known by nothing but its class, and its jobs share the cores as if it started all of them at once."""
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins" / "own_launcher.py").write_text(OWN_LAUNCHER)
+    (tmp_path / "myconf" / "hydra" / "launcher").mkdir(parents=True)
+    (tmp_path / "myconf" / "hydra" / "launcher" / "own.yaml").write_text(
+        "_target_: hydra_plugins.own_launcher.TwoThreads\ngreeting: hello\n"
+    )
+    shared = [override for override in small if not override.startswith("trainer.threads")]
+    command = ["--config-dir", "myconf", *shared, "hydra/launcher=own", "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command, PYTHONPATH=str(tmp_path))
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, "")
+    assert "hello 3" in out
+    assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
+    threads = {read_run(tmp_path / "sweep" / f"seed={seed}").record["threads"] for seed in range(3)}
+    assert threads == {max(1, available_cores() // 3)}
+
+
 @each_launcher
 def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str], tmp_path: Path) -> None:
     command = [*small, *launcher, "data.limit=64", "trainer.epochs=1", "seed=range(5)", "hydra.sweep.dir=sweep"]

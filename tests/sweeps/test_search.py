@@ -224,7 +224,7 @@ def test_a_search_goes_on_where_its_directory_was_moved_to(search: Callable[...,
 
 
 def test_a_run_without_its_study_is_trained_to_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from mnist_exp.sweeps.search import OptunaPruning
+    from mnist_exp.pruning import OptunaPruning
 
     told = {"storage": "sqlite:////long/gone/study.db", "trial": 1, "study": "val_accuracy", "startup_trials": 5}
     OptunaPruning(told, tmp_path)
