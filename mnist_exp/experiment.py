@@ -38,8 +38,10 @@ from mnist_exp.training import (
     Interrupted,
     TrainingEnded,
     TrainState,
+    drop_previous,
     fit,
     load_checkpoint,
+    load_last_whole,
     predict,
     save_checkpoint,
 )
@@ -51,12 +53,19 @@ WORST_DIGITS = 100  # images kept in predictions.npz: about what a LeNet-5 gets 
 
 
 def run_experiment(
-    run: RunDirectory, config: Config, stop: StopRequest, parts: Parts | None = None, *, import_seconds: float = 0.0
+    run: RunDirectory,
+    config: Config,
+    stop: StopRequest,
+    parts: Parts | None = None,
+    *,
+    import_seconds: float = 0.0,
+    in_sweep: bool = False,
 ) -> float | None:
     """Train what ``run`` describes, from its last checkpoint where it has one, and record how it ended.
 
     Args:
         parts: built already, as they are for a new run; None: built here.
+        in_sweep: this process shows a whole sweep, and not each job.
 
     Returns:
         validation accuracy of the result, the objective of a search; None without validation data.
@@ -96,7 +105,7 @@ def run_experiment(
     default = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text(encoding="utf-8"))
     _, options = logger_to_use(run.tree["logger"], default, ())
     options += [word for package in sorted(own_packages(run.tree)) for word in ("--trust", package)]
-    with Console(run.path, quiet=config.quiet, options=options) as console:
+    with Console(run.path, quiet=config.quiet, in_sweep=in_sweep, options=options) as console:
         callbacks.append(console)
         try:
             result = _build_and_fit(run, config, stop, console, callbacks, seconds, parts)
@@ -149,7 +158,7 @@ def _build_and_fit(
     if config.show_layers:
         console.print_layers(parts.layers)
     if begun:
-        state.load_state_dict(load_checkpoint(run.last_checkpoint, device))
+        state.load_state_dict(load_last_whole(run.last_checkpoint, device))
     elif parts.init_from:
         run.update(init_from=parts.init_from)
     run.keep_metrics(state.epoch)
@@ -178,6 +187,9 @@ def _build_and_fit(
 
     fit(state, dataset, train_config, callbacks=callbacks, save=save, stop=stop)
 
+    for checkpoint in (run.last_checkpoint, run.best_checkpoint):
+        if exists(checkpoint, below=run.path):
+            drop_previous(checkpoint, device)
     rows = run.keep_metrics(state.epoch)
     seconds["train"] = sum(row["train_seconds"] for row in rows)
     seconds["eval"] = sum(row["eval_seconds"] for row in rows)

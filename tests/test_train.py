@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -90,10 +91,13 @@ def test_run_directory_holds_what_the_contract_says(
 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "run directory: run"
-    assert lines[1].startswith("LeNet-5 | Epoch [1/2]: Train Loss ")
-    assert " | Test Loss " in lines[1]
+    assert re.split(" {2,}", lines[1].strip()) == [
+        *("epoch", "train loss", "acc %", "val loss", "acc %", "test loss", "acc %", "s")
+    ]
+    assert [line.split()[0] for line in lines[2:4]] == ["1/2", "2/2"]
     log = (run / "train.log").read_text()
-    assert "LeNet-5 | Epoch [2/2]" in log
+    assert "LeNet-5 | Epoch [2/2]: Train Loss " in log
+    assert "1/2 " not in log
 
 
 def test_accuracy_is_that_of_the_epoch_as_it_ran(

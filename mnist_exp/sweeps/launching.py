@@ -146,7 +146,7 @@ def launch(
                 for job, made in zip(jobs, composed, strict=True)
             }
             said = {**_said_of_stored(sweep, wanted, config, known, said), **said}
-            with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted, bar=inner._target_ != BASIC_LAUNCHER):
+            with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted):
                 at_once = shares.at_once if shares.capped else None
                 _run(sweep, wanted, _launcher(inner, config, sweep, said), stop, at_once)
             stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
