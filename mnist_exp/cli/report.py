@@ -26,6 +26,32 @@ from mnist_exp.reports.summary import print_summary
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``mnist-report``: exit status 2 where there is nothing to show."""
+    options = _read(arguments)
+    with exit_status("mnist-report"):
+        if options.wandb_sync:
+            return _sync(options)
+        report = build(compare(paths_of(options.directories), options.baseline))
+        others = {}
+        if options.wandb_dry_run:
+            others["wandb_report.json"] = json.dumps(wandb_report.specification(report), indent=2) + "\n"
+        try:
+            files = write(report, options.output, others)
+        except OSError as error:
+            raise UsageError(f"--output {options.output} cannot be written: {error.strerror or error}") from error
+        address = None
+        if options.wandb and not options.wandb_dry_run:
+            address = wandb_report.publish(report, options.wandb_project)
+        try:
+            with printing():
+                print_summary(report, files)
+                if address:
+                    print(f"W&B report: {address}")
+        except UsageError as error:
+            raise UsageError(f"written: {', '.join(map(str, files))}; {error}") from error
+    return None
+
+
+def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="mnist-report", example="mnist-report DIR", description="Compare runs from their directories."
     )
@@ -55,29 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--wandb-files", action="store_true", help="with --wandb-sync: also files that runs were told to upload"
     )
-    options = parser.parse(arguments)
-    with exit_status("mnist-report"):
-        if options.wandb_sync:
-            return _sync(options)
-        report = build(compare(paths_of(options.directories), options.baseline))
-        others = {}
-        if options.wandb_dry_run:
-            others["wandb_report.json"] = json.dumps(wandb_report.specification(report), indent=2) + "\n"
-        try:
-            files = write(report, options.output, others)
-        except OSError as error:
-            raise UsageError(f"--output {options.output} cannot be written: {error.strerror or error}") from error
-        address = (
-            wandb_report.publish(report, options.wandb_project) if options.wandb and not options.wandb_dry_run else None
-        )
-        try:
-            with printing():
-                print_summary(report, files)
-                if address:
-                    print(f"W&B report: {address}")
-        except UsageError as error:
-            raise UsageError(f"written: {', '.join(map(str, files))}; {error}") from error
-    return None
+    return parser.parse(arguments)
 
 
 def _sync(options: argparse.Namespace) -> None:

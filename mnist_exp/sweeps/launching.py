@@ -32,7 +32,7 @@ from mnist_exp.compose import BASIC_LAUNCHER, no_callbacks, resolve, with_choice
 from mnist_exp.config import as_stored, check, check_runs_named
 from mnist_exp.errors import PastHydra, RunFailed, RunInterrupted, UsageError
 from mnist_exp.explain import as_usage_error
-from mnist_exp.runs import RunDirectory, RunDirectoryError
+from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.directory import is_locked, read_config, resume_command
 from mnist_exp.runs.files import refuse_links
 from mnist_exp.signals import StopRequest
@@ -99,7 +99,7 @@ def launch(
         the validation accuracy of each job, in this order; None for a job that has none.
 
     Raises:
-        PastHydra: with a UsageError, before anything runs.
+        UsageError: a mistake, before anything runs.
         RunFailed, RunInterrupted: see ``conclude``; after an interruption.
     """
     setup_globals()
@@ -156,10 +156,10 @@ def launch(
                 ]
                 identities = identities_of([job.tree for job in composed], job_overrides, fixed)
             report_edits(sweep, jobs, [job.tree for job in composed], identities)
-    except (UsageError, RunDirectoryError) as error:
+    except UsageError:
         if fresh and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
             shutil.rmtree(path)  # Hydra made it before anybody looked
-        raise PastHydra(error) from error
+        raise
     _LAST[:] = [sweep]
     if stopped_by is not None:
         conclude(int(stopped_by or 0))
