@@ -179,7 +179,8 @@ def check_parts(tree: Mapping[str, Any], config: Config, directory: Path, truste
         tree = with_preparation(tree, found_by(build_data(tree)))
     model = build_model(tree, config.seed)
     layers_of(model, tree)
-    use_backend(model, config, device)
+    if config.trainer.backend == "native":  # else nothing is refused, and nothing need be compiled for a job that waits
+        use_backend(model, config, device)
     optimizer = build_optimizer(tree, model, decay_all=config.regularization.decay_all)
     build_scheduler(tree, optimizer, config.trainer.epochs, steps_per_epoch=100)
     known = {"parameters": count_parameters(model), "on_identity": lambda identity: None}

@@ -14,12 +14,22 @@ from pathlib import Path
 import pytest
 import wandb
 from hydra import compose, initialize_config_dir, version
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from process_state import restored
 from wandb.proto import wandb_internal_pb2
 
-from mnist_exp.compose import BASIC_LAUNCHER, CONF, composing_code, hydra_flags, no_callbacks, root_of, run_hydra_app
+from mnist_exp.compose import (
+    BASIC_LAUNCHER,
+    CONF,
+    composing_code,
+    directory_part_of,
+    hydra_flags,
+    no_callbacks,
+    root_of,
+    run_hydra_app,
+)
 from mnist_exp.loggers import wandb_private
 from mnist_exp.sweeps.slurm import never_ask_accounts
 
@@ -103,6 +113,13 @@ def test_exceptions_of_hydras_loader_pass_through_this_function() -> None:
         codes.append(trace.tb_frame.f_code)
         trace = trace.tb_next
     assert composing_code() in codes
+
+
+def test_the_directory_part_of_a_job() -> None:
+    overrides = OverridesParser.create().parse_overrides(["seed=1", "model=mlp"])
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        config = compose("train", return_hydra_config=True)
+    assert directory_part_of(overrides, config) == "model=mlp,seed=1"
 
 
 def test_hydras_context_without_callbacks() -> None:
