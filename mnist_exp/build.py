@@ -49,6 +49,7 @@ from mnist_exp.training import (
     load_checkpoint,
     parameter_groups,
 )
+from mnist_exp.training.dynamo import defer_dynamo
 from mnist_exp.trust import Trusted, check_target_types, find_target, instantiate, own_packages, run_id_to_use
 
 LOG = logging.getLogger("mnist_exp")
@@ -395,6 +396,7 @@ def build_optimizer(tree: Mapping[str, Any], model: nn.Module, *, decay_all: boo
         UsageError: it refuses its arguments.
     """
     section = tree["optimizer"]
+    defer_dynamo()
     with refusals("optimizer", section):
         optimizer = instantiate(section)(parameter_groups(model, decay_all=decay_all))
     if not isinstance(optimizer, torch.optim.Optimizer):
