@@ -103,7 +103,7 @@ class Augmentation(Section):
     scale: Annotated[float, Field(ge=0, lt=1)]
     shear: Annotated[float, Field(ge=0, lt=90)]
     elastic_alpha: NonNegative
-    elastic_sigma: Positive
+    elastic_sigma: Annotated[float, Field(gt=0, le=100)]  # pixels; memory grows with it
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # runs of earlier versions do not say
     strength: Annotated[float, Field(ge=0, le=5)] = 1.0
 

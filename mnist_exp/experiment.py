@@ -38,8 +38,10 @@ from mnist_exp.training import (
     Interrupted,
     TrainingEnded,
     TrainState,
+    drop_previous,
     fit,
     load_checkpoint,
+    load_last_whole,
     predict,
     save_checkpoint,
 )
@@ -156,7 +158,7 @@ def _build_and_fit(
     if config.show_layers:
         console.print_layers(parts.layers)
     if begun:
-        state.load_state_dict(load_checkpoint(run.last_checkpoint, device))
+        state.load_state_dict(load_last_whole(run.last_checkpoint, device))
     elif parts.init_from:
         run.update(init_from=parts.init_from)
     run.keep_metrics(state.epoch)
@@ -185,6 +187,9 @@ def _build_and_fit(
 
     fit(state, dataset, train_config, callbacks=callbacks, save=save, stop=stop)
 
+    for checkpoint in (run.last_checkpoint, run.best_checkpoint):
+        if exists(checkpoint, below=run.path):
+            drop_previous(checkpoint, device)
     rows = run.keep_metrics(state.epoch)
     seconds["train"] = sum(row["train_seconds"] for row in rows)
     seconds["eval"] = sum(row["eval_seconds"] for row in rows)

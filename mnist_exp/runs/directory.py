@@ -178,8 +178,19 @@ class RunDirectory:
         """Drop what was written after ``epochs`` epochs, half a line included, and return the rest.
 
         A process can die between a line and the checkpoint that belongs to it; that epoch is trained again.
+
+        Raises:
+            RunDirectoryError: a line of these epochs is missing, is there twice, or is damaged.
         """
         rows = [row for row in read_metrics(self.path) if row["epoch"] <= epochs]
+        found = [row["epoch"] for row in rows]
+        wrong = [f"{found.count(epoch)} of epoch {epoch}" for epoch in range(1, epochs + 1) if found.count(epoch) != 1]
+        if wrong or found != sorted(found):
+            has = f"it has {wrong[0]}" if wrong else "they are in another order"
+            raise RunDirectoryError(
+                f"{self.path / 'metrics.jsonl'} should have a line of each of the {epochs} epochs of the checkpoint, and "
+                f"{has}; put the file back, or train anew: {self.record.get('command', 'mnist-train')}"
+            )
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomically(self.path / "metrics.jsonl", text.encode())
         return rows

@@ -1,7 +1,7 @@
 """The one training loop and its parts. Knows nothing of Hydra, Weights & Biases or a console: it is given built
 objects and tells callbacks what happens."""
 
-from mnist_exp.training.checkpoint import load_checkpoint, save_checkpoint
+from mnist_exp.training.checkpoint import drop_previous, load_checkpoint, load_last_whole, save_checkpoint
 from mnist_exp.training.ema import ExponentialMovingAverage
 from mnist_exp.training.evaluation import evaluate, score
 from mnist_exp.training.events import Callback, EpochMetrics, StepDone, TrainingEnded, TrainingStarted
@@ -27,9 +27,11 @@ __all__ = [
     "TrainingStarted",
     "constant",
     "cosine",
+    "drop_previous",
     "evaluate",
     "fit",
     "load_checkpoint",
+    "load_last_whole",
     "one_cycle",
     "parameter_groups",
     "predict",

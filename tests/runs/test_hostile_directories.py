@@ -191,7 +191,7 @@ TARGETS: dict[str, tuple[str, Any, str]] = {
     ),
     "search that makes a database": (
         "logger",
-        {"_target_": "mnist_exp.sweeps.search.OptunaPruning", "search": {"storage": "sqlite:///outside/x.db"}},
+        {"_target_": "mnist_exp.pruning.OptunaPruning", "search": {"storage": "sqlite:///outside/x.db"}},
         "is not allowed there: of ours, only mnist_exp.loggers.wandb.WandbLogger",
     ),
 }
