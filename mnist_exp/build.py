@@ -49,6 +49,7 @@ from mnist_exp.training import (
     load_checkpoint,
     parameter_groups,
 )
+from mnist_exp.training.dynamo import defer_dynamo
 from mnist_exp.trust import Trusted, check_target_types, find_target, instantiate, own_packages, run_id_to_use
 
 LOG = logging.getLogger("mnist_exp")
@@ -179,7 +180,8 @@ def check_parts(tree: Mapping[str, Any], config: Config, directory: Path, truste
         tree = with_preparation(tree, found_by(build_data(tree)))
     model = build_model(tree, config.seed)
     layers_of(model, tree)
-    use_backend(model, config, device)
+    if config.trainer.backend == "native":  # else nothing is refused, and nothing need be compiled for a job that waits
+        use_backend(model, config, device)
     optimizer = build_optimizer(tree, model, decay_all=config.regularization.decay_all)
     build_scheduler(tree, optimizer, config.trainer.epochs, steps_per_epoch=100)
     known = {"parameters": count_parameters(model), "on_identity": lambda identity: None}
@@ -394,6 +396,7 @@ def build_optimizer(tree: Mapping[str, Any], model: nn.Module, *, decay_all: boo
         UsageError: it refuses its arguments.
     """
     section = tree["optimizer"]
+    defer_dynamo()
     with refusals("optimizer", section):
         optimizer = instantiate(section)(parameter_groups(model, decay_all=decay_all))
     if not isinstance(optimizer, torch.optim.Optimizer):

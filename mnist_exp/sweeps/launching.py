@@ -28,7 +28,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
-from mnist_exp.compose import BASIC_LAUNCHER, no_callbacks, resolve, with_choices_checked
+from mnist_exp.compose import BASIC_LAUNCHER, groups, no_callbacks, resolve, with_choices_checked
 from mnist_exp.config import as_stored, check, check_runs_named
 from mnist_exp.errors import PastHydra, RunFailed, RunInterrupted, UsageError
 from mnist_exp.explain import as_usage_error
@@ -36,6 +36,7 @@ from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.directory import is_locked, read_config, resume_command
 from mnist_exp.runs.files import refuse_links
 from mnist_exp.signals import StopRequest
+from mnist_exp.sweeps.composing import JobComposer
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, SweepDirectory
 from mnist_exp.sweeps.job import StopAll, train_apart, train_here
 from mnist_exp.sweeps.matching import (
@@ -112,10 +113,7 @@ def launch(
                 f"sweep.resume={config.sweep.resume} is set by a configuration file; type it: mnist-train -m "
                 f"sweep.resume={config.sweep.resume}"
             )
-        composed = [
-            _compose(context, config, overrides, index)
-            for index, overrides in enumerate(job_overrides, initial_job_idx)
-        ]
+        composed = _compose_all(context, config, job_overrides, initial_job_idx)
         fixed = _fixed_keys(context, config)
         identities = identities_of([job.tree for job in composed], job_overrides, fixed)
         shares = shares_of(inner, len(composed))
@@ -151,9 +149,7 @@ def launch(
                 _run(sweep, wanted, _launcher(inner, config, sweep, said), stop, at_once)
             stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
             if _fingerprint(context) != files:
-                composed = [
-                    _compose(context, config, overrides, index) for index, overrides in enumerate(job_overrides)
-                ]
+                composed = _compose_all(context, config, job_overrides, initial_job_idx)
                 identities = identities_of([job.tree for job in composed], job_overrides, fixed)
             report_edits(sweep, jobs, [job.tree for job in composed], identities)
     except UsageError:
@@ -204,7 +200,19 @@ class Composed:
     tree: dict[str, Any]
 
 
-def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str], index: int) -> Composed:
+def _compose_all(
+    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+) -> list[Composed]:
+    composer = JobComposer(context.config_loader, config, groups(_folders(context)))
+    return [
+        _compose(context, composer, config, overrides, index)
+        for index, overrides in enumerate(job_overrides, initial_job_idx)
+    ]
+
+
+def _compose(
+    context: HydraContext, composer: JobComposer, config: DictConfig, overrides: Sequence[str], index: int
+) -> Composed:
     """The configuration of a job, checked.
 
     Raises:
@@ -214,7 +222,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
     sweep = hydra.cfg
     folders = _folders(context)
     try:
-        composed = context.config_loader.load_sweep_config(config, with_choices_checked(overrides, folders))
+        composed = composer.compose(with_choices_checked(overrides, folders))
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = index
         hydra.set_config(composed)
