@@ -42,7 +42,7 @@ def train(
     """
     from mnist_exp.commandline import folders_of, read_arguments, run_hydra
     from mnist_exp.explain import as_usage_error
-    from mnist_exp.lifecycle import run_path, start_run
+    from mnist_exp.task import run_path, start_run
 
     arguments = _arguments(overrides, directory, config_dir, trust)
     options = read_arguments(arguments)
@@ -124,7 +124,7 @@ def _row(run: Run) -> dict[str, Any]:
     seconds = record.get("seconds")
     settings = {
         key: as_typed(value) if isinstance(value, list | Mapping) else value
-        for key, value in flatten(run.config).items()
+        for key, value in flatten(run.config.plain()).items()
     }
     return {
         "directory": str(run.path),
@@ -156,7 +156,7 @@ def load_model(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
     """
     import torch
 
-    from mnist_exp.build import trained_model
+    from mnist_exp.reader import trained_model
 
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices):

@@ -9,12 +9,14 @@ Imports move inwards where they take long: a mistyped key needs Hydra only, a va
 from __future__ import annotations
 
 import sys
-from functools import partial
+from typing import TYPE_CHECKING
 
 from mnist_exp.commandline import folders_of, read_arguments, run_hydra, with_paths_quoted
 from mnist_exp.compose import help_text
 from mnist_exp.explain import exit_status
-from mnist_exp.lifecycle import start_run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def main() -> None:
@@ -29,7 +31,13 @@ def main() -> None:
 
             sys.argv[1:] = arguments_to_finish(sys.argv[1:])
         sys.argv[1:] = with_paths_quoted(sys.argv[1:])  # which the sweep directory keeps
-        run_hydra(partial(start_run, arguments=sys.argv[1:]), read_arguments(sys.argv[1:]))
+        run_hydra(_task, read_arguments(sys.argv[1:]))
+
+
+def _task(composed: DictConfig) -> float | None:
+    from mnist_exp.task import start_run
+
+    return start_run(composed, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def train_directory(path: Path, said: Mapping[str, Any]) -> float | None:
         said: ``logger`` and ``callbacks``, in place of the sections that are stored there; ``data_root``, into which data may
             be fetched; ``trusted``, packages whose code may run besides ours.
     """
-    from mnist_exp.lifecycle import train
+    from mnist_exp.task import train
 
     if path.is_relative_to(Path.cwd()) and path != Path.cwd():
         path = path.relative_to(Path.cwd())  # as the user would type it
