@@ -122,9 +122,9 @@ def build_model(config: Config) -> nn.Module:
     for name in accepted.intersection(facts):
         if section.get(name) is None:
             section[name] = facts[name]
-    if "background" in accepted and "background" not in section:
-        if isinstance(data.mean, float) and isinstance(data.std, float):
-            section["background"] = -data.mean / data.std
+    wanted = "background" in accepted and "background" not in section
+    if wanted and isinstance(data.mean, float) and isinstance(data.std, float):
+        section["background"] = -data.mean / data.std
     own = {**facts, "dropout": config.regularization.dropout, "batch_norm": config.regularization.batch_norm}
     homes = {name: home for name, home in HOMES.items() if name in section and section[name] == own[name]}
     torch.manual_seed(config.seed)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from mnist_exp.compose import choices_with
 from mnist_exp.errors import UsageError, as_typed, explain_validation
@@ -126,7 +126,7 @@ class Augmentation(Section):
     scale: Annotated[float, Field(ge=0, lt=1)]
     shear: Annotated[float, Field(ge=0, lt=90)]
     elastic_alpha: NonNegative
-    elastic_sigma: Positive
+    elastic_sigma: Annotated[float, Field(gt=0, le=100)]  # pixels; memory grows with it
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # runs of earlier versions do not say
     strength: Annotated[float, Field(ge=0, le=5)] = 1.0
 
@@ -291,6 +291,21 @@ def check(tree: Mapping[str, Any]) -> Config:
 
 # About a tenth of the training images, for messages.
 _A_TENTH = {"mnist_exp.data.mnist5k": 500, "mnist_exp.data.idx_folder": 5000, "mnist_exp.data.png_folder": 5000}
+
+
+def check_logger(section: Mapping[str, Any] | None) -> Component | Wandb | None:
+    """The logger's section alone, where the rest belongs to no run.
+
+    Raises:
+        UsageError: one line for each mistake.
+    """
+    try:
+        return _LOGGER.validate_python(section) if section else None
+    except ValidationError as error:
+        raise UsageError("\n".join(explain_validation(error, {"logger": section}, within=("logger",)))) from error
+
+
+_LOGGER: TypeAdapter[Component | Wandb] = TypeAdapter(Logger)
 
 
 def _contradictions(config: Config) -> Iterable[str]:

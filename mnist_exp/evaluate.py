@@ -1,9 +1,5 @@
 """Evaluate a trained network: the run directory is all it takes.
 
-    mnist-eval outputs/2026-11-21/lenet5-a1b2c3
-    mnist-eval outputs/2026-11-21/lenet5-a1b2c3 data=fashion_mnist
-    mnist-eval outputs/2026-11-21/lenet5-a1b2c3 data.swap_splits=true    # its own data, the training digits
-
 With the run's own data the result equals what the run recorded, bit for bit on the same machine.
 """
 
@@ -13,7 +9,6 @@ import io
 import json
 import math
 import shlex
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +17,12 @@ from hydra.errors import HydraException
 
 from mnist_exp.compose import CONF, resolve
 from mnist_exp.config import Config, Data, OwnData, check
-from mnist_exp.errors import ArgumentParser, UsageError, as_typed, report
+from mnist_exp.errors import UsageError, as_typed
 from mnist_exp.explain import explain_composition
 from mnist_exp.runs import Run, read_run, write_atomically
 from mnist_exp.runs.files import exists
 from mnist_exp.stored import changed, describe_data, found_again, parse
-from mnist_exp.trust import add_trust, check_target_types
+from mnist_exp.trust import check_target_types
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,55 +30,6 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 12  # classes of a confusion matrix in a terminal
 EVALUATION, PICTURE = "evaluation.json", "worst_digits.png"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """``mnist-eval``: exit status 2 for a user's mistake."""
-    parser = ArgumentParser(
-        prog="mnist-eval",
-        example="mnist-eval DIR",
-        description="Evaluate a trained network from its run directory alone.",
-    )
-    parser.add_argument("directory", metavar="DIR", help="run directory")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], help="other data, as for mnist-train: data=mnist5k data.root=FOLDER"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    add_trust(parser)
-    parser.add_argument(
-        "--output", type=Path, help="folder for evaluation.json and worst_digits.png; default: the run directory"
-    )
-    options = parser.parse(arguments)
-    # In any order: what changes the data cannot be the directory, unless there is one of that name.
-    words = [options.directory, *options.overrides]
-    named = [word for word in words if not _is_override(word)]
-    if not named:
-        parser.error("the following arguments are required: DIR")
-    directory = Path(named[0])
-    options.overrides = [word for word in words if word != named[0]]
-    try:
-        result, picture = evaluate_run(directory, options.overrides, options.trust)
-    except UsageError as error:
-        report(error, "mnist-eval")
-        sys.exit(2)
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print_result(result)
-    output = options.output or directory
-    try:
-        files = write_result(result, picture, output)
-    except UsageError as error:
-        report(error, "mnist-eval")
-        sys.exit(2)
-    except OSError as error:
-        report(UsageError(f"{output}: the result is not written there: {error.strerror or error}"), "mnist-eval")
-        sys.exit(2 if options.output else 0)  # a run directory may well be read only
-    print("written:", ", ".join(map(str, files)), file=sys.stderr if options.json else sys.stdout)
-
-
-def _is_override(word: str) -> bool:
-    return word.lstrip("+~").startswith(("data=", "data.")) and not Path(word).is_dir()
 
 
 def _names_folder(overrides: Sequence[str]) -> bool:
@@ -204,26 +150,22 @@ def data_to_evaluate(run: Run, overrides: Sequence[str]) -> Config:
         if idle := [line for key, line in keys.items() if key in {"val_size", "split_seed", "limit"}]:
             raise UsageError(f"{idle[0]}: it selects training digits; an evaluation takes all test digits")
         tree = run.whole_config.plain()
-        tree["data"] = _composed(own, overrides) if "" in keys else changed({"data": tree["data"]}, parsed)["data"]
-        config = check(tree)
+        data = _composed(own, overrides) if "" in keys else changed({"data": tree["data"]}, parsed)["data"]
     except HydraException as error:
         raise UsageError(explain_composition(error)) from error
-    data = config.data
-    if data.image_size != own.image_size:
-        raise UsageError(
-            f"data.image_size={data.image_size}: the network takes images of {own.image_size} pixels; leave it out"
-        )
+    if (size := data["image_size"]) != own.image_size:
+        raise UsageError(f"data.image_size={size}: the network takes images of {own.image_size} pixels; leave it out")
     for key in ("channels", "num_classes"):
-        if getattr(data, key) != getattr(own, key):
-            raise UsageError(
-                f"data.{key}={getattr(data, key)}: the network was trained with {getattr(own, key)}; leave it out"
-            )
+        if data[key] != getattr(own, key):
+            raise UsageError(f"data.{key}={data[key]}: the network was trained with {getattr(own, key)}; leave it out")
+    config = check({**tree, "data": data})
+    used = config.data
     if {"", "root"}.isdisjoint(keys):
-        data = found_again(data)
-    elif data.folder:
-        data = data.in_folder(str(Path(data.folder).expanduser().absolute()))
+        used = found_again(used)
+    elif used.folder:
+        used = used.in_folder(str(Path(used.folder).expanduser().absolute()))
     # Training digits are not looked at.
-    return config.with_data(data.model_copy(update={"val_size": 0, "limit": None}))
+    return config.with_data(used.model_copy(update={"val_size": 0, "limit": None}))
 
 
 def _composed(own: Data | OwnData, overrides: Sequence[str]) -> dict[str, Any]:
@@ -239,10 +181,11 @@ def _composed(own: Data | OwnData, overrides: Sequence[str]) -> dict[str, Any]:
 
 def print_result(result: dict[str, Any]) -> None:
     """Tables for people: the figures, then the confusion matrix with true classes as rows, or a row for each class."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    from mnist_exp.terminal import Terminal
+
+    console = Terminal()
     matches = {None: "", True: ", as the run recorded it", False: ", which DIFFERS from what the run recorded"}
     console.print(
         f"{result['directory']}, epoch {result['epoch']}: test accuracy {result['test_accuracy']:.2%}, "
@@ -279,7 +222,3 @@ def _table_by_class(result: Mapping[str, Any]) -> Table:
         taken_for = ", ".join(f"{column} ({n})" for n, column in wrong[:3])
         table.add_row(str(label), f"{sum(counts):,}", f"{result['per_class_accuracy'][label]:.2%}", taken_for)
     return table
-
-
-if __name__ == "__main__":
-    main()

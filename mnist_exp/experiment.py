@@ -40,8 +40,10 @@ from mnist_exp.training import (
     Interrupted,
     TrainingEnded,
     TrainState,
+    drop_previous,
     fit,
     load_checkpoint,
+    load_last_whole,
     predict,
     save_checkpoint,
 )
@@ -53,12 +55,18 @@ WORST_DIGITS = 100  # images kept in predictions.npz: about what a LeNet-5 gets 
 
 
 def run_experiment(
-    run: RunDirectory, stop: StopRequest, parts: Parts | None = None, *, import_seconds: float = 0.0
+    run: RunDirectory,
+    stop: StopRequest,
+    parts: Parts | None = None,
+    *,
+    import_seconds: float = 0.0,
+    in_sweep: bool = False,
 ) -> float | None:
     """Train what ``run`` describes, from its last checkpoint where it has one, and record how it ended.
 
     Args:
         parts: built already, as they are for a new run; None: built here.
+        in_sweep: this process shows a whole sweep, and not each job.
 
     Returns:
         validation accuracy of the result, the objective of a search; None without validation data.
@@ -98,7 +106,7 @@ def run_experiment(
     default = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text(encoding="utf-8"))
     _, options = logger_to_use(run.config.logger, Wandb.model_validate(default), ())
     options += [word for package in sorted(own_packages(run.config)) for word in ("--trust", package)]
-    with Console(run.path, quiet=run.config.quiet, options=options) as console:
+    with Console(run.path, quiet=run.config.quiet, in_sweep=in_sweep, options=options) as console:
         callbacks.append(console)
         try:
             result = _build_and_fit(run, stop, console, callbacks, seconds, parts)
@@ -150,7 +158,7 @@ def _build_and_fit(
     if run.config.show_layers:
         console.print_layers(parts.layers)
     if begun:
-        state.load_state_dict(load_checkpoint(run.last_checkpoint, device))
+        state.load_state_dict(load_last_whole(run.last_checkpoint, device))
     elif parts.init_from:
         run.update(init_from=parts.init_from)
     run.keep_metrics(state.epoch)
@@ -165,7 +173,7 @@ def _build_and_fit(
     parts.on_identity = lambda identity: run.update(wandb=identity)
     callbacks += parts.callbacks
     if "search" in run.record:
-        from mnist_exp.sweeps.search import OptunaPruning
+        from mnist_exp.pruning import OptunaPruning
 
         callbacks.append(OptunaPruning(run.record["search"], run.path.absolute().parent))
 
@@ -179,6 +187,9 @@ def _build_and_fit(
 
     fit(state, dataset, train_config, callbacks=callbacks, save=save, stop=stop)
 
+    for checkpoint in (run.last_checkpoint, run.best_checkpoint):
+        if exists(checkpoint, below=run.path):
+            drop_previous(checkpoint, device)
     rows = run.keep_metrics(state.epoch)
     seconds["train"] = sum(row["train_seconds"] for row in rows)
     seconds["eval"] = sum(row["eval_seconds"] for row in rows)
@@ -267,5 +278,7 @@ def predictions(
         probability = logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0]
         worst = probability.argsort(stable=True)[:WORST_DIGITS]
         arrays["worst"] = worst.numpy()
+        assert data.mean is not None
+        assert data.std is not None
         arrays["worst_images"] = pixels_of(images[worst.to(images.device)], data.mean, data.std)
     return arrays

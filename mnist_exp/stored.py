@@ -19,8 +19,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_exp.compose import resolve
-from mnist_exp.config import Component, Config, Data, OwnData, Wandb, check
+from mnist_exp.config import Component, Config, Data, OwnData, Wandb, check, check_logger
 from mnist_exp.errors import UsageError, nearest, report
 from mnist_exp.hashing import HASH_VERSION, config_hash, is_our_logger
 from mnist_exp.runs.directory import read_config, read_metrics, read_record, resume_command
@@ -29,7 +28,7 @@ from mnist_exp.trust import logger_to_use
 
 RESUMABLE = ("data.root", "logger", "quiet", "show_layers", "trainer.epochs", "trust")
 # Schedules whose learning rate does not depend on the number of epochs: a run can be continued to more of them.
-OPEN_ENDED = {"mnist_exp.training.constant", "mnist_exp.training.step"}
+OPEN_ENDED = {"mnist_exp.training.constant", "mnist_exp.training.step_decay"}
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -131,7 +130,9 @@ def resumed(
 
 def _logger(config: Config, composed: DictConfig, typed: Collection[str]) -> tuple[Component | Wandb | None, list[str]]:
     """The logger of a run that goes on, and the stored settings of it that the present user would have to type."""
-    return logger_to_use(config.logger, check(resolve(composed)).logger, typed)
+    logger = OmegaConf.select(composed, "logger")
+    present: Any = OmegaConf.to_container(logger, resolve=True) if logger else None
+    return logger_to_use(config.logger, check_logger(present), typed)
 
 
 def _callbacks(config: Config, composed: DictConfig, typed: Collection[str]) -> dict[str, Component]:
@@ -139,8 +140,9 @@ def _callbacks(config: Config, composed: DictConfig, typed: Collection[str]) -> 
     if "logger" not in typed:
         return config.callbacks
     own = {name: callback for name, callback in config.callbacks.items() if not is_our_logger(callback)}
-    chosen = check(resolve(composed)).callbacks
-    return {**own, **{name: callback for name, callback in chosen.items() if is_our_logger(callback)}}
+    chosen: Any = OmegaConf.to_container(composed.callbacks, resolve=True) if composed.get("callbacks") else {}
+    made = {str(name): Component.model_validate(node) for name, node in chosen.items() if "_target_" in node}
+    return {**own, **{name: callback for name, callback in made.items() if is_our_logger(callback)}}
 
 
 def check_runs_named(config: Config) -> None:

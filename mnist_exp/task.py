@@ -129,8 +129,12 @@ def resume_run(path: Path, overrides: Sequence[str], composed: DictConfig) -> fl
             raise
 
 
-def train(run: RunDirectory, built: tuple[Parts, float] | None = None) -> float | None:
-    """Train what ``run`` describes, with what was ``built`` for it or is built now. Imports torch."""
+def train(run: RunDirectory, built: tuple[Parts, float] | None = None, *, in_sweep: bool = False) -> float | None:
+    """Train what ``run`` describes, with what was ``built`` for it or is built now. Imports torch.
+
+    Args:
+        in_sweep: this process shows a whole sweep, and not each job.
+    """
     from mnist_exp.signals import StopRequest
 
     with StopRequest() as stop:
@@ -139,4 +143,4 @@ def train(run: RunDirectory, built: tuple[Parts, float] | None = None) -> float 
 
         parts, seconds = built or (None, 0.0)
         imports = time.perf_counter() - began + (seconds - parts.build_seconds if parts else 0.0)
-        return run_experiment(run, stop, parts, import_seconds=imports)
+        return run_experiment(run, stop, parts, import_seconds=imports, in_sweep=in_sweep)

@@ -6,20 +6,19 @@ interpolations such as ``${oc.env:KEY}`` and ``${oc.create:...}``.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mnist_exp.errors import UsageError, as_typed
 
 if TYPE_CHECKING:
     from mnist_exp.config import Component, Config, Wandb
 
-    Logger = Component | Wandb
+    Logger: TypeAlias = Component | Wandb
 
 # Packages whose code may run, besides ours and PyTorch's; None: any, because the configuration is the user's own.
 Trusted = Collection[str] | None
@@ -96,7 +95,7 @@ def check_target_types(config: Config, trusted: Trusted) -> None:
     made = {"data": True, "model": True, "optimizer": False, "scheduler": False}  # or called later with more arguments
     functions = {
         "data": [data.idx_folder, data.png_folder, data.mnist5k],
-        "scheduler": [schedules.constant, schedules.step, schedules.cosine, schedules.one_cycle],
+        "scheduler": [schedules.constant, schedules.step_decay, schedules.cosine, schedules.one_cycle],
     }
 
     def visit(node: Any, group: str, path: str) -> None:
@@ -154,17 +153,6 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, str(node["_target_"])
     for key, value in _items(node):
         yield from _targets(value, f"{path}{key}.")
-
-
-def add_trust(parser: argparse.ArgumentParser) -> None:
-    """The option of every command that reads a network from a run directory."""
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="PACKAGE",
-        help="run the code of this package where the run directory names it; may be repeated",
-    )
 
 
 def own_packages(config: Config) -> frozenset[str]:
@@ -276,7 +264,7 @@ def logger_to_use(
 def run_id_to_use(recorded: Any, logger: Logger | None) -> str | None:
     """The W&B id of the run that ``run.json`` records, where it is in the project and of the entity that ``logger`` names;
     None for a new one."""
-    section = {} if logger is None else logger.plain()
+    section: dict[str, Any] = {} if logger is None else logger.plain()
     if not isinstance(recorded, Mapping) or recorded.get("project") != section.get("project"):
         return None
     if section.get("entity") not in {None, recorded.get("entity")}:

@@ -26,10 +26,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import wandb
-from wandb.sdk.artifacts.staging import get_staging_dir  # no promise of W&B's: where it puts copies
 
 from mnist_exp.errors import UsageError, report
 from mnist_exp.loggers.wandb_file import records
+from mnist_exp.loggers.wandb_private import staging_folder
 from mnist_exp.loggers.wandb_service import end_service, start_service
 from mnist_exp.runs import RunDirectoryError, find_runs
 from mnist_exp.runs.directory import is_locked
@@ -143,8 +143,7 @@ def check_records(file: Path, project: str, entity: str | None, *, files: bool) 
 
 def is_copy(path: Path) -> bool:
     """Whether W&B has put this file aside to upload it."""
-    folder = Path(get_staging_dir()).resolve()
-    return path.resolve().parent == folder and not path.is_symlink()
+    return path.resolve().parent == staging_folder() and not path.is_symlink()
 
 
 def marker(file: Path) -> Path:

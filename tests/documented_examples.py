@@ -130,7 +130,7 @@ class Examples:
     def scripts(self, name: str) -> Path:
         """A copy of the checkout: scripts write documents into the one that they lie in."""
         folder = self._empty()
-        for part in (name, "docs", "conf"):
+        for part in (name, "docs", "conf", "tests"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         return folder
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from mnist_exp import demo, evaluate, predict, report
-from mnist_exp.commandline import read_arguments
+from mnist_exp.cli import demo, predict, report
+from mnist_exp.cli import eval as evaluate
+from mnist_exp.cli.train_arguments import read_arguments
 from mnist_exp.errors import typed, unquoted
 
 BIN = Path(sys.executable).parent
@@ -363,7 +364,8 @@ def test_hydras_own_habits(
         f"mnist-train {settings} hydra.run.dir=run && mnist-train -m {settings} seed=0 hydra.sweep.dir=sweep"
     )
     assert (done.returncode, done.stderr) == (0, "")
+    assert f"| {tmp_path / 'run'}\n" in done.stdout, "not a dot"
+    assert "compare: mnist-report sweep\n" in done.stdout
     for run in (tmp_path / "run", tmp_path / "sweep" / "lenet5"):
-        assert f"| {run}\n" in done.stdout, "not a dot"
         for log in ("train.log", "mnist-train.log"):
             assert "Epoch [1/1]" in (run / log).read_text()

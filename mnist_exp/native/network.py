@@ -240,10 +240,10 @@ class Network(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, native: NativeForward, images: Tensor, *parameters: Tensor) -> Tensor:
-        masks = native._draw_masks(len(images))
+        masks = native._draw_masks(len(images))  # noqa: SLF001  # of the class above
         logits, workspace = native.forward(images, masks)
         ctx.native, ctx.masks, ctx.workspace, ctx.shards = native, masks, workspace, torch.get_num_threads()
-        ctx.batch = [int(part.norm is not None and part.norm.training) for part in native._parts]
+        ctx.batch = [int(part.norm is not None and part.norm.training) for part in native._parts]  # noqa: SLF001  # as above
         ctx.save_for_backward(images, *parameters)  # so that a change of one in between is noticed
         return logits
 

@@ -34,6 +34,9 @@ LOG = logging.getLogger("mnist_exp")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is there, is ten times as fast
 
 
+# What earlier versions called a target, and what it is called now; applied where a stored configuration is read.
+RENAMED = {"mnist_exp.training.step": "mnist_exp.training.step_decay"}
+
 Revision = Callable[[dict[str, Any], Config], tuple[dict[str, Any], Config]]
 
 
@@ -178,8 +181,19 @@ class RunDirectory:
         """Drop what was written after ``epochs`` epochs, half a line included, and return the rest.
 
         A process can die between a line and the checkpoint that belongs to it; that epoch is trained again.
+
+        Raises:
+            RunDirectoryError: a line of these epochs is missing, is there twice, or is damaged.
         """
         rows = [row for row in read_metrics(self.path) if row["epoch"] <= epochs]
+        found = [row["epoch"] for row in rows]
+        wrong = [f"{found.count(epoch)} of epoch {epoch}" for epoch in range(1, epochs + 1) if found.count(epoch) != 1]
+        if wrong or found != sorted(found):
+            has = f"it has {wrong[0]}" if wrong else "they are in another order"
+            raise RunDirectoryError(
+                f"{self.path / 'metrics.jsonl'} should have a line of each of the {epochs} epochs of the checkpoint, and "
+                f"{has}; put the file back, or train anew: {self.record.get('command', 'mnist-train')}"
+            )
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomically(self.path / "metrics.jsonl", text.encode())
         return rows
@@ -243,6 +257,9 @@ def read_config(path: Path) -> Config:
         raise RunDirectoryError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict) or not {"data", "model", "trainer"} <= tree.keys():
         raise RunDirectoryError(f"{file} is not the configuration of a run of this project")
+    for section in tree.values():
+        if isinstance(section, dict) and (target := section.get("_target_")) in RENAMED:
+            section["_target_"] = RENAMED[target]
     try:
         return check(tree)
     except UsageError as error:

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra._internal.callbacks import Callbacks
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,14 +27,16 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
-from mnist_exp.compose import resolve, with_choices_checked
-from mnist_exp.config import as_stored, check, check_runs_named
-from mnist_exp.errors import UsageError, report
+from mnist_exp.compose import BASIC_LAUNCHER, no_callbacks, resolve, with_choices_checked
+from mnist_exp.config import Config, check, check_logger
+from mnist_exp.errors import PastHydra, RunFailed, RunInterrupted, UsageError
 from mnist_exp.explain import as_usage_error
+from mnist_exp.hashing import HASH_VERSION
 from mnist_exp.runs import RunDirectory, RunDirectoryError
 from mnist_exp.runs.directory import is_locked, read_config, resume_command
 from mnist_exp.runs.files import refuse_links
 from mnist_exp.signals import StopRequest
+from mnist_exp.stored import check_runs_named
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, SweepDirectory
 from mnist_exp.sweeps.job import StopAll, train_apart, train_here
 from mnist_exp.sweeps.matching import (
@@ -48,11 +49,9 @@ from mnist_exp.sweeps.matching import (
     report_merged,
 )
 from mnist_exp.sweeps.progress import Progress, print_table
-from mnist_exp.sweeps.shares import shares_of, warn_of_too_many_threads
+from mnist_exp.sweeps.shares import is_of_slurm, shares_of, warn_of_too_many_threads
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
 from mnist_exp.trust import check_names, logger_to_use, own_packages
-
-BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 class StoredJobs(ConfigLoader):
@@ -101,7 +100,8 @@ def launch(
         the validation accuracy of each job, in this order; None for a job that has none.
 
     Raises:
-        SystemExit: with 2 for a mistake, before anything runs; with 128 plus the signal after an interruption.
+        PastHydra: with a UsageError, before anything runs.
+        RunFailed, RunInterrupted: see ``conclude``; after an interruption.
     """
     setup_globals()
     path = Path(config.hydra.sweep.dir).absolute()
@@ -118,12 +118,12 @@ def launch(
             for index, overrides in enumerate(job_overrides, initial_job_idx)
         ]
         fixed = _fixed_keys(context, config)
-        identities = identities_of([job.tree for job in composed], job_overrides, fixed)
+        identities = identities_of([job.checked for job in composed], job_overrides, fixed)
         with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
             known = set(sweep.jobs)
-            shares = shares_of(inner)
+            shares = shares_of(inner, len(composed))
             if shares.at_once is not None:
-                warn_of_too_many_threads(shares.at_once, [job.tree["trainer"]["threads"] for job in composed])
+                warn_of_too_many_threads(shares.at_once, [job.checked.trainer.threads for job in composed])
             # Finishing a sweep whose data moved: a job is known by the folder of that time where that was its data's name.
             folders = folders_of(sweep) if config.sweep.resume else []
             more = [{**record, "threads": shares.threads} for record in records]
@@ -132,21 +132,21 @@ def launch(
                 for job, identity, overrides, own in zip(composed, identities, job_overrides, more, strict=True)
             ]
             report_merged(sweep, jobs, job_overrides, fixed)
-            follow_data(sweep, jobs, [job.tree for job in composed])
+            follow_data(sweep, jobs, [job.checked for job in composed])
             wanted = list(dict.fromkeys(jobs))
             if config.sweep.resume:
                 wanted = list(dict.fromkeys([*wanted, *sweep.jobs.values()]))
             said = {
                 job.directory: {
-                    "logger": made.tree["logger"],
-                    "callbacks": made.tree["callbacks"],
-                    "data_root": made.tree["data"].get("root"),
-                    "trusted": sorted(own_packages(made.tree).union(config.trust)),
+                    "logger": None if made.checked.logger is None else made.checked.logger.plain(),
+                    "callbacks": {name: callback.plain() for name, callback in made.checked.callbacks.items()},
+                    "data_root": made.checked.data.folder,
+                    "trusted": sorted(own_packages(made.checked).union(config.trust)),
                 }
                 for job, made in zip(jobs, composed, strict=True)
             }
             said = {**_said_of_stored(sweep, wanted, config, known, said), **said}
-            with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted, bar=inner._target_ != BASIC):
+            with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted):
                 at_once = shares.at_once if shares.capped else None
                 _run(sweep, wanted, _launcher(inner, config, sweep, said), stop, at_once)
             stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
@@ -154,13 +154,12 @@ def launch(
                 composed = [
                     _compose(context, config, overrides, index) for index, overrides in enumerate(job_overrides)
                 ]
-                identities = identities_of([job.tree for job in composed], job_overrides, fixed)
-            report_edits(sweep, jobs, [job.tree for job in composed], identities)
+                identities = identities_of([job.checked for job in composed], job_overrides, fixed)
+            report_edits(sweep, jobs, [job.checked for job in composed], identities)
     except (UsageError, RunDirectoryError) as error:
         if fresh and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
             shutil.rmtree(path)  # Hydra made it before anybody looked
-        report(error)
-        raise SystemExit(2) from error
+        raise PastHydra(error) from error
     _LAST[:] = [sweep]
     if stopped_by is not None:
         conclude(int(stopped_by or 0))
@@ -172,10 +171,14 @@ _LAST: list[SweepDirectory] = []
 
 
 def conclude(stopped_by: int = 0) -> None:
-    """Print the table of all jobs, and leave with status 1 if any failed.
+    """Print the table of all jobs, which says all there is to say.
 
     Args:
-        stopped_by: the signal that stopped the sweep; the exit status is then 128 more.
+        stopped_by: the signal that stopped the sweep; 0 where none did.
+
+    Raises:
+        RunInterrupted: there was a signal.
+        PastHydra: with a RunFailed, if any job failed.
     """
     if not _LAST:
         return
@@ -183,9 +186,9 @@ def conclude(stopped_by: int = 0) -> None:
     statuses = {name: sweep.job_status(job) for name, job in sweep.jobs.items()}
     print_table(sweep, statuses)
     if stopped_by:
-        sys.exit(128 + stopped_by)
+        raise RunInterrupted("", stopped_by)
     if any(job_status.status in FAILED | {"interrupted"} for job_status in statuses.values()):
-        sys.exit(1)
+        raise PastHydra(RunFailed(""))
 
 
 class JobRefused(UsageError):
@@ -194,11 +197,11 @@ class JobRefused(UsageError):
 
 @dataclass(frozen=True)
 class Composed:
-    """The whole configuration of a job; ``task`` is what is not Hydra's of it, ``tree`` what it computes, resolved."""
+    """The whole configuration of a job; ``task`` is what is not Hydra's of it, ``checked`` the same resolved and typed."""
 
     config: DictConfig
     task: DictConfig
-    tree: dict[str, Any]
+    checked: Config
 
 
 def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str], index: int) -> Composed:
@@ -224,11 +227,11 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
                 "sweep is finished with mnist-train -m sweep.resume=DIR"
             )
         checked = check(tree)
-        check_runs_named(tree)
+        check_runs_named(checked)
         from mnist_exp.build import check_parts
 
-        check_parts(tree, checked, Path(composed.hydra.sweep.dir) / str(index))
-        tree = as_stored(tree, Path.cwd())
+        check_parts(checked, Path(composed.hydra.sweep.dir) / str(index))
+        checked = checked.with_absolute_paths(Path.cwd())
     except Exception as error:
         if (mistake := as_usage_error(error, folders)) is None:
             raise
@@ -238,7 +241,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
         raise JobRefused("\n".join(f"{line}{which}" for line in str(mistake).splitlines())) from error
     finally:
         hydra.cfg = sweep
-    return Composed(composed, task, tree)
+    return Composed(composed, task, checked)
 
 
 def _refuse_another_sweep(config: DictConfig, composed: DictConfig) -> None:
@@ -280,25 +283,26 @@ def _find_or_add(
     more: Mapping[str, Any],
 ) -> Job:
     """The job that computes this, or that the same overrides made when the sweep began; else a new one that waits."""
-    tree = composed.tree
+    checked = composed.checked
     arguments = [argument for argument in arguments if not argument.startswith("sweep.")]
     overrides = distinguishing(arguments, fixed)
-    job = sweep.find(identity) or find_moved(sweep, tree, overrides, folders) or sweep.find_composed_from(arguments)
+    job = sweep.find(identity) or find_moved(sweep, checked, overrides, folders) or sweep.find_composed_from(arguments)
     if job is not None and (sweep.path / job.directory / "run.json").exists():
         return job
-    job = job or sweep.add(identity, overrides, arguments, tree["name"])
+    job = job or sweep.add(identity, overrides, arguments, checked.name)
     path = sweep.path / job.directory
     record = {
-        "name": tree["name"],
-        "seed": tree["seed"],
+        "name": checked.name,
+        "seed": checked.seed,
         "config_hash": identity.partition("-")[0],
+        "config_hash_version": HASH_VERSION,
         "command": sweep.command,
         "sweep": sweep.path.name,
         **more,
     }
-    if record["threads"] is None or tree["trainer"]["threads"] is not None:
+    if record["threads"] is None or checked.trainer.threads is not None:
         del record["threads"]  # else its share of the cores, now and when it is resumed
-    with RunDirectory.create(path, tree=tree, overrides=arguments, record=record, status="waiting"):
+    with RunDirectory.create(path, config=checked, overrides=arguments, record=record, status="waiting"):
         hydra = path / ".hydra"
         hydra.mkdir(exist_ok=True)
         OmegaConf.save(composed.task, hydra / "config.yaml")
@@ -324,19 +328,23 @@ def _said_of_stored(
     """
     said = {}
     logger = OmegaConf.select(config, "logger")
-    present: Any = OmegaConf.to_container(logger, resolve=True) if logger else {}
+    chosen: Any = OmegaConf.to_container(logger, resolve=True) if logger else None
+    present = check_logger(chosen)
     for job in wanted:
         path = sweep.path / job.directory
         if job.directory not in known or sweep.job_status(job).status in SETTLED:
             continue
         refuse_links(path)
-        tree = read_config(path)
-        check(tree)
+        stored = read_config(path)
         # What lies there need not be what was composed.
-        check_names(tree, composed[job.directory]["trusted"] if job.directory in composed else config.trust)
+        check_names(stored, composed[job.directory]["trusted"] if job.directory in composed else config.trust)
         if job.directory not in composed:
-            logger, _ = logger_to_use(tree.get("logger"), present, ())
-            said[job.directory] = {"logger": logger, "data_root": None, "trusted": list(config.trust)}
+            used, _ = logger_to_use(stored.logger, present, ())
+            said[job.directory] = {
+                "logger": None if used is None else used.plain(),
+                "data_root": None,
+                "trusted": list(config.trust),
+            }
     return said
 
 
@@ -348,7 +356,7 @@ def _launcher(
     Args:
         said: of each job by name, what its directory does not decide: see ``job.train_directory``.
     """
-    on_slurm = str(inner._target_).endswith(".SlurmLauncher")
+    on_slurm = is_of_slurm(inner)
     job = OmegaConf.masked_copy(config, "hydra")
     OmegaConf.set_readonly(job.hydra, None)
     with flag_override(job, ["struct", "readonly"], False):
@@ -374,13 +382,13 @@ def _launcher(
                 "log_to_driver": False,
                 **(own if ray.init.get("address") is None else {"object_store_memory": None, **ray.init}),
             }
-    task = train_here if inner._target_ == BASIC else train_on_slurm if on_slurm else train_apart
+    task = train_here if inner._target_ == BASIC_LAUNCHER else train_on_slurm if on_slurm else train_apart
     if task is not train_here and "forkserver" not in multiprocessing.get_all_start_methods():
         raise UsageError(
             f"{str(inner._target_).rpartition('.')[2]} gives each job a forked process, which Windows does "
             "not have; leave hydra/launcher out, and jobs run one after the other"
         )
-    context = HydraContext(config_loader=StoredJobs(said), callbacks=Callbacks())
+    context = HydraContext(config_loader=StoredJobs(said), callbacks=no_callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=job)
 
     def launch_all(jobs: Sequence[Job]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class ExponentialMovingAverage:
@@ -37,7 +38,8 @@ class ExponentialMovingAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Move towards the model's weights; call after each optimizer step."""
-        torch._foreach_lerp_(self._averaged, self._current, 1 - self.current_decay())
+        average = get_ema_multi_avg_fn(self.current_decay())  # type: ignore[no-untyped-call]  # PyTorch gives it no types
+        average(self._averaged, self._current, self.steps)
         for target, source in self._copies:
             target.copy_(source)
         self.steps += 1

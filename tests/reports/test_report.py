@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from synthetic_runs import write_run
 
-from mnist_exp import report
+from mnist_exp.cli import report
 from mnist_exp.data.embedded import mnist5k
 from mnist_exp.reports.build import Report, build, write
 from mnist_exp.reports.collect import Varied, compare, labels, paths_of, what_varies
@@ -269,7 +269,7 @@ class TestMistakes:
         before = {path: path.read_bytes() for path in Path().rglob("some/**/*") if path.is_file()}
         program = (  # the system calls a file that grows over a limit too large as it calls a disk full
             "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2); "
-            "from mnist_exp.report import main; main(sys.argv[1:])"
+            "from mnist_exp.cli.report import main; main(sys.argv[1:])"
         )
         ended = subprocess.run(
             [sys.executable, "-c", program, str(runs), "--output", "some/out"],
@@ -286,11 +286,11 @@ class TestMistakes:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
     def test_a_summary_that_cannot_be_printed(self, runs: Path) -> None:
         with Path("/dev/full").open("w") as full:
-            command = [sys.executable, "-m", "mnist_exp.report", str(runs / "base-0"), "--output", "out"]
+            command = [sys.executable, "-m", "mnist_exp.cli.report", str(runs / "base-0"), "--output", "out"]
             ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
         assert ended.returncode == 2
         assert ended.stderr == (
-            "mnist-report: written: out/report.html, out/report.md, out/results.csv; the summary cannot be printed: "
+            "mnist-report: written: out/report.html, out/report.md, out/results.csv; standard output cannot be written: "
             "No space left on device\n"
         )
         assert Path("out/report.html").is_file()
@@ -467,5 +467,5 @@ def test_figures_follow_the_schema_of_vega_lite(runs: Path) -> None:
 
 
 def test_a_report_needs_neither_torch_nor_wandb() -> None:
-    program = "import sys, mnist_exp.report; print([name for name in ('torch', 'wandb') if name in sys.modules])"
+    program = "import sys, mnist_exp.cli.report; print([name for name in ('torch', 'wandb') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -12,7 +12,7 @@ import wandb
 from synthetic_runs import write_run
 from wandb_server import WandbServer
 
-from mnist_exp import report
+from mnist_exp.cli import report
 from mnist_exp.loggers.wandb import WandbLogger
 from mnist_exp.reports import wandb_report
 

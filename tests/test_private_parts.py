@@ -1,0 +1,184 @@
+"""Parts of other libraries that those do not promise to keep: each is there, and does what is built on it.
+
+A failure here means that a pinned version was raised and the named module has to be looked at.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import wandb
+from hydra import compose, initialize_config_dir, version
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+from process_state import restored
+from wandb.proto import wandb_internal_pb2
+
+from mnist_exp.compose import BASIC_LAUNCHER, CONF, composing_code, hydra_flags, no_callbacks, root_of, run_hydra_app
+from mnist_exp.loggers import wandb_private
+from mnist_exp.sweeps.slurm import never_ask_accounts
+
+ROOT = Path(__file__).parents[1]
+# The one module for each library. Anything whose path has a part that begins with an underscore is private, and so are the
+# parts of wandb that its documentation does not name.
+PRIVATE_IMPORTS = {"mnist_exp/compose.py": "hydra._internal", "mnist_exp/loggers/wandb_private.py": "wandb."}
+PUBLIC_WANDB = {"wandb", "wandb_workspaces.reports.v2"}
+
+
+def imported(file: Path) -> set[str]:
+    """The modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            private = [
+                alias.name for alias in node.names if alias.name.startswith("_") and not alias.name.startswith("__")
+            ]
+            found |= {node.module, *(f"{node.module}.{name}" for name in private)}
+    return found
+
+
+def is_private(module: str) -> bool:
+    if module.partition(".")[0] in {"mnist_exp", "__future__"}:
+        return False
+    if module.startswith("wandb"):
+        return module not in PUBLIC_WANDB
+    return any(part.startswith("_") for part in module.split("."))
+
+
+def test_private_modules_are_imported_in_one_place_for_each_library() -> None:
+    found = {}
+    for folder in ("mnist_exp", "hydra_plugins", "scripts"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            if private := sorted(module for module in imported(file) if is_private(module)):
+                found[file.relative_to(ROOT).as_posix()] = private
+    assert found.keys() == PRIVATE_IMPORTS.keys(), found
+    for name, prefix in PRIVATE_IMPORTS.items():
+        assert all(module.startswith(prefix) for module in found[name] if module != "wandb"), found[name]
+
+
+def test_hydras_flags() -> None:
+    options = hydra_flags().parse_args(["--multirun", "--config-dir", "x", "a=1"])
+    assert (options.multirun, options.config_dir, options.overrides) == (True, "x", ["a=1"])
+    assert {"run", "cfg", "info", "resolve", "hydra_help", "shell_completion", "config_name", "config_path"} <= set(
+        vars(options)
+    )
+
+
+def test_hydras_application_runs_a_task(tmp_path: Path) -> None:
+    seen = []
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "train.yaml").write_text("seed: 0\n")
+    options = hydra_flags().parse_args(
+        ["--config-path", str(tmp_path / "conf"), "hydra.run.dir=here", "hydra/job_logging=none", "seed=7"]
+    )
+    version.setbase("1.3")
+    with restored():
+        run_hydra_app(options, lambda config: seen.append(config.seed))
+    assert seen == [7]
+
+
+def test_hydras_launcher_for_this_process() -> None:
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        config = compose("train", return_hydra_config=True)
+    assert config.hydra.launcher._target_ == BASIC_LAUNCHER
+    assert config.hydra.runtime.choices["hydra/launcher"] == "basic"
+    assert config.hydra.runtime.choices["hydra/sweeper"] == "basic"
+
+
+def test_exceptions_of_hydras_loader_pass_through_this_function() -> None:
+    with (
+        initialize_config_dir(config_dir=str(CONF), version_base="1.3"),
+        pytest.raises(ConfigCompositionException) as raised,
+    ):
+        compose("train", overrides=["absent=1"])
+    trace, codes = raised.value.__traceback__, []
+    while trace is not None:
+        codes.append(trace.tb_frame.f_code)
+        trace = trace.tb_next
+    assert composing_code() in codes
+
+
+def test_hydras_context_without_callbacks() -> None:
+    assert no_callbacks().on_job_start(config=OmegaConf.create(), task_function=print) is None
+
+
+def test_the_root_of_a_configuration() -> None:
+    config = OmegaConf.create({"a": {"b": {"c": 1}}})
+    assert root_of(config.a.b) is config
+
+
+@pytest.mark.parametrize("name", wandb_private.DEAD_SERVICE)
+def test_wandbs_exceptions(name: str) -> None:
+    error = getattr(import_module(wandb_private.DEAD_SERVICE[name]), name)
+    assert issubclass(error, Exception)
+    assert wandb_private.is_of_a_dead_service(error.__new__(error))
+    assert not wandb_private.is_of_a_dead_service(ValueError())
+
+
+def test_wandbs_statistics_can_be_turned_off() -> None:
+    from wandb.analytics.opentelemetry import opentelemetry_proxy
+
+    assert list(inspect.signature(opentelemetry_proxy.disable).parameters) == []
+
+
+def test_wandbs_list_of_packages_is_asked_for_where_it_is_replaced() -> None:
+    from wandb.sdk import wandb_run
+
+    assert "from wandb.util import working_set" in inspect.getsource(wandb_run)
+    packages = list(wandb.util.working_set())
+    assert "torch" in {package.key for package in packages}
+
+
+def test_wandbs_service_says_that_rows_are_refused() -> None:
+    (program,) = (Path(wandb.__file__).parent / "bin").glob("wandb-core*")
+    assert wandb_private.ROWS_REFUSED.encode() in program.read_bytes()
+
+
+def test_wandbs_settings() -> None:
+    assert wandb_private.SERVICE_WAIT in wandb.Settings.model_fields
+    assert {"sweep_id", "sweep_param_path", "sync_file", "base_url"} <= {
+        *wandb.Settings.model_fields,
+        *dir(wandb.Settings),
+    }
+
+
+def test_wandbs_records() -> None:
+    record = wandb_internal_pb2.Record(num=3, exit=wandb_internal_pb2.RunExitRecord(exit_code=1))
+    assert wandb_private.record_from(record.SerializeToString()) == record
+    with pytest.raises(ValueError, match="no record"):
+        wandb_private.record_from(b"\xff")
+
+
+def test_wandbs_folder_of_copies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    assert wandb_private.staging_folder() == (tmp_path / "data" / "artifacts" / "staging").resolve()
+
+
+def test_wandbs_reports() -> None:
+    workspaces = pytest.importorskip("wandb_workspaces.reports.v2")
+    model = wandb_private.report_model(workspaces.Report(project="p", entity="e", title="t"))
+    assert model.display_name == "t"
+    assert '"blocks"' in model.spec.model_dump_json(by_alias=True)
+
+
+def test_submitit_asks_its_watcher_for_the_state_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    submitit = pytest.importorskip("submitit")
+    watcher = submitit.SlurmJob.watcher
+    assert "update" in vars(type(watcher)) or hasattr(type(watcher), "update")
+    with monkeypatch.context() as patch:
+        patch.setattr(watcher, "update", watcher.update, raising=True)
+        never_ask_accounts()
+        watcher.update_if_long_enough("force")
+        assert watcher.num_calls == 0
+        assert watcher.get_info("1", mode="force") == {}
+
+
+def test_the_module_that_makes_optimizers_slow_to_import() -> None:
+    assert find_spec("torch._dynamo") is not None
