@@ -42,7 +42,7 @@ def train(
     """
     from mnist_exp.commandline import folders_of, run_hydra, without_flags
     from mnist_exp.explain import as_usage_error
-    from mnist_exp.lifecycle import run_path, start_run
+    from mnist_exp.task import run_path, start_run
 
     settings = _settings(overrides, directory, trust)
     options = without_flags(settings)
@@ -122,7 +122,7 @@ def _row(run: Run) -> dict[str, Any]:
     seconds = record.get("seconds")
     settings = {
         key: as_typed(value) if isinstance(value, list | Mapping) else value
-        for key, value in flatten(run.config).items()
+        for key, value in flatten(run.config.plain()).items()
     }
     return {
         "directory": str(run.path),
@@ -154,7 +154,7 @@ def load_model(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
     """
     import torch
 
-    from mnist_exp.build import trained_model
+    from mnist_exp.reader import trained_model
 
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices):

@@ -154,7 +154,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         raise UsageError(explain_interpolation(error, OmegaConf.to_container(config, resolve=False))) from error
     assert isinstance(tree, dict)
     # One form of none, whether it was null, taken away or empty.
-    none = {key: tree.get(key) or {} for key in ("logger", "callbacks")}
+    none = {"logger": tree.get("logger") or None, "callbacks": tree.get("callbacks") or {}}
     return {str(key): value for key, value in {**tree, **none}.items()}
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mnist_exp.trained import Classifier, TrainingImages
+    from mnist_exp.reader import Classifier, TrainingImages
 
 MOST_NETWORKS = 24
 LARGEST_REQUEST = 2_000_000  # bytes; a drawing has about 5,000
@@ -42,8 +42,8 @@ def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> lis
     Raises:
         RunDirectoryError: there is none.
     """
+    from mnist_exp.reader import Classifier
     from mnist_exp.reports.collect import paths_of
-    from mnist_exp.trained import Classifier
 
     networks: list[Classifier] = []
     problems: list[str] = []

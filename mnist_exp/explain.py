@@ -124,9 +124,11 @@ def _named_in(group: str, choice: str, folders: Sequence[Path]) -> str:
 
 
 def _near_choice(word: str, allowed: Sequence[str]) -> str:
-    """Choices whose last part is the word, or nearly so."""
-    same = [choice for choice in allowed if choice.rpartition("/")[2] == word.rpartition("/")[2]][:3]
-    matches = same or get_close_matches(word, allowed, n=1)
+    """Choices whose last part is the word, begins with it, or is nearly it."""
+    last = word.rpartition("/")[2]
+    same = [choice for choice in allowed if choice.rpartition("/")[2] == last][:3]
+    longer = [choice for choice in allowed if last and choice.rpartition("/")[2].startswith(f"{last}_")][:3]
+    matches = same or longer or get_close_matches(word, allowed, n=1)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 

@@ -52,7 +52,7 @@ def classify(
     Raises:
         UsageError, RunDirectoryError: there is no trained network in ``directory``, or ``show`` cannot be written.
     """
-    from mnist_exp.trained import Classifier
+    from mnist_exp.reader import Classifier
 
     network = Classifier(directory, trusted)
     taken = {path.absolute() for path in images}

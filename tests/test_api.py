@@ -22,9 +22,9 @@ from warm_commands import WarmCommands
 
 import mnist_exp
 from mnist_exp.compose import CONF
+from mnist_exp.reader import Classifier
 from mnist_exp.runs import find_runs, read_run
 from mnist_exp.signals import StopRequest
-from mnist_exp.trained import Classifier
 
 TIMES = {"train_seconds", "eval_seconds", "images_per_second"}
 

@@ -238,7 +238,7 @@ def test_divergence_keeps_the_last_good_checkpoint(
     mnist_train: Callable[..., int], small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert mnist_train(*small, "hydra.run.dir=good", "trainer.epochs=1") == 0
-    explode = ["scheduler=step", "scheduler.every=1", "scheduler.gamma=1e30"]
+    explode = ["scheduler=step_decay", "scheduler.every=1", "scheduler.gamma=1e30"]
     assert mnist_train(*small, *explode, "hydra.run.dir=run") == 1
     run = tmp_path / "run"
     (line,) = capsys.readouterr().err.splitlines()
@@ -429,7 +429,7 @@ def test_steps_reuse_memory() -> None:
     """Without it the kernel clears thousands of pages anew in every step."""
     script = """
 import resource, torch
-from mnist_exp.build import keep_freed_memory
+from mnist_exp.device import keep_freed_memory
 from mnist_exp.models import LeNet5
 torch.set_num_threads(1)
 keep_freed_memory()

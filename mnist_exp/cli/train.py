@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
-from functools import partial
+from typing import TYPE_CHECKING
 
 from mnist_exp.cli.ending import exit_status, printing
 from mnist_exp.cli.train_arguments import read_arguments
 from mnist_exp.commandline import folders_of, only_prints, run_hydra, with_paths_quoted
 from mnist_exp.compose import help_text
-from mnist_exp.lifecycle import start_run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def main() -> None:
@@ -34,7 +36,13 @@ def main() -> None:
         sys.argv[1:] = with_paths_quoted(sys.argv[1:])  # which the sweep directory keeps
         options = read_arguments(sys.argv[1:])
         with printing() if only_prints(options) else nullcontext():
-            run_hydra(partial(start_run, arguments=sys.argv[1:]), options)
+            run_hydra(_task, options)
+
+
+def _task(composed: DictConfig) -> float | None:
+    from mnist_exp.task import start_run
+
+    return start_run(composed, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_exp.config import hashed_config
 from mnist_exp.errors import typed
+from mnist_exp.hashing import hashed_config
 from mnist_exp.reports.baseline import choose
 from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, what_varies
 from mnist_exp.reports.statistics import Calibration, calibration
@@ -216,7 +216,7 @@ class _Gathering:
         keys = ordered_keys([arm.settings for arm in arms])
         for arm in arms:
             arm.runs = dict(sorted(arm.runs.items()))
-            arm.others.sort(key=lambda run: int(run.config["seed"]))
+            arm.others.sort(key=lambda run: run.config.seed)
         return sorted(
             arms, key=lambda arm: (natural(arm.name), [natural(arm.settings.get(key, ABSENT)) for key in keys])
         )

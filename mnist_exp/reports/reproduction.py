@@ -56,7 +56,7 @@ def _reproduction(arm: Arm) -> Reproduction:
 
     return Reproduction(
         label=arm.label,
-        seeds=tuple(arm.runs) or tuple(sorted(int(run.config["seed"]) for run in arm.others)),
+        seeds=tuple(arm.runs) or tuple(sorted(run.config.seed for run in arm.others)),
         commands=tuple(dict.fromkeys(run_command(run) for run in runs)),
         commit=all_of(commit),
         versions=all_of(versions),

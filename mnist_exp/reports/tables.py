@@ -275,7 +275,7 @@ def results_csv(comparison: Comparison) -> str:
             # The result of a completed run; of another one how far it got.
             last = record.get("final") or (run.metrics[-1] if run.metrics else {})
             writer.writerow(
-                [run.path, arm.label, run.status, record.get("error"), run.config["seed"], last.get("epoch")]
+                [run.path, arm.label, run.status, record.get("error"), run.config.seed, last.get("epoch")]
                 + [last.get(name) for name in figures]
                 + [record.get("parameters"), record.get("macs"), spent.get("train"), spent.get("total")]
                 + [_images_per_second(run), record.get("peak_memory_bytes"), record["config_hash"]]

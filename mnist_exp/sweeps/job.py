@@ -121,7 +121,7 @@ def train_directory(path: Path, said: Mapping[str, Any], *, in_sweep: bool = Fal
             be fetched; ``trusted``, packages whose code may run besides ours.
         in_sweep: this process shows the whole sweep, and not each job.
     """
-    from mnist_exp.lifecycle import train
+    from mnist_exp.task import train
 
     if path.is_relative_to(Path.cwd()) and path != Path.cwd():
         path = path.relative_to(Path.cwd())  # as the user would type it
@@ -129,10 +129,10 @@ def train_directory(path: Path, said: Mapping[str, Any], *, in_sweep: bool = Fal
         if "versions" not in run.record:
             run.update(**provenance(PACKAGE))
         run.update(process={"host": platform.node(), "pid": os.getpid()})
-        run.tree.update({key: said[key] for key in ("logger", "callbacks") if key in said})
-        run.may_download = run.tree["data"].get("root") == said["data_root"]
+        run.config = check({**run.config.plain(), **{key: said[key] for key in ("logger", "callbacks") if key in said}})
+        run.may_download = run.config.data.folder == said["data_root"]
         run.trusted = said["trusted"]
-        return train(run, check(run.tree), in_sweep=in_sweep)
+        return train(run, in_sweep=in_sweep)
 
 
 def _fork(*arguments: Any) -> Any:

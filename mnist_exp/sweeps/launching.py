@@ -29,13 +29,15 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_exp.compose import BASIC_LAUNCHER, groups, no_callbacks, resolve, with_choices_checked
-from mnist_exp.config import as_stored, check, check_runs_named
+from mnist_exp.config import Config, check, check_logger
 from mnist_exp.errors import PastHydra, RunFailed, RunInterrupted, UsageError
 from mnist_exp.explain import as_usage_error
+from mnist_exp.hashing import HASH_VERSION
 from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.directory import is_locked, read_config, resume_command
 from mnist_exp.runs.files import refuse_links
 from mnist_exp.signals import StopRequest
+from mnist_exp.stored import check_runs_named
 from mnist_exp.sweeps.composing import JobComposer
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, SweepDirectory
 from mnist_exp.sweeps.job import StopAll, train_apart, train_here
@@ -115,13 +117,13 @@ def launch(
             )
         composed = _compose_all(context, config, job_overrides, initial_job_idx)
         fixed = _fixed_keys(context, config)
-        identities = identities_of([job.tree for job in composed], job_overrides, fixed)
+        identities = identities_of([job.checked for job in composed], job_overrides, fixed)
         shares = shares_of(inner, len(composed))
         _instantiated(_with_launcher(inner, config), context, train_apart)  # refused before anything is written
         with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
             known = set(sweep.jobs)
             if shares.at_once is not None:
-                warn_of_too_many_threads(shares.at_once, [job.tree["trainer"]["threads"] for job in composed])
+                warn_of_too_many_threads(shares.at_once, [job.checked.trainer.threads for job in composed])
             # Finishing a sweep whose data moved: a job is known by the folder of that time where that was its data's name.
             folders = folders_of(sweep) if config.sweep.resume else []
             more = [{**record, "threads": shares.threads} for record in records]
@@ -130,16 +132,16 @@ def launch(
                 for job, identity, overrides, own in zip(composed, identities, job_overrides, more, strict=True)
             ]
             report_merged(sweep, jobs, job_overrides, fixed)
-            follow_data(sweep, jobs, [job.tree for job in composed])
+            follow_data(sweep, jobs, [job.checked for job in composed])
             wanted = list(dict.fromkeys(jobs))
             if config.sweep.resume:
                 wanted = list(dict.fromkeys([*wanted, *sweep.jobs.values()]))
             said = {
                 job.directory: {
-                    "logger": made.tree["logger"],
-                    "callbacks": made.tree["callbacks"],
-                    "data_root": made.tree["data"].get("root"),
-                    "trusted": sorted(own_packages(made.tree).union(config.trust)),
+                    "logger": None if made.checked.logger is None else made.checked.logger.plain(),
+                    "callbacks": {name: callback.plain() for name, callback in made.checked.callbacks.items()},
+                    "data_root": made.checked.data.folder,
+                    "trusted": sorted(own_packages(made.checked).union(config.trust)),
                 }
                 for job, made in zip(jobs, composed, strict=True)
             }
@@ -150,8 +152,8 @@ def launch(
             stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
             if _fingerprint(context) != files:
                 composed = _compose_all(context, config, job_overrides, initial_job_idx)
-                identities = identities_of([job.tree for job in composed], job_overrides, fixed)
-            report_edits(sweep, jobs, [job.tree for job in composed], identities)
+                identities = identities_of([job.checked for job in composed], job_overrides, fixed)
+            report_edits(sweep, jobs, [job.checked for job in composed], identities)
     except UsageError:
         if fresh and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
             shutil.rmtree(path)  # Hydra made it before anybody looked
@@ -193,11 +195,11 @@ class JobRefused(UsageError):
 
 @dataclass(frozen=True)
 class Composed:
-    """The whole configuration of a job; ``task`` is what is not Hydra's of it, ``tree`` what it computes, resolved."""
+    """The whole configuration of a job; ``task`` is what is not Hydra's of it, ``checked`` the same resolved and typed."""
 
     config: DictConfig
     task: DictConfig
-    tree: dict[str, Any]
+    checked: Config
 
 
 def _compose_all(
@@ -235,11 +237,11 @@ def _compose(
                 "sweep is finished with mnist-train -m sweep.resume=DIR"
             )
         checked = check(tree)
-        check_runs_named(tree)
+        check_runs_named(checked)
         from mnist_exp.build import check_parts
 
-        check_parts(tree, checked, Path(composed.hydra.sweep.dir) / str(index))
-        tree = as_stored(tree, Path.cwd())
+        check_parts(checked, Path(composed.hydra.sweep.dir) / str(index))
+        checked = checked.with_absolute_paths(Path.cwd())
     except Exception as error:
         if (mistake := as_usage_error(error, folders)) is None:
             raise
@@ -249,7 +251,7 @@ def _compose(
         raise JobRefused("\n".join(f"{line}{which}" for line in str(mistake).splitlines())) from error
     finally:
         hydra.cfg = sweep
-    return Composed(composed, task, tree)
+    return Composed(composed, task, checked)
 
 
 def _refuse_another_sweep(config: DictConfig, composed: DictConfig) -> None:
@@ -291,25 +293,26 @@ def _find_or_add(
     more: Mapping[str, Any],
 ) -> Job:
     """The job that computes this, or that the same overrides made when the sweep began; else a new one that waits."""
-    tree = composed.tree
+    checked = composed.checked
     arguments = [argument for argument in arguments if not argument.startswith("sweep.")]
     overrides = distinguishing(arguments, fixed)
-    job = sweep.find(identity) or find_moved(sweep, tree, overrides, folders) or sweep.find_composed_from(arguments)
+    job = sweep.find(identity) or find_moved(sweep, checked, overrides, folders) or sweep.find_composed_from(arguments)
     if job is not None and (sweep.path / job.directory / "run.json").exists():
         return job
-    job = job or sweep.add(identity, overrides, arguments, tree["name"])
+    job = job or sweep.add(identity, overrides, arguments, checked.name)
     path = sweep.path / job.directory
     record = {
-        "name": tree["name"],
-        "seed": tree["seed"],
+        "name": checked.name,
+        "seed": checked.seed,
         "config_hash": identity.partition("-")[0],
+        "config_hash_version": HASH_VERSION,
         "command": sweep.command,
         "sweep": sweep.path.name,
         **more,
     }
-    if record["threads"] is None or tree["trainer"]["threads"] is not None:
+    if record["threads"] is None or checked.trainer.threads is not None:
         del record["threads"]  # else its share of the cores, now and when it is resumed
-    with RunDirectory.create(path, tree=tree, overrides=arguments, record=record, status="waiting"):
+    with RunDirectory.create(path, config=checked, overrides=arguments, record=record, status="waiting"):
         hydra = path / ".hydra"
         hydra.mkdir(exist_ok=True)
         OmegaConf.save(composed.task, hydra / "config.yaml")
@@ -335,19 +338,23 @@ def _said_of_stored(
     """
     said = {}
     logger = OmegaConf.select(config, "logger")
-    present: Any = OmegaConf.to_container(logger, resolve=True) if logger else {}
+    chosen: Any = OmegaConf.to_container(logger, resolve=True) if logger else None
+    present = check_logger(chosen)
     for job in wanted:
         path = sweep.path / job.directory
         if job.directory not in known or sweep.job_status(job).status in SETTLED:
             continue
         refuse_links(path)
-        tree = read_config(path)
-        check(tree)
+        stored = read_config(path)
         # What lies there need not be what was composed.
-        check_names(tree, composed[job.directory]["trusted"] if job.directory in composed else config.trust)
+        check_names(stored, composed[job.directory]["trusted"] if job.directory in composed else config.trust)
         if job.directory not in composed:
-            logger, _ = logger_to_use(tree.get("logger"), present, ())
-            said[job.directory] = {"logger": logger, "data_root": None, "trusted": list(config.trust)}
+            used, _ = logger_to_use(stored.logger, present, ())
+            said[job.directory] = {
+                "logger": None if used is None else used.plain(),
+                "data_root": None,
+                "trusted": list(config.trust),
+            }
     return said
 
 

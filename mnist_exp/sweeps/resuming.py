@@ -68,9 +68,14 @@ def arguments_to_finish(arguments: Sequence[str], given: Namespace) -> list[str]
         )
     for words in missing:
         report(UsageError(_printable(f"{words[0]} is not taken over from {path}; if you want it, type it, too")))
-    kept = [word for word in started if is_own(word) and _key(word) not in answered | REPLACED]
+    kept = [renamed(word) for word in started if is_own(word) and _key(word) not in answered | REPLACED]
     here = [shlex.split(typed(key, directory))[0] for key in ("hydra.sweep.dir", "sweep.resume")]
     return ["-m", *kept, *here, *own]
+
+
+def renamed(word: str) -> str:
+    """An override of an earlier version, as it is typed now."""
+    return re.sub(r"\bstep\b", "step_decay", word) if _key(word) == "scheduler" else word
 
 
 def left_to_user(arguments: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from mnist_exp.training.events import Callback, EpochMetrics, StepDone, Training
 from mnist_exp.training.loop import Diverged, Interrupted, TrainConfig, TrainState, fit, predict
 from mnist_exp.training.objective import Distillation, Mixup, Objective
 from mnist_exp.training.optimizers import MuonWithAdamW, parameter_groups
-from mnist_exp.training.schedules import constant, cosine, one_cycle, step
+from mnist_exp.training.schedules import constant, cosine, one_cycle, step_decay
 
 __all__ = [
     "Callback",
@@ -37,5 +37,5 @@ __all__ = [
     "predict",
     "save_checkpoint",
     "score",
-    "step",
+    "step_decay",
 ]

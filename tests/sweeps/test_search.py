@@ -145,7 +145,7 @@ def test_which_keys_hold_integers(key: str, integer: bool, composed: Callable[..
 
     from mnist_exp.sweeps.search import space_of
 
-    config = OmegaConf.create(composed("scheduler=step", "model=mlp"))
+    config = OmegaConf.create(composed("scheduler=step_decay", "model=mlp"))
     space = space_of(OverridesParser.create().parse_overrides([f"+{key}=interval(1,2)"]), config)
     assert isinstance(space[f"+{key}"], optuna.distributions.IntDistribution) == integer
 

@@ -113,7 +113,7 @@ def test_adding_and_reordering_renumbers_nothing(sweep: Callable[..., int]) -> N
     after = started()
     assert set(after) == {"seed=0", "seed=1", "seed=2", "seed=3"}
     assert {name: after[name] for name in before} == before
-    assert read_run(Path("sweep/seed=3")).config["seed"] == 3
+    assert read_run(Path("sweep/seed=3")).config.seed == 3
 
 
 def test_other_settings_under_the_same_name_get_their_own_directory(sweep: Callable[..., int]) -> None:
@@ -123,7 +123,7 @@ def test_other_settings_under_the_same_name_get_their_own_directory(sweep: Calla
     assert contents(Path("sweep/seed=0")) == before
     assert len(statuses()) == 4
     (other,) = [name for name in statuses() if name.startswith("seed=0-")]
-    assert read_run(Path("sweep") / other).config["optimizer"]["_target_"] == "torch.optim.Adam"
+    assert read_run(Path("sweep") / other).config.optimizer.target == "torch.optim.Adam"
 
 
 def test_failures_stay_alone_and_are_run_again(
@@ -277,7 +277,7 @@ def test_editing_conf_changes_no_job_that_waits(
     )
     assert capsys.readouterr().err == told
     for name in ("seed=0", "seed=1"):
-        assert read_run(Path("sweep") / name).config["trainer"]["eval_batch_size"] == 500
+        assert read_run(Path("sweep") / name).config.trainer.eval_batch_size == 500
     assert sweep(*command) == 0
     assert capsys.readouterr().err == told
     assert list(statuses()) == ["seed=0", "seed=1"], "they are the same jobs still"
