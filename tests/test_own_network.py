@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from exit_status import status_of
 
 from mnist_exp.cli import demo, predict, report
 from mnist_exp.cli import eval as evaluate
@@ -59,14 +60,6 @@ def mine(tmp_path: Path, small: list[str]) -> Iterator[list[str]]:
     (folder / "absent.yaml").write_text("_target_: mynets.Absent\n")
     yield [*small, *QUICK, "--config-dir", "myconf"]
     sys.modules.pop("mynets", None)
-
-
-def status_of(main: Callable[[list[str]], None], *arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
-    return 0
 
 
 def test_trained_evaluated_resumed_and_reported(

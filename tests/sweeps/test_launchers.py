@@ -17,6 +17,7 @@ from sweep_processes import breaking, rows, start, wait_for
 
 from mnist_exp.runs import read_run
 from mnist_exp.runs.provenance import available_cores
+from mnist_exp.sweeps import slurm
 
 LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
@@ -186,6 +187,29 @@ def test_jobs_share_the_cores(launcher: list[str], small: list[str], tmp_path: P
         assert record["process"]["pid"] != process.pid
         assert "\n    1/1 " in (tmp_path / "sweep" / name / "output.log").read_text()
         assert read_run(tmp_path / "sweep" / name).status == "completed"
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked"),
+    [
+        ([None, "JobState=RUNNING", None, "JobState=RUNNING", ""], ["show", "show", "requeue", "show", "requeue"]),
+        ([None, "JobState=RUNNING", None, "JobState=PENDING"], ["show", "show", "requeue", "show"]),
+        (["JobState=COMPLETING"], ["show"]),
+    ],
+)
+def test_a_busy_slurm_is_asked_again(
+    answers: list[str | None], asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def ask(*command: str) -> str | None:
+        said.append("show" if "show" in command else command[1])
+        return answers[len(said) - 1]
+
+    monkeypatch.setattr(slurm, "_ask", ask)
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
+    slurm._requeue_unless_stopped("7")
+    assert said == asked
 
 
 def test_without_slurm_a_line_says_so(
