@@ -41,16 +41,20 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(4, available_cores() + 1)
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of pytest-xdist have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _shared_cache(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Iterator[None]:
     """The bundled digits are parsed and each kind of kernels is compiled once for all tests, in whichever process."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # which all workers have in common
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MNIST_EXP_CACHE", str(folder / "cache"))
+        patch.setenv("MNIST_EXP_CACHE", str(shared_folder / "cache"))
         # PyTorch names this folder in the environment itself when it first needs one.
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
 
 

@@ -127,8 +127,8 @@ def shortened(text: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def examples(warm_commands: WarmCommands, tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    return Examples(tmp_path_factory.mktemp("examples"), warm_commands)
+def examples(warm_commands: WarmCommands, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    return Examples(tmp_path_factory.mktemp("examples"), shared_folder / "cache of examples", warm_commands)
 
 
 def type_in(line: Line, where: Path, examples: Examples, environment: dict[str, str]) -> None:

@@ -243,5 +243,5 @@ def test_training_imports_no_compiler_and_is_what_it_is_with_one(warm_commands: 
     script.write_text(WITHOUT_DYNAMO)
     command = [warm_commands.add("python", None), script, *small, "quiet=true"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("as PyTorch makes it\n")

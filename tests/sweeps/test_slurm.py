@@ -63,7 +63,7 @@ def test_failures_stay_alone_and_preempted_jobs_go_on(
 ) -> None:
     """The same command finishes the sweep, while Slurm wants its machine back three times."""
     small.remove("trainer.threads=1")
-    small += ["trainer.epochs=200", "regularization.dropout=0.2"]
+    small += ["trainer.epochs=3", "regularization.dropout=0.2"]
     command = [*small, *ON_SLURM, BREAKING, "hydra.launcher.max_num_timeout=1"]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), **environment)
     _, err = process.communicate(timeout=300)
@@ -72,7 +72,8 @@ def test_failures_stay_alone_and_preempted_jobs_go_on(
 
     parts = {index: len(record_of(tmp_path, index).get("resumed", [])) for index in range(3)}
 
-    process = start(tmp_path, *command, **environment)
+    healed = {"PYTHONPATH": str(tmp_path / "break"), "HEALED": "yes", "WAITING": "0,1,2"}
+    process = start(tmp_path, *command, **healed, **environment)
     # A signal is what a job gets ahead of a preemption or of its time limit; requeued is what it is in the end.
     takes = {0: ["scancel", "--signal=TERM"], 1: ["scontrol", "requeue"], 2: ["scancel", "--signal=USR2"]}
     for index, take in takes.items():
@@ -84,7 +85,9 @@ def test_failures_stay_alone_and_preempted_jobs_go_on(
         ask(*take, tasks[str(index)] + step)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1, f"the same bits diverge again{err}"
-    assert {name for name, job in rows(tmp_path).items() if job["status"] != "completed"} == {"seed=5"}
+    assert {name: job["status"] for name, job in rows(tmp_path).items() if job["status"] != "completed"} == {
+        "seed=5": "diverged"
+    }
     for index in takes:
         run = f"seed={index}"
         record = record_of(tmp_path, index)
@@ -119,7 +122,9 @@ def test_interrupted_leaves_nothing_in_the_queue(
 ) -> None:
     small[small.index("logger=none")] = "logger.mode=offline"
     cpus = len(os.sched_getaffinity(0))
-    process = start(tmp_path, *small, *ON_SLURM, "trainer.epochs=100", f"seed=range({cpus + 2})", **environment)
+    seeds = ",".join(str(seed) for seed in range(10, 12 + cpus))
+    command = [*small, *ON_SLURM, "trainer.epochs=3", f"seed={seeds}"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING=seeds, **environment)
     wait_for(lambda: any(tmp_path.glob("sweep/*/metrics.jsonl")), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=300)
