@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from mnist_exp import native
 from mnist_exp.components import (
     build_callbacks,
     build_data,
@@ -191,14 +192,17 @@ def build_training(
     strength = distortions.pop("strength")
     shape = {"elastic_sigma", "interpolation"}
     amplitudes = {key: strength * value for key, value in distortions.items() if key not in shape}
-    augment = Augment(**{**distortions, **amplitudes}, background=dataset.background)
+    augment: Callable[[Tensor], Tensor] | None = None
+    if any(amplitudes.values()):
+        augment = Augment(**{**distortions, **amplitudes}, background=dataset.background)
+        augment = native.NativeAugment(augment) if native.attached(model) else augment
     train_config = TrainConfig(
         epochs=trainer.epochs,
         batch_size=trainer.batch_size,
         eval_batch_size=trainer.eval_batch_size,
         seed=config.seed,
         objective=build_objective(config, model),
-        augment=augment if any(amplitudes.values()) else None,
+        augment=augment,
         mixup=Mixup(regularization.mixup) if regularization.mixup else None,
         distillation=build_distillation(config, dataset.digest, device, trusted),
         gradient_clipping=regularization.gradient_clipping,

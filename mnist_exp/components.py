@@ -23,8 +23,8 @@ from mnist_exp.data import DataError, Dataset
 from mnist_exp.data.splits import labelled, prepare
 from mnist_exp.errors import UsageError, as_typed, explain_validation
 from mnist_exp.models import LayerRow, layer_table
+from mnist_exp.torch_private import defer_dynamo
 from mnist_exp.training import Callback, Objective, evaluate, parameter_groups
-from mnist_exp.training.dynamo import defer_dynamo
 from mnist_exp.trust import find_target, instantiate, run_id_to_use
 
 

@@ -42,7 +42,7 @@ import mnist_exp, torch
 from mnist_exp.models import MLP
 from mnist_exp.models.table import layer_table
 from mnist_exp.training import MuonWithAdamW
-from mnist_exp.training.dynamo import defer_dynamo
+from mnist_exp.torch_private import defer_dynamo, has_hooks
 
 kinds = [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad, MuonWithAdamW]
 seen = []
@@ -245,3 +245,36 @@ def test_training_imports_no_compiler_and_is_what_it_is_with_one(warm_commands: 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("as PyTorch makes it\n")
+
+
+HOOKS: dict[str, Callable[[nn.Module, torch.optim.Optimizer], Any]] = {
+    "of every forward pass": lambda model, optimizer: nn.modules.module.register_module_forward_hook(print),
+    "before every forward pass": lambda model, optimizer: nn.modules.module.register_module_forward_pre_hook(print),
+    "of every backward pass": lambda model, optimizer: nn.modules.module.register_module_full_backward_hook(print),
+    "before every backward pass": lambda model, optimizer: nn.modules.module.register_module_full_backward_pre_hook(
+        print
+    ),
+    "of every optimizer": lambda model, optimizer: register_optimizer_step_post_hook(print),
+    "before every optimizer": lambda model, optimizer: register_optimizer_step_pre_hook(print),
+    "of the optimizer": lambda model, optimizer: optimizer.register_step_post_hook(print),
+    "before the optimizer": lambda model, optimizer: optimizer.register_step_pre_hook(print),
+    "of a layer": lambda model, optimizer: model[0].register_forward_hook(print),  # type: ignore[index]
+    "before a layer": lambda model, optimizer: model[0].register_forward_pre_hook(print),  # type: ignore[index]
+    "of a layer's backward pass": lambda model, optimizer: model[0].register_full_backward_hook(print),  # type: ignore[index]
+    "before a layer's backward pass": lambda model, optimizer: model[0].register_full_backward_pre_hook(print),  # type: ignore[index]
+    "of a gradient": lambda model, optimizer: next(model.parameters()).register_hook(print),
+    "after a gradient": lambda model, optimizer: next(model.parameters()).register_post_accumulate_grad_hook(print),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_hooks_are_seen(kind: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    optimizer = torch.optim.SGD(model.parameters())
+    assert not has_hooks(model, optimizer)
+    handle = HOOKS[kind](model, optimizer)
+    try:
+        assert has_hooks(model, optimizer)
+    finally:
+        handle.remove()
+    assert not has_hooks(model, optimizer)

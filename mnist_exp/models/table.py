@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mnist_exp.training.dynamo import defer_dynamo
+from mnist_exp.torch_private import defer_dynamo
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
-"""Start without TorchDynamo, the part of PyTorch that compiles: importing it takes a third of a short run's time.
+"""What this project takes from PyTorch that PyTorch does not promise to keep, and nothing else does: about PyTorch 2.15.
 
-PyTorch imports it in order to keep its optimizers, and what counts operations, out of compiled code. As long as nobody has
-imported it, nothing is being compiled, and there is nothing to keep them out of.
+TorchDynamo, the part that compiles, takes a third of a short run's time to import. PyTorch imports it in order to keep its
+optimizers, and what counts operations, out of compiled code. As long as nobody has imported it, nothing is being compiled,
+and there is nothing to keep them out of. The registers of hooks say whether somebody waits for what happens within a step.
 """
+# ruff: noqa: SLF001  # this module is for that
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils import flop_counter
 
 # All names that PyTorch's two wrappers use. One that uses another may do more than is known here, and is left alone.
@@ -74,3 +77,25 @@ def _plain_step(wrapper: Any) -> Callable[..., Any]:
             return wrapper.__wrapped__(self, *arguments, **options)
 
     return step
+
+
+def has_hooks(model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether somebody waits for something that happens within a step: a pass of the model, a gradient, an update."""
+    everywhere, of_optimizers = sys.modules["torch.nn.modules.module"], sys.modules[torch.optim.Optimizer.__module__]
+    hooks: list[Any] = [
+        *(everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks),
+        *(everywhere._global_backward_hooks, everywhere._global_backward_pre_hooks),
+        *(of_optimizers._global_optimizer_pre_hooks, of_optimizers._global_optimizer_post_hooks),
+        *(optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks),
+    ]
+    for module in model.modules():
+        hooks += [module._forward_hooks, module._forward_pre_hooks]
+        hooks += [module._backward_hooks, module._backward_pre_hooks]
+    for parameter in model.parameters():
+        hooks += [parameter._backward_hooks, parameter._post_accumulate_grad_hooks]
+    return any(hooks)
+
+
+def count_as_stepped(optimizer: torch.optim.Optimizer) -> None:
+    """Tell the optimizer that steps are taken, though not by its ``step``; a schedule would warn that there were none."""
+    optimizer._opt_called = True  # type: ignore[attr-defined]  # PyTorch declares it nowhere
