@@ -5,19 +5,21 @@ Hydra imports this module whenever it starts, so it holds names; the work is in 
 
 from __future__ import annotations
 
-import sys
+import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from mnist_exp.sweeps.search import Search, SearchSettings
 
 
 class FinishingLauncher(Launcher):
@@ -45,45 +47,76 @@ class FinishingLauncher(Launcher):
         return launch(self._context, self._config, self._inner, job_overrides, initial_job_idx, records)
 
 
-class GridSweeper(BasicSweeper):
-    """Hydra's own sweeper, which leaves nothing behind when the launcher refuses its jobs.
+class GridSweeper(Sweeper):
+    """Every combination of the values given: Hydra's own sweeper, less its rehearsal and what it leaves behind.
 
-    Without its rehearsal: the launcher composes all jobs, and checks them, before any starts.
+    The launcher composes all jobs, and checks them, before any starts; where it refuses them, no directory stays.
+
+    Args:
+        max_batch_size: jobs that are given to the launcher at once; None: all.
+        params: overrides that go in front of those of the command line.
     """
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None: ...
+    def __init__(self, max_batch_size: int | None, params: Mapping[str, Any] | None = None) -> None:
+        self._max_batch_size = max_batch_size
+        self._params = params or {}
 
-    @staticmethod
-    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
-        """The jobs, in batches. Hydra makes ``~KEY=`` of ``~KEY``, which deletes nothing.
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.config, self.hydra_context = config, hydra_context
+        self._launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        """Run all jobs, and return what became of them, batch by batch.
 
         Raises:
-            UsageError: there are no jobs.
+            UsageError: there are no jobs, or an interval is given. See ``launching.launch`` for the others.
         """
-        deletions = [str(override.input_line) for override in overrides if override.is_delete()]
-        kept = [override for override in overrides if not override.is_delete()]
-        batches = BasicSweeper.split_arguments(kept, max_batch_size)
-        if not any(batches):
-            from mnist_exp.errors import UsageError
+        from hydra.core.override_parser.overrides_parser import OverridesParser
 
-            empty = [str(override.input_line) for override in kept if not _has_values(override)]
-            raise UsageError(f"{empty[0]} has no values, so this sweep has no jobs")
-        return [[[*job, *deletions] for job in batch] for batch in batches]
-
-    def sweep(self, arguments: list[str]) -> Any:
         assert self.config is not None
+        assert self.hydra_context is not None
         path = Path(self.config.hydra.sweep.dir)
         new = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
-            return super().sweep(arguments)
+            parser = OverridesParser.create(self.hydra_context.config_loader)
+            jobs = _jobs(parser.parse_overrides([*(f"{k}={v}" for k, v in self._params.items()), *arguments]))
+            path.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, path / "multirun.yaml")
+            size = self._max_batch_size or len(jobs)
+            return [self._launcher.launch(jobs[i : i + size], i) for i in range(0, len(jobs), size)]
         finally:
             for folder in new:
                 with suppress(OSError):  # it is not empty, so something was done
                     folder.rmdir()
 
 
-def _has_values(override: Override) -> bool:
-    return not override.is_sweep_override() or next(iter(override.sweep_string_iterator()), None) is not None
+def _jobs(overrides: Sequence[Override]) -> list[list[str]]:
+    """The overrides of each job. The last of several for one key wins, at the place of the first.
+
+    Raises:
+        UsageError: there are no jobs, or an interval is given.
+    """
+    from mnist_exp.errors import UsageError
+
+    deletions = [str(override.input_line) for override in overrides if override.is_delete()]
+    values: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_delete():
+            continue  # Hydra would make ~KEY= of ~KEY, which deletes nothing
+        if not override.is_sweep_override():
+            values[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise UsageError(
+                "intervals are searched, not swept over; add hydra/sweeper=optuna, or give a list of values"
+            )
+        if not values[key]:
+            raise UsageError(f"{override.input_line} has no values, so this sweep has no jobs")
+    return [[*job, *deletions] for job in itertools.product(*values.values())]
 
 
 class OptunaSweeper(Sweeper):
@@ -103,13 +136,13 @@ class OptunaSweeper(Sweeper):
         """Run what is left of the study's trials.
 
         Raises:
-            SystemExit: with 2 where the search cannot be; see ``launching.launch`` for the others.
+            UsageError: the search cannot be. See ``launching.launch`` for the others.
         """
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        from mnist_exp.errors import UsageError, report
         from mnist_exp.sweeps.directory import read_job_status
         from mnist_exp.sweeps.launching import JobRefused
+        from mnist_exp.terminal import say
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -117,19 +150,9 @@ class OptunaSweeper(Sweeper):
         parser = OverridesParser.create(self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*(f"{key!s}={value}" for key, value in self._params.items()), *arguments])
         last = {override.get_key_element(): override for override in parsed}
-        try:
-            try:
-                from mnist_exp.sweeps.search import Search, SearchSettings, assignments, space_of
-            except ImportError as error:
-                raise UsageError("hydra/sweeper=optuna needs Optuna: pip install 'mnist-exp[optuna]'") from error
-            settings = SearchSettings.check(self._settings)
-            if self.config.data.val_size == 0:
-                raise UsageError("a search needs validation data; hold some out: data.val_size=5000")
-            space = space_of(list(last.values()), self.config)
-            search = Search(Path(self.config.hydra.sweep.dir), space, settings)
-        except UsageError as error:
-            report(error)
-            sys.exit(2)
+        search, settings = self._search(list(last.values()))
+        from mnist_exp.sweeps.search import assignments  # which imports Optuna
+
         fixed = [
             # Hydra would make ~KEY= of ~KEY, which deletes nothing.
             str(override.input_line) if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
@@ -137,9 +160,9 @@ class OptunaSweeper(Sweeper):
             if not override.is_sweep_override()
         ]
         if search.earlier != search.taken_over:
-            print(f"search: {search.taken_over} of {search.earlier} earlier trials lie in the changed search space")
+            say(f"search: {search.taken_over} of {search.earlier} earlier trials lie in the changed search space")
         if search.finished() >= settings.n_trials:
-            print(
+            say(
                 f"search: nothing to do, finished trials: {search.finished()}; ask for more: hydra.sweeper.n_trials="
                 f"{search.finished() + settings.n_trials}"
             )
@@ -150,11 +173,24 @@ class OptunaSweeper(Sweeper):
             overrides = [[*fixed, *assignments(trial)] for trial in trials]
             try:
                 results = self._launcher.launch(overrides, trials[0].number)
-            except SystemExit as leaving:
-                if isinstance(leaving.__cause__, JobRefused):
-                    search.refuse(trials, str(leaving.__cause__))
+            except JobRefused as error:
+                search.refuse(trials, str(error))
                 raise
             for trial, result in zip(trials, results, strict=True):
                 assert result.working_dir is not None
                 job_status = read_job_status(Path(result.working_dir))
                 search.tell(trial, job_status.status, getattr(job_status, settings.metric))
+
+    def _search(self, overrides: Sequence[Override]) -> tuple[Search, SearchSettings]:
+        """The study of these settings, new or continued."""
+        from mnist_exp.errors import UsageError
+
+        try:
+            from mnist_exp.sweeps.search import Search, SearchSettings, space_of
+        except ImportError as error:
+            raise UsageError("hydra/sweeper=optuna needs Optuna: pip install 'mnist-exp[optuna]'") from error
+        assert self.config is not None
+        settings = SearchSettings.check(self._settings)
+        if self.config.data.val_size == 0:
+            raise UsageError("a search needs validation data; hold some out: data.val_size=5000")
+        return Search(Path(self.config.hydra.sweep.dir), space_of(overrides, self.config), settings), settings

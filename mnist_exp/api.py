@@ -40,17 +40,19 @@ def train(
         RunFailed: the run failed or diverged; ``train.log`` in its directory says how.
         KeyboardInterrupt: the run was stopped (a ``RunInterrupted``, whose message says how to continue).
     """
-    from mnist_exp.commandline import folders_of, read_arguments, run_hydra
+    from mnist_exp.commandline import folders_of, run_hydra, without_flags
     from mnist_exp.explain import as_usage_error
-    from mnist_exp.lifecycle import run_path, start_run
+    from mnist_exp.task import run_path, start_run
 
-    arguments = _arguments(overrides, directory, config_dir, trust)
-    options = read_arguments(arguments)
+    settings = _settings(overrides, directory, trust)
+    options = without_flags(settings)
+    flags = [] if config_dir is None else ["--config-dir", str(config_dir)]
+    options.config_dir = flags[-1] if flags else None
     paths: list[Path] = []
 
     def task(composed: DictConfig) -> None:
         paths.append(run_path())
-        start_run(composed, arguments)
+        start_run(composed, [*settings, *flags])
 
     try:
         run_hydra(task, options)
@@ -62,10 +64,8 @@ def train(
     return read_run(paths[0])
 
 
-def _arguments(
-    overrides: Sequence[str], directory: str | Path | None, config_dir: str | Path | None, trust: Collection[str]
-) -> list[str]:
-    """Of the ``mnist-train`` that does the same.
+def _settings(overrides: Sequence[str], directory: str | Path | None, trust: Collection[str]) -> list[str]:
+    """The overrides of the ``mnist-train`` that does the same.
 
     Raises:
         UsageError: an option of the command, or a sweep.
@@ -80,8 +80,6 @@ def _arguments(
             )
     if directory is not None:
         arguments.append(as_override("hydra.run.dir", Path(directory)))
-    if config_dir is not None:
-        arguments += ["--config-dir", str(config_dir)]
     if trust:
         arguments.append(as_override("trust", _packages(trust)))
     return arguments
@@ -124,7 +122,7 @@ def _row(run: Run) -> dict[str, Any]:
     seconds = record.get("seconds")
     settings = {
         key: as_typed(value) if isinstance(value, list | Mapping) else value
-        for key, value in flatten(run.config).items()
+        for key, value in flatten(run.config.plain()).items()
     }
     return {
         "directory": str(run.path),
@@ -156,7 +154,7 @@ def load_model(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
     """
     import torch
 
-    from mnist_exp.build import trained_model
+    from mnist_exp.reader import trained_model
 
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices):

@@ -1,7 +1,7 @@
-"""The command line of ``mnist-train``: Hydra's flags and overrides in any order, handed to Hydra.
+"""Hydra's flags and overrides, handed to Hydra.
 
 ``hydra.main`` would do, but it reads flags only in front of all overrides or behind them, and reports what is wrong with
-them in eight lines. What it calls itself is called here; these are parts that Hydra does not promise to keep.
+them in eight lines.
 """
 
 from __future__ import annotations
@@ -9,104 +9,26 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import version
-from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from mnist_exp.compose import CONF, groups, with_choices_checked
-from mnist_exp.errors import (
-    ArgumentParser,
-    PastHydra,
-    UsageError,
-    as_override,
-    flag_as_override,
-    keys_with_ending,
-    nearest,
-    typed,
-)
-from mnist_exp.trust import add_trust
-
-INFORMATION = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
+from mnist_exp.compose import CONF, groups, hydra_flags, run_hydra_app, with_choices_checked
+from mnist_exp.errors import PastHydra, UsageError, as_override
 
 
-class TrainParser(ArgumentParser):
-    """Hydra's flags. One that is none of them was meant as an override."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            prog="mnist-train", example="mnist-train KEY=VALUE", parents=[get_args_parser()], add_help=False
-        )
-        add_trust(self)
-
-    def _explain_unknown(self, given: Sequence[str], flag: str) -> str:
-        config, known = _default_config(), groups()
-
-        def is_setting(word: str) -> bool:
-            key = word.partition("=")[0]
-            return "=" in word and (key in known or _has(config, key))
-
-        name, value = flag_as_override(given, flag, is_setting)
-        keys = [name] if is_setting(f"{name}=") else keys_with_ending(name, config)
-        if keys:
-            advice = f"; type {_as_typed_before(keys[0], value)}"
-        else:
-            advice = nearest(flag.partition("=")[0], self.options())
-        return f"{flag} is not an option of mnist-train{advice or '; settings are typed KEY=VALUE, and mnist-train --cfg job lists them'}"
-
-
-def _as_typed_before(key: str, value: str) -> str:
-    """An override from what stood behind a flag, which may be a list already."""
-    return (
-        shlex.quote(f"{key}={value}")
-        if value[:1] in {"[", "{"} or value in {"true", "false", "null"}
-        else typed(key, value)
-    )
-
-
-def _default_config() -> dict[str, Any]:
-    """What ``mnist-train`` alone amounts to, unresolved."""
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        tree = OmegaConf.to_container(compose("train"), resolve=False)
-    assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items()}
-
-
-def _has(tree: Any, key: str) -> bool:
-    first, _, rest = key.partition(".")
-    return isinstance(tree, dict) and first in tree and (not rest or _has(tree[first], rest))
-
-
-def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Hydra's flags, and ``overrides``.
-
-    Raises:
-        SystemExit: with 2 for a flag that there is not; with 0 after ``--version``.
-    """
-    following = [*arguments[1:], ""]
-    # --info may stand alone, and would take the override behind it for its value.
-    alone = [
-        f"{word}=all"
-        if word == "--info" and after not in INFORMATION
-        else "-iall"
-        if word == "-i" and after not in INFORMATION
-        else word
-        for word, after in zip(arguments, following, strict=True)
-    ]
-    options = TrainParser().parse(alone)
-    if options.trust:
-        options.overrides.append(f"trust=[{','.join(options.trust)}]")
+def without_flags(overrides: Sequence[str]) -> argparse.Namespace:
+    """What ``run_hydra`` takes for overrides that no flag comes with."""
+    options = hydra_flags().parse_args([])
+    options.overrides = list(overrides)
     return options
 
 
@@ -128,6 +50,21 @@ def folders_of(options: argparse.Namespace) -> list[Path]:
     return [*own, Path(options.config_path).absolute() if options.config_path else CONF]
 
 
+def only_prints(options: argparse.Namespace) -> bool:
+    """Whether the flags ask for something to read, and for no run."""
+    return bool(_printing_flags(options))
+
+
+def _printing_flags(options: argparse.Namespace) -> list[str]:
+    given = {
+        "--cfg": options.cfg,
+        "--info": options.info,
+        "--hydra-help": options.hydra_help,
+        "--shell-completion": options.shell_completion,
+    }
+    return [flag for flag, value in given.items() if value]
+
+
 def run_hydra(task: Callable[[DictConfig], Any], options: argparse.Namespace) -> None:
     """Do what the flags say: compose, and run ``task``, a sweep, or print.
 
@@ -135,15 +72,7 @@ def run_hydra(task: Callable[[DictConfig], Any], options: argparse.Namespace) ->
         UsageError: flags that do not go together.
         Exception: what Hydra raises while it composes, and what ``task`` and our callbacks raise.
     """
-    given = {
-        "--run": options.run,
-        "--cfg": options.cfg,
-        "--info": options.info,
-        "--hydra-help": options.hydra_help,
-        "--shell-completion": options.shell_completion,
-        "--experimental-rerun": options.experimental_rerun,
-    }
-    commands = [flag for flag, value in given.items() if value]
+    commands = [*(["--run"] if options.run else []), *_printing_flags(options)]
     if options.experimental_rerun:
         raise UsageError("--experimental-rerun is not supported; to continue a run, type resume=DIR")
     if len(commands) > 1 or (options.run and options.multirun):
@@ -156,7 +85,7 @@ def run_hydra(task: Callable[[DictConfig], Any], options: argparse.Namespace) ->
     overrides = with_choices_checked(options.overrides, folders)
     if options.hydra_help:
         overrides = [override for override in overrides if override.startswith("hydra")]
-    prints = bool(commands) and not options.run
+    prints = only_prints(options)
     if prints and options.multirun:
         overrides, varying = _shared_by_all_jobs(overrides)
         options.multirun = False
@@ -169,13 +98,7 @@ def run_hydra(task: Callable[[DictConfig], Any], options: argparse.Namespace) ->
     carried: Exception | None = None
     with _exceptions_handed_on(), _hydra_of_its_own():
         try:
-            _run_hydra(
-                args=options,
-                args_parser=get_args_parser(),
-                task_function=task,
-                config_path=options.config_path or str(CONF),
-                config_name=options.config_name or "train",
-            )
+            run_hydra_app(options, task)
         except PastHydra as passing:
             carried = passing.error
         except ValueError as error:

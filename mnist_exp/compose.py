@@ -1,18 +1,22 @@
 """Composing the configuration: where ``conf/`` lies, what can be chosen there, what it may interpolate.
 
-Light on purpose: a mistyped key is answered with nothing imported but Hydra.
+Light on purpose: a mistyped key is answered with nothing imported but Hydra. What is taken from Hydra and OmegaConf that
+they do not promise to keep is taken here, at the end, and nowhere else.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mnist_exp.errors import UsageError, near_miss, same_ending
@@ -150,7 +154,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         raise UsageError(explain_interpolation(error, OmegaConf.to_container(config, resolve=False))) from error
     assert isinstance(tree, dict)
     # One form of none, whether it was null, taken away or empty.
-    none = {key: tree.get(key) or {} for key in ("logger", "callbacks")}
+    none = {"logger": tree.get("logger") or None, "callbacks": tree.get("callbacks") or {}}
     return {str(key): value for key, value in {**tree, **none}.items()}
 
 
@@ -163,3 +167,67 @@ def explain_interpolation(error: OmegaConfBaseException, tree: Any) -> str:
     if "Recursive interpolation" in text:
         return f"{error.full_key}: its value leads back to itself; give it a value of its own"
     return f"{error.full_key}: {text}"
+
+
+# The rest is about private parts of Hydra 1.3 and OmegaConf 2.3. tests/test_private_parts.py fails if they change.
+
+# The launcher that runs one job after the other in this process, and the sweeper that tries every combination: Hydra has no
+# other names for them.
+BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+def hydra_flags() -> argparse.ArgumentParser:
+    """The parser that ``hydra.main`` reads flags with: it has no public way to read them from elsewhere than ``sys.argv``."""
+    from hydra._internal.utils import get_args_parser
+
+    return get_args_parser()
+
+
+def run_hydra_app(options: argparse.Namespace, task: Callable[[DictConfig], Any]) -> None:
+    """What ``hydra.main`` does with options once they are read.
+
+    Raises:
+        Exception: what Hydra, a callback or ``task`` raised, if ``HYDRA_FULL_ERROR`` is set.
+    """
+    from hydra._internal.utils import _run_hydra
+
+    _run_hydra(
+        args=options,
+        args_parser=hydra_flags(),
+        task_function=task,
+        config_path=options.config_path or str(CONF),
+        config_name=options.config_name or "train",
+    )
+
+
+def composing_code() -> CodeType:
+    """The function that Hydra composes in: it marks exceptions of other libraries in no way, only their frames tell."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    return ConfigLoaderImpl.load_configuration.__code__
+
+
+def directory_part_of(overrides: Sequence[Override], config: DictConfig) -> str:
+    """What ``hydra.job.override_dirname`` is for these overrides of a job."""
+    from hydra._internal.config_loader_impl import get_overrides_dirname
+
+    settings = config.hydra.job.config.override_dirname
+    return get_overrides_dirname(
+        overrides=list(overrides),
+        kv_sep=settings.kv_sep,
+        item_sep=settings.item_sep,
+        exclude_keys=settings.exclude_keys,
+    )
+
+
+def no_callbacks() -> Any:
+    """The callbacks of a ``HydraContext`` that has none: there is no public class for it."""
+    from hydra._internal.callbacks import Callbacks
+
+    return Callbacks()
+
+
+def root_of(node: Node) -> Any:
+    """The whole configuration that a node is a part of: OmegaConf has no public way up."""
+    return node._get_root()  # noqa: SLF001  # the reason of this function

@@ -1,4 +1,4 @@
-"""The schema of the configuration and every check that needs no data.
+"""The schema of the configuration, every check of it that needs no data.
 
 ``conf/`` holds the values, this module their types, ranges and combinations. Nothing heavy is imported here: a mistake
 on the command line is answered before torch is loaded and before any directory exists.
@@ -6,38 +6,38 @@ on the command line is answered before torch is loaded and before any directory 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, Self
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, read_write
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
-from mnist_exp.compose import choices_with, resolve
+from mnist_exp.compose import choices_with
 from mnist_exp.errors import UsageError, as_typed, explain_validation
-from mnist_exp.explain import through_hydra
-from mnist_exp.runs.directory import read_record, refuse_unless_free
 from mnist_exp.trust import refuse_unless_plain
 from mnist_exp.types import BatchNorm, Classes, Count, Dropout, NonNegative, PerChannel, Positive, Probability
 
-if TYPE_CHECKING:
-    from mnist_exp.build import Parts
+
+class Frozen(BaseModel):
+    """A part of the configuration, checked and never changed; ``model_copy(update=...)`` makes another one."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    def plain(self) -> dict[str, Any]:
+        """As configuration files have it: plain data, and only the keys that were given."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
 
 
-class Section(BaseModel):
-    """A closed set of keys, checked and never changed."""
+class Section(Frozen):
+    """A closed set of keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid")
 
 
-class Component(BaseModel):
+class Component(Frozen):
     """Something that ``_target_`` names; types and ranges of its other keys are its constructor's."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow")
     target: str = Field(alias="_target_")
 
 
@@ -57,6 +57,16 @@ class Preparation(Section):
     limit: Count | None
     swap_splits: bool
 
+    @property
+    def folder(self) -> str | None:
+        """``root``, the folder of the data where they have one; that of a user's own loader is taken for a folder, too."""
+        root = getattr(self, "root", None)
+        return root if isinstance(root, str) else None
+
+    def in_folder(self, root: str | None) -> Self:
+        """The same data in another folder."""
+        return self.model_copy(update={"root": root})
+
 
 class Data(Preparation):
     """Where our own loaders find digits. ``conf/data``."""
@@ -71,13 +81,26 @@ class Data(Preparation):
 class OwnData(Preparation):
     """A user's function or class that returns arrays; what is no key of the preparation is an argument of it."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow")
     target: str = Field(alias="_target_")
 
 
-def _whose_data(tree: Any) -> str:
-    target = tree.get("_target_") if isinstance(tree, Mapping) else getattr(tree, "target", None)
+def _target(section: Any) -> Any:
+    """What a section names, whether it is checked already or not."""
+    return section.get("_target_") if isinstance(section, Mapping) else getattr(section, "target", None)
+
+
+def _whose_data(section: Any) -> str:
+    target = _target(section)
     return "own" if isinstance(target, str) and not target.startswith("mnist_exp.") else "ours"
+
+
+class Found(Section):
+    """Size and normalisation of the images that a run was trained on: what its configuration may leave to the data."""
+
+    image_size: Count
+    mean: PerChannel[float]
+    std: PerChannel[Positive]
 
 
 class Optimizer(Component):
@@ -103,7 +126,7 @@ class Augmentation(Section):
     scale: Annotated[float, Field(ge=0, lt=1)]
     shear: Annotated[float, Field(ge=0, lt=90)]
     elastic_alpha: NonNegative
-    elastic_sigma: Positive
+    elastic_sigma: Annotated[float, Field(gt=0, le=100)]  # pixels; memory grows with it
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # runs of earlier versions do not say
     strength: Annotated[float, Field(ge=0, le=5)] = 1.0
 
@@ -168,9 +191,8 @@ class Wandb(Section):
     timeout_seconds: Positive = 15.0
 
 
-def _kind_of_logger(tree: Any) -> str:
-    ours = isinstance(tree, Mapping) and tree.get("_target_") == "mnist_exp.loggers.wandb.WandbLogger"
-    return "wandb" if ours else "other"
+def _kind_of_logger(section: Any) -> str:
+    return "wandb" if _target(section) == "mnist_exp.loggers.wandb.WandbLogger" else "other"
 
 
 Logger = Annotated[Annotated[Wandb, Tag("wandb")] | Annotated[Component, Tag("other")], Discriminator(_kind_of_logger)]
@@ -204,6 +226,48 @@ class Config(Section):
     show_layers: bool
     sweep: SweepSettings | None = None  # of a run that is stored: none
 
+    def plain(self) -> dict[str, Any]:
+        """What ``config.yaml`` of a run holds: all but how a run is started, ``sweep`` and ``trust``."""
+        return self.model_dump(by_alias=True, exclude_unset=True, exclude={"sweep", "trust"})
+
+    def with_data(self, data: Data | OwnData) -> Config:
+        """The same with other data."""
+        return self.model_copy(update={"data": data})
+
+    def with_found(self, found: Found | None) -> Config:
+        """The same with the size and the normalisation of the images, where it leaves them to the data, and with what earlier
+        versions do not say of them.
+
+        Args:
+            found: by the run, as ``run.json`` has it; None for a run of an earlier version.
+        """
+        data = self.data
+        values = {key: getattr(data, key) for key in ("channels", "num_classes")}
+        if found is not None:
+            values |= {key: getattr(found, key) for key in Found.model_fields if getattr(data, key) is None}
+        return self.with_data(data.model_copy(update=values))
+
+    def with_absolute_paths(self, folder: Path) -> Config:
+        """The same with every path in it made absolute, so that it means the same wherever a run is started.
+
+        Args:
+            folder: the one in which the command was given.
+        """
+
+        def absolute(path: str) -> str:
+            return str(folder / Path(path).expanduser())
+
+        changes: dict[str, Any] = {}
+        if self.data.folder:
+            changes["data"] = self.data.in_folder(absolute(self.data.folder))
+        if self.init_from:
+            changes["init_from"] = absolute(self.init_from)
+        if teachers := self.regularization.distillation.teachers:
+            wanted = {"teachers": [absolute(teacher) for teacher in teachers]}
+            distillation = self.regularization.distillation.model_copy(update=wanted)
+            changes["regularization"] = self.regularization.model_copy(update={"distillation": distillation})
+        return self.model_copy(update=changes)
+
 
 def check(tree: Mapping[str, Any]) -> Config:
     """The configuration as typed, frozen sections.
@@ -216,8 +280,9 @@ def check(tree: Mapping[str, Any]) -> Config:
     """
     refuse_unless_plain(tree)
     try:
-        none = {"logger": tree.get("logger") or None, "callbacks": tree.get("callbacks") or {}}
-        config = Config.model_validate({**tree, **none})
+        # Both have been empty in several ways: absent, null, {}.
+        empty = {"logger": tree.get("logger") or None, "callbacks": tree.get("callbacks") or {}}
+        config = Config.model_validate({**tree, **empty})
     except ValidationError as error:
         raise UsageError("\n".join(explain_validation(error, tree, choices_with))) from error
     if problems := list(_contradictions(config)):
@@ -225,160 +290,23 @@ def check(tree: Mapping[str, Any]) -> Config:
     return config
 
 
-# What a run is called, where it runs, who hears of it and in which folder its data lie: none of it changes what is computed.
-NOT_COUNTED = (
-    *("name", "resume", "quiet", "show_layers", "logger", "sweep", "trust"),
-    *("trainer.device", "trainer.threads", "trainer.backend", "trainer.profile", "data.root"),
-)
-# Keys that earlier versions did not have, by the value that means what those did.
-ADDED = {"init_from": None, "data.channels": 1, "data.num_classes": 10}
-
-
-def hashed_config(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that decides what is computed: all but ``NOT_COUNTED`` and our loggers.
-
-    The folder of the data does count where nothing else says which data they are.
-    """
-    own = {name: node for name, node in (tree.get("callbacks") or {}).items() if not is_our_logger(node)}
-    tree = {**{key: value for key, value in tree.items() if key != "callbacks"}, **({"callbacks": own} if own else {})}
-    named = tree["data"]["_target_"] == "mnist_exp.data.idx_folder" and tree["data"].get("download")
-    left_out = {key for key in NOT_COUNTED if key != "data.root" or named}
-
-    def counts(key: str, value: Any) -> bool:
-        return key not in left_out and not (key in ADDED and value == ADDED[key])
-
-    what: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            value = {name: inner for name, inner in value.items() if counts(f"{key}.{name}", inner)}
-        if counts(key, value):
-            what[key] = value
-    return what
-
-
-def is_our_logger(node: Any) -> bool:
-    """Whether a section of ``callbacks`` is a logger of this package, which changes nothing that is computed."""
-    return isinstance(node, Mapping) and str(node.get("_target_")).startswith("mnist_exp.loggers.")
-
-
-def config_hash(tree: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that are equal exactly for runs that compute the same thing."""
-    return hashlib.sha256(json.dumps(hashed_config(tree), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def with_preparation(tree: Mapping[str, Any], found: Any) -> dict[str, Any]:
-    """The configuration with the size and the normalisation of the images, where it leaves them to the data, and with what
-    earlier versions do not say of them.
-
-    Args:
-        found: ``preparation`` of ``run.json``: what the run found; runs of earlier versions have none.
-    """
-    data = tree["data"]
-    missing = {key for key in ("image_size", "mean", "std") if data.get(key) is None}
-    values = {key: found[key] for key in missing if key in found} if isinstance(found, Mapping) else {}
-    added = {key.removeprefix("data."): value for key, value in ADDED.items() if key.startswith("data.")}
-    return {**tree, "data": {**added, **data, **values}}
-
-
-def with_absolute_paths(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The configuration with every path in it made absolute, so that it means the same wherever a run is started.
-
-    Args:
-        folder: the one in which the command was given.
-    """
-
-    def absolute(path: str) -> str:
-        return str(folder / Path(path).expanduser())
-
-    result = dict(tree)
-    root = tree["data"].get("root")
-    if root and isinstance(root, str):  # an argument of this name of a user's own loader is a folder, too
-        result["data"] = {**tree["data"], "root": absolute(root)}
-    if start := tree.get("init_from"):
-        result["init_from"] = absolute(start)
-    distillation = tree["regularization"].get("distillation") or {}
-    if teachers := distillation.get("teachers"):
-        distillation = {**distillation, "teachers": [absolute(teacher) for teacher in teachers]}
-        result["regularization"] = {**tree["regularization"], "distillation": distillation}
-    return result
-
-
-def as_stored(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What ``config.yaml`` holds of a configuration: all that says what is computed, with absolute paths.
-
-    Args:
-        folder: the one in which the command was given.
-    """
-    left_out = ("sweep", "trust")
-    return {key: value for key, value in with_absolute_paths(tree, folder).items() if key not in left_out}
-
-
-def check_runs_named(tree: Mapping[str, Any]) -> None:
-    """Check that the runs which a new run needs are there.
-
-    Raises:
-        UsageError: a directory holds no run.
-    """
-    teachers = (tree["regularization"].get("distillation") or {}).get("teachers") or []
-    for key, directories in (
-        ("init_from", [tree.get("init_from")]),
-        ("regularization.distillation.teachers", teachers),
-    ):
-        for directory in directories:
-            try:
-                _ = directory and read_record(Path(directory).expanduser())
-            except UsageError as error:
-                raise UsageError(f"{key}: {error}") from error
-
-
-class CheckBeforeRun(Callback):
-    """Hydra's hook in front of a run: stops at a mistake before Hydra creates, or writes into, the run directory.
-
-    Everything is built here, so that what a constructor refuses leaves nothing on disk. Where the configuration says
-    ``resume``, whatever set it, the run directory is that one.
-
-    Attributes:
-        built: what the next run of this process trains with, and the seconds that it took with the import of torch.
-            Hydra's hook and its task share nothing else.
-    """
-
-    built: ClassVar[tuple[Parts, float] | None] = None
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        from hydra.core.hydra_config import HydraConfig
-
-        job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        HydraConfig.instance().set_config(config)
-        with through_hydra():
-            if config.sweep.resume is not None:
-                raise UsageError(f"sweep.resume={config.sweep.resume} goes with -m: mnist-train -m sweep.resume=DIR")
-            if config.resume is not None:
-                from mnist_exp.stored import check_resume
-
-                typed = [override for override in config.hydra.overrides.hydra if override != "hydra.mode=RUN"]
-                check_resume(job, [*config.hydra.overrides.task, *typed])
-                with read_write(config.hydra):
-                    config.hydra.run.dir = config.resume
-                    config.hydra.output_subdir = None  # .hydra/ stays as the run began
-                return
-            tree = resolve(job)
-            check(tree)
-            check_runs_named(tree)
-            refuse_unless_free(Path(config.hydra.run.dir))
-            tree = with_absolute_paths(tree, Path.cwd())
-            began = time.perf_counter()
-            from mnist_exp.build import build, check_parts, facts_of
-
-            here = Path(config.hydra.runtime.cwd)
-            directory = here / config.hydra.run.dir
-            facts = facts_of(directory, as_stored(tree, here))
-            check_parts(tree, check(tree), directory)  # before data are read, or fetched
-            parts = build(tree, check(tree), facts=facts)
-            CheckBeforeRun.built = parts, time.perf_counter() - began
-
-
 # About a tenth of the training images, for messages.
 _A_TENTH = {"mnist_exp.data.mnist5k": 500, "mnist_exp.data.idx_folder": 5000, "mnist_exp.data.png_folder": 5000}
+
+
+def check_logger(section: Mapping[str, Any] | None) -> Component | Wandb | None:
+    """The logger's section alone, where the rest belongs to no run.
+
+    Raises:
+        UsageError: one line for each mistake.
+    """
+    try:
+        return _LOGGER.validate_python(section) if section else None
+    except ValidationError as error:
+        raise UsageError("\n".join(explain_validation(error, {"logger": section}, within=("logger",)))) from error
+
+
+_LOGGER: TypeAdapter[Component | Wandb] = TypeAdapter(Logger)
 
 
 def _contradictions(config: Config) -> Iterable[str]:

@@ -1,58 +1,39 @@
 """A page on this machine where one draws a digit and sees what trained networks say.
 
-    mnist-demo outputs/sweeps/mlp_width outputs/2026-11-21/lenet5-a1b2c3
-
 Only this machine can reach it.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
 import sys
+import threading
 from collections.abc import Collection, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.data.photographs import decoded
-from mnist_exp.errors import ArgumentParser, UsageError, report
+from mnist_exp.errors import UsageError
 from mnist_exp.runs import RunDirectoryError
-from mnist_exp.trust import add_trust
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mnist_exp.trained import Classifier, TrainingImages
+    from mnist_exp.reader import Classifier, TrainingImages
 
 MOST_NETWORKS = 24
 LARGEST_REQUEST = 2_000_000  # bytes; a drawing has about 5,000
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """``mnist-demo``: serves until it is interrupted; exit status 2 where there is no network."""
-    parser = ArgumentParser(
-        prog="mnist-demo", example="mnist-demo DIR", description="Draw a digit, see what trained networks say."
-    )
-    parser.add_argument("directories", nargs="+", metavar="DIR", help="run directories, folders of them, or patterns")
-    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any free one")
-    add_trust(parser)
-    options = parser.parse(arguments)
-    try:
-        networks = load_networks(options.directories, options.trust)
-        server = Demo(networks, options.port)
-    except (UsageError, RunDirectoryError) as error:
-        report(error, "mnist-demo")
-        sys.exit(2)
-    print(f"{len(networks)} networks at {server.url} (Ctrl+C ends it)", flush=True)
-    with server:
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print()
+LARGEST_PICTURE = 4_000_000  # pixels; a drawing has 78,400
+MOST_CONNECTIONS = 32  # at a time; a browser keeps six
+SECONDS_OF_SILENCE = 10.0  # after which a connection is closed
+# A name of this machine. Behind a forwarded port, such as that of ssh -L, the browser names another port.
+HERE = r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?"
 
 
 def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> list[Classifier]:
@@ -61,8 +42,8 @@ def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> lis
     Raises:
         RunDirectoryError: there is none.
     """
+    from mnist_exp.reader import Classifier
     from mnist_exp.reports.collect import paths_of
-    from mnist_exp.trained import Classifier
 
     networks: list[Classifier] = []
     problems: list[str] = []
@@ -70,7 +51,7 @@ def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> lis
     for path in paths[:MOST_NETWORKS]:
         try:
             networks.append(Classifier(path, trusted))
-        except (UsageError, RunDirectoryError) as error:
+        except UsageError as error:
             problems.append(str(error))
     if not networks:
         raise RunDirectoryError(f"no trained network: {problems[0]}")
@@ -82,21 +63,41 @@ def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> lis
 
 
 class Demo(ThreadingHTTPServer):
-    """The server, on the loopback interface.
+    """The server, on the loopback interface. It answers pages of its own only, and decodes one picture at a time.
 
     Raises:
         UsageError: the port is taken.
     """
 
     daemon_threads = True
+    request_queue_size = MOST_CONNECTIONS  # waiting to be accepted
 
     def __init__(self, networks: Sequence[Classifier], port: int) -> None:
         self.networks = list(networks)
+        self._connections = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._classifying = threading.Lock()
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
             raise UsageError(f"--port {port} cannot be used ({error}); another one: --port 0") from error
         self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._connections.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._connections.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that leaves in the middle of an answer is no failure; the rest keeps its traceback."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
     def answer(self, picture: bytes) -> dict[str, Any]:
         """What every network says of a picture, and what it sees; ``error`` where the network does not take it.
@@ -104,7 +105,10 @@ class Demo(ThreadingHTTPServer):
         Raises:
             ValueError: no picture, nothing on it, several marks on it, or no network takes it.
         """
-        colours = decoded(picture)
+        with self._classifying:
+            return self._classify(decoded(picture, LARGEST_PICTURE))
+
+    def _classify(self, colours: NDArray[np.float32]) -> dict[str, Any]:
         seen: dict[TrainingImages, NDArray[np.uint8]] = {}
         refused: dict[TrainingImages, ValueError] = {}
         for images in {network.images for network in self.networks}:
@@ -135,26 +139,49 @@ def _data_url(image: NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def page() -> bytes:
+    """The page, as it is sent."""
+    return (files("mnist_exp") / "demo.html").read_bytes()
+
+
+def security_policy(html: bytes) -> str:
+    """A Content-Security-Policy that lets the page run its own scripts, ask this server, and nothing else."""
+    scripts = re.findall(rb"<script>(.*?)</script>", html, re.DOTALL)
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'" for script in scripts)
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    )
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: Demo
+    timeout = SECONDS_OF_SILENCE
 
     def do_GET(self) -> None:
         if self._is_foreign():
             return
         if self.path == "/":
-            self._send(200, "text/html; charset=utf-8", (files("mnist_exp") / "demo.html").read_bytes())
+            self._send(200, "text/html; charset=utf-8", page())
         else:
             self._send(404, "text/plain", b"there is one page: /\n")
 
     def do_POST(self) -> None:
         if self._is_foreign():
             return
-        length = int(self.headers.get("Content-Length") or 0)
-        if self.path != "/classify" or not 0 < length <= LARGEST_REQUEST:
-            self._send(404 if self.path != "/classify" else 413, "text/plain", b"POST /classify takes a PNG\n")
-            return
+        length = self.headers.get("Content-Length") or "0"
+        if self.path != "/classify":
+            self._send(404, "text/plain", b"POST /classify takes a PNG\n")
+        elif not re.fullmatch("[0-9]{1,18}", length):
+            self._send(400, "text/plain", b"Content-Length should be a number of bytes\n")
+        elif not 0 < int(length) <= LARGEST_REQUEST:
+            self._send(413, "text/plain", f"a picture has 1 to {LARGEST_REQUEST} bytes\n".encode())
+        else:
+            self._classify(self.rfile.read(int(length)))
+
+    def _classify(self, picture: bytes) -> None:
         try:
-            answer = self.server.answer(self.rfile.read(length))
+            answer = self.server.answer(picture)
         except ValueError as error:
             self._send(422, "application/json", json.dumps({"error": str(error)}).encode())
             return
@@ -162,8 +189,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_foreign(self) -> bool:
         """Whether some other site's page asks through the user's browser; refuses it then."""
-        # The name alone: behind a forwarded port, such as that of ssh -L, the browser names another one.
-        if re.fullmatch(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", self.headers.get("Host") or "", re.IGNORECASE):
+        host, origin = self.headers.get("Host") or "", self.headers.get("Origin")
+        is_here = re.fullmatch(HERE, host, re.IGNORECASE)
+        if is_here and (origin is None or re.fullmatch(f"https?://{HERE}", origin, re.IGNORECASE)):
             return False
         self._send(403, "text/plain", b"only for this machine\n")
         return True
@@ -173,12 +201,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
+        self.send_header("Content-Security-Policy", security_policy(page()))
+        self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: drawing sends many requests."""
-
-
-if __name__ == "__main__":
-    main()

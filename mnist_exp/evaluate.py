@@ -1,9 +1,5 @@
 """Evaluate a trained network: the run directory is all it takes.
 
-    mnist-eval outputs/2026-11-21/lenet5-a1b2c3
-    mnist-eval outputs/2026-11-21/lenet5-a1b2c3 data=fashion_mnist
-    mnist-eval outputs/2026-11-21/lenet5-a1b2c3 data.swap_splits=true    # its own data, the training digits
-
 With the run's own data the result equals what the run recorded, bit for bit on the same machine.
 """
 
@@ -13,7 +9,6 @@ import io
 import json
 import math
 import shlex
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from hydra.errors import HydraException
 
 from mnist_exp.compose import CONF, resolve
-from mnist_exp.config import check, with_preparation
-from mnist_exp.errors import ArgumentParser, UsageError, as_typed, report
+from mnist_exp.config import Config, Data, OwnData, check
+from mnist_exp.errors import UsageError, as_typed
 from mnist_exp.explain import explain_composition
 from mnist_exp.runs import Run, read_run, write_atomically
 from mnist_exp.runs.files import exists
 from mnist_exp.stored import changed, describe_data, found_again, parse
-from mnist_exp.trust import add_trust, check_target_types
+from mnist_exp.trust import check_target_types
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,55 +30,6 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 12  # classes of a confusion matrix in a terminal
 EVALUATION, PICTURE = "evaluation.json", "worst_digits.png"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """``mnist-eval``: exit status 2 for a user's mistake."""
-    parser = ArgumentParser(
-        prog="mnist-eval",
-        example="mnist-eval DIR",
-        description="Evaluate a trained network from its run directory alone.",
-    )
-    parser.add_argument("directory", metavar="DIR", help="run directory")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], help="other data, as for mnist-train: data=mnist5k data.root=FOLDER"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    add_trust(parser)
-    parser.add_argument(
-        "--output", type=Path, help="folder for evaluation.json and worst_digits.png; default: the run directory"
-    )
-    options = parser.parse(arguments)
-    # In any order: what changes the data cannot be the directory, unless there is one of that name.
-    words = [options.directory, *options.overrides]
-    named = [word for word in words if not _is_override(word)]
-    if not named:
-        parser.error("the following arguments are required: DIR")
-    directory = Path(named[0])
-    options.overrides = [word for word in words if word != named[0]]
-    try:
-        result, picture = evaluate_run(directory, options.overrides, options.trust)
-    except UsageError as error:
-        report(error, "mnist-eval")
-        sys.exit(2)
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print_result(result)
-    output = options.output or directory
-    try:
-        files = write_result(result, picture, output)
-    except UsageError as error:
-        report(error, "mnist-eval")
-        sys.exit(2)
-    except OSError as error:
-        report(UsageError(f"{output}: the result is not written there: {error.strerror or error}"), "mnist-eval")
-        sys.exit(2 if options.output else 0)  # a run directory may well be read only
-    print("written:", ", ".join(map(str, files)), file=sys.stderr if options.json else sys.stdout)
-
-
-def _is_override(word: str) -> bool:
-    return word.lstrip("+~").startswith(("data=", "data.")) and not Path(word).is_dir()
 
 
 def _names_folder(overrides: Sequence[str]) -> bool:
@@ -106,46 +52,50 @@ def evaluate_run(
         UsageError, RunDirectoryError: no trained run there, or data that cannot be.
     """
     run = read_run(path)
-    tree = {**run.config, "data": data_section(run, overrides)}
-    config = check(tree)
-    data, own = tree["data"], with_preparation(run.config, run.record.get("preparation"))["data"]
+    config = data_to_evaluate(run, overrides)
+    data, own = config.data, run.whole_config.data
 
     import torch
 
-    from mnist_exp import build, experiment, native
+    from mnist_exp import experiment, native
+    from mnist_exp.components import build_data, build_objective
+    from mnist_exp.device import choose_device, prepare_torch
     from mnist_exp.pictures import worst_digits
+    from mnist_exp.reader import trained_model
     from mnist_exp.training import evaluate, score
 
-    check_target_types({**tree, "callbacks": {}}, trusted)  # which are not made here
-    device = build.choose_device(config.trainer.device)
-    build.prepare_torch(config, device, run.record.get("threads"))
+    check_target_types(config.model_copy(update={"callbacks": {}}), trusted)  # which are not made here
+    device = choose_device(config.trainer.device)
+    prepare_torch(config.trainer, device, run.record.get("threads"))
     try:
-        dataset = build.build_data(tree, may_download=_names_folder(overrides))
+        dataset = build_data(data, may_download=_names_folder(overrides))
     except UsageError as error:
         hint = (
             ""
-            if overrides or not own.get("root")
+            if overrides or not own.folder
             else f"; where they lie now: {shlex.join(['mnist-eval', str(path), 'data.root=FOLDER'])}"
         )
         raise UsageError(f"{error}{hint}") from error
     images, labels = dataset.test.images.to(device), dataset.test.labels
-    model, state = build.trained_model(run, device, trusted)
+    model, state = trained_model(run, device, trusted)
     bfloat16 = config.trainer.precision == "bfloat16"
     logits = evaluate(model, images, config.trainer.eval_batch_size, bfloat16=bfloat16)
-    loss, accuracy = score(logits, labels, build.build_objective(config, model))
+    loss, accuracy = score(logits, labels, build_objective(config, model))
     classes = logits.shape[1]
     confusion = torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2)
     matrix = confusion.reshape(classes, classes)
     digest = run.record.get("data_digest")
     same_data = None if digest is None else digest == dataset.digest
-    prepared_alike = all(data.get(key) == own.get(key) for key in ("image_size", "mean", "std", "swap_splits"))
+    prepared_alike = all(
+        getattr(data, key) == getattr(own, key) for key in ("image_size", "mean", "std", "swap_splits")
+    )
     comparable = prepared_alike and (same_data or (same_data is None and not overrides))
     recorded = next((row for row in run.metrics if row["epoch"] == state["epoch"]), None) if comparable else None
     result: dict[str, Any] = {
         "directory": str(path),
         "status": run.status,
         "epoch": state["epoch"] + (1 if state["step"] else 0),
-        "data": f"{'training' if data['swap_splits'] else 'test'} digits of {describe_data(data)}",
+        "data": f"{'training' if data.swap_splits else 'test'} digits of {describe_data(data)}",
         "data_digest": dataset.digest,
         "same_data": same_data,
         "images": len(labels),
@@ -180,17 +130,16 @@ def write_result(result: Mapping[str, Any], picture: Image, output: Path) -> lis
     return files
 
 
-def data_section(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
-    """The data to evaluate.
+def data_to_evaluate(run: Run, overrides: Sequence[str]) -> Config:
+    """The configuration of the run with the data to evaluate.
 
-    Without a choice (``data=NAME``) it is the section that the run stored, with the overrides on top. Data that are
+    Without a choice (``data=NAME``) they are those of the section that the run stored, with the overrides on top. Data that are
     chosen are prepared as the run's: the size and the normalisation that the network knows.
 
     Raises:
         UsageError: an override that is not of the data, that changes nothing here, or that Hydra refuses.
     """
-    check(run.config)
-    own = with_preparation(run.config, run.record.get("preparation"))["data"]
+    own = run.whole_config.data
     try:
         parsed = parse(overrides)
         if foreign := [override for override in parsed if override.key_or_group.partition(".")[0] != "data"]:
@@ -200,31 +149,31 @@ def data_section(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
         keys = {override.key_or_group.partition(".")[2]: override.input_line for override in parsed}
         if idle := [line for key, line in keys.items() if key in {"val_size", "split_seed", "limit"}]:
             raise UsageError(f"{idle[0]}: it selects training digits; an evaluation takes all test digits")
-        data = _composed(own, overrides) if "" in keys else changed({"data": own}, parsed)["data"]
+        tree = run.whole_config.plain()
+        data = _composed(own, overrides) if "" in keys else changed({"data": tree["data"]}, parsed)["data"]
     except HydraException as error:
         raise UsageError(explain_composition(error)) from error
-    if data["image_size"] != own["image_size"]:
-        raise UsageError(
-            f"data.image_size={data['image_size']}: the network takes images of {own['image_size']} pixels; leave it out"
-        )
+    if (size := data["image_size"]) != own.image_size:
+        raise UsageError(f"data.image_size={size}: the network takes images of {own.image_size} pixels; leave it out")
     for key in ("channels", "num_classes"):
-        if data[key] != own[key]:
-            raise UsageError(f"data.{key}={data[key]}: the network was trained with {own[key]}; leave it out")
+        if data[key] != getattr(own, key):
+            raise UsageError(f"data.{key}={data[key]}: the network was trained with {getattr(own, key)}; leave it out")
+    config = check({**tree, "data": data})
+    used = config.data
     if {"", "root"}.isdisjoint(keys):
-        data = found_again(data)
-    elif data.get("root"):
-        data = {**data, "root": str(Path(data["root"]).expanduser().absolute())}
-    return {**data, "val_size": 0, "limit": None}  # training digits are not looked at
+        used = found_again(used)
+    elif used.folder:
+        used = used.in_folder(str(Path(used.folder).expanduser().absolute()))
+    # Training digits are not looked at.
+    return config.with_data(used.model_copy(update={"val_size": 0, "limit": None}))
 
 
-def _composed(own: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _composed(own: Data | OwnData, overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
 
     # Numbers and lists of them, as the check of the stored configuration saw to: nothing else of it reaches Hydra's command line.
     kept = [
-        f"data.{key}={as_typed(own[key])}"
-        for key in ("image_size", "mean", "std", "channels", "num_classes")
-        if key in own
+        f"data.{key}={as_typed(getattr(own, key))}" for key in ("image_size", "mean", "std", "channels", "num_classes")
     ]
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         return dict(resolve(compose("train", overrides=[*kept, "name=evaluation", *overrides]))["data"])
@@ -232,10 +181,11 @@ def _composed(own: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
 
 def print_result(result: dict[str, Any]) -> None:
     """Tables for people: the figures, then the confusion matrix with true classes as rows, or a row for each class."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    from mnist_exp.terminal import Terminal
+
+    console = Terminal()
     matches = {None: "", True: ", as the run recorded it", False: ", which DIFFERS from what the run recorded"}
     console.print(
         f"{result['directory']}, epoch {result['epoch']}: test accuracy {result['test_accuracy']:.2%}, "
@@ -272,7 +222,3 @@ def _table_by_class(result: Mapping[str, Any]) -> Table:
         taken_for = ", ".join(f"{column} ({n})" for n, column in wrong[:3])
         table.add_row(str(label), f"{sum(counts):,}", f"{result['per_class_accuracy'][label]:.2%}", taken_for)
     return table
-
-
-if __name__ == "__main__":
-    main()

@@ -17,11 +17,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from mnist_exp.build import DataRefused, Parts, build, facts_of
+from mnist_exp.build import Parts, build
+from mnist_exp.components import DataRefused, facts_of
 from mnist_exp.compose import CONF
-from mnist_exp.config import Config, with_preparation
+from mnist_exp.config import Data, OwnData, Wandb
 from mnist_exp.data import Dataset
 from mnist_exp.data.splits import pixels_of
+from mnist_exp.device import device_name
 from mnist_exp.errors import RunFailed, RunInterrupted, UsageError
 from mnist_exp.loggers.console import Console
 from mnist_exp.models import count_parameters
@@ -38,8 +40,10 @@ from mnist_exp.training import (
     Interrupted,
     TrainingEnded,
     TrainState,
+    drop_previous,
     fit,
     load_checkpoint,
+    load_last_whole,
     predict,
     save_checkpoint,
 )
@@ -51,12 +55,18 @@ WORST_DIGITS = 100  # images kept in predictions.npz: about what a LeNet-5 gets 
 
 
 def run_experiment(
-    run: RunDirectory, config: Config, stop: StopRequest, parts: Parts | None = None, *, import_seconds: float = 0.0
+    run: RunDirectory,
+    stop: StopRequest,
+    parts: Parts | None = None,
+    *,
+    import_seconds: float = 0.0,
+    in_sweep: bool = False,
 ) -> float | None:
     """Train what ``run`` describes, from its last checkpoint where it has one, and record how it ended.
 
     Args:
         parts: built already, as they are for a new run; None: built here.
+        in_sweep: this process shows a whole sweep, and not each job.
 
     Returns:
         validation accuracy of the result, the objective of a search; None without validation data.
@@ -94,12 +104,12 @@ def run_experiment(
         return RunInterrupted(f"{run.path} is interrupted; to continue it: {resume_command(run.path)}", number)
 
     default = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text(encoding="utf-8"))
-    _, options = logger_to_use(run.tree["logger"], default, ())
-    options += [word for package in sorted(own_packages(run.tree)) for word in ("--trust", package)]
-    with Console(run.path, quiet=config.quiet, options=options) as console:
+    _, options = logger_to_use(run.config.logger, Wandb.model_validate(default), ())
+    options += [word for package in sorted(own_packages(run.config)) for word in ("--trust", package)]
+    with Console(run.path, quiet=run.config.quiet, in_sweep=in_sweep, options=options) as console:
         callbacks.append(console)
         try:
-            result = _build_and_fit(run, config, stop, console, callbacks, seconds, parts)
+            result = _build_and_fit(run, stop, console, callbacks, seconds, parts)
         except UsageError as error:
             end("failed", error)
             raise
@@ -124,7 +134,6 @@ def run_experiment(
 
 def _build_and_fit(
     run: RunDirectory,
-    config: Config,
     stop: Callable[[], bool],
     console: Console,
     callbacks: list[Callback],
@@ -134,7 +143,7 @@ def _build_and_fit(
     """The fields of ``run.json`` that describe the result. Adds to ``callbacks`` and ``seconds`` as it goes."""
     reset_peak_memory()
     begun = exists(run.last_checkpoint, below=run.path)
-    parts = parts or _build(run, config, begun)
+    parts = parts or _build(run, begun)
     for record in parts.messages:
         LOG.handle(record)
     seconds["data"] = parts.data_seconds
@@ -146,10 +155,10 @@ def _build_and_fit(
             *(parts.threads, available, "core" if available == 1 else "cores", available),
         )
     _compare_data(run, dataset, begun)
-    if config.show_layers:
+    if run.config.show_layers:
         console.print_layers(parts.layers)
     if begun:
-        state.load_state_dict(load_checkpoint(run.last_checkpoint, device))
+        state.load_state_dict(load_last_whole(run.last_checkpoint, device))
     elif parts.init_from:
         run.update(init_from=parts.init_from)
     run.keep_metrics(state.epoch)
@@ -159,16 +168,16 @@ def _build_and_fit(
         threads=parts.threads,
         device=device_name(device),
         backend=parts.backend,
-        preparation=parts.preparation,
+        preparation=parts.found.model_dump(),
     )
     parts.on_identity = lambda identity: run.update(wandb=identity)
     callbacks += parts.callbacks
-    if config.trainer.profile:
+    if run.config.trainer.profile:
         from mnist_exp.loggers.profile import Profiler
 
         callbacks.append(Profiler(run.path))
     if "search" in run.record:
-        from mnist_exp.sweeps.search import OptunaPruning
+        from mnist_exp.pruning import OptunaPruning
 
         callbacks.append(OptunaPruning(run.record["search"], run.path.absolute().parent))
 
@@ -182,13 +191,20 @@ def _build_and_fit(
 
     fit(state, dataset, train_config, callbacks=callbacks, save=save, stop=stop)
 
+    for checkpoint in (run.last_checkpoint, run.best_checkpoint):
+        if exists(checkpoint, below=run.path):
+            drop_previous(checkpoint, device)
     rows = run.keep_metrics(state.epoch)
     seconds["train"] = sum(row["train_seconds"] for row in rows)
     seconds["eval"] = sum(row["eval_seconds"] for row in rows)
     best = {"epoch": state.best_epoch, "val_accuracy": state.best_accuracy, "val_loss": state.best_loss}
-    if config.trainer.selection == "best":
+    if run.config.trainer.selection == "best":
         state.load_state_dict(load_checkpoint(run.best_checkpoint, device))
-    save_predictions(run, predict(state, dataset.test.images, train_config), dataset.test.labels, dataset.test.images)
+    data = run.config.with_found(parts.found).data
+    save_predictions(
+        run,
+        predictions(data, predict(state, dataset.test.images, train_config), dataset.test.labels, dataset.test.images),
+    )
     return {
         "final": rows[state.epoch - 1],
         "best": best if best["epoch"] else None,
@@ -196,7 +212,7 @@ def _build_and_fit(
     }
 
 
-def _build(run: RunDirectory, config: Config, begun: bool) -> Parts:
+def _build(run: RunDirectory, begun: bool) -> Parts:
     """What a stored run trains with.
 
     Raises:
@@ -206,17 +222,16 @@ def _build(run: RunDirectory, config: Config, begun: bool) -> Parts:
     backend = run.record.get("backend") or ("torch" if begun else None)
     try:
         return build(
-            run.tree,
-            config,
+            run.config,
             trusted=run.trusted,
             may_download=run.may_download,
             threads=run.record.get("threads"),
             backend=backend,
             begun=begun,
-            facts=facts_of(run.path, run.tree, run.record),
+            facts=facts_of(run.path, run.config, run.record),
         )
     except DataRefused as error:
-        moved = begun and run.tree["data"].get("root")
+        moved = begun and run.config.data.folder
         hint = f"; where the data lie now: {resume_command(run.path, 'data.root=FOLDER')}" if moved else ""
         raise UsageError(f"{error}{hint}") from error
 
@@ -234,27 +249,20 @@ def _compare_data(run: RunDirectory, dataset: Dataset, begun: bool) -> None:
         LOG.warning("an earlier version recorded no digest of the data; that they are the same is not checked")
     elif recorded != dataset.digest:
         raise UsageError(
-            f"{describe_data(run.tree['data'])}: other digits than the run was trained on (digest {dataset.digest}, not "
+            f"{describe_data(run.config.data)}: other digits than the run was trained on (digest {dataset.digest}, not "
             f"{recorded}); where those are: {resume_command(run.path, 'data.root=FOLDER')}"
         )
 
 
-def device_name(device: torch.device) -> str:
-    """What ``run.json`` calls the device: its type, and a GPU's name."""
-    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
-
-
-def save_predictions(run: RunDirectory, logits: Tensor, labels: Tensor, images: Tensor | None = None) -> None:
+def save_predictions(run: RunDirectory, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Write ``predictions.npz``: what ``predictions`` gives."""
-    data = with_preparation(run.tree, run.record.get("preparation"))["data"]
-    arrays = predictions(data, logits, labels, images)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the arrays for allow_pickle
     write_atomically(run.path / "predictions.npz", buffer.getvalue())
 
 
 def predictions(
-    data: Mapping[str, Any], logits: Tensor, labels: Tensor, images: Tensor | None = None
+    data: Data | OwnData, logits: Tensor, labels: Tensor, images: Tensor | None = None
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Arrays that reports need: logits (N, C), float32, labels (N,), int64, and the digits that went worst.
 
@@ -263,7 +271,7 @@ def predictions(
     the data set.
 
     Args:
-        data: the config's section, which knows how images were normalised.
+        data: the section of the configuration, which knows how images were normalised.
         logits: on the CPU, as ``training.evaluate`` gives them.
         labels: on any device.
         images: normalised test images (N, C, S, S), on any device; None leaves ``worst`` out.
@@ -274,5 +282,7 @@ def predictions(
         probability = logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0]
         worst = probability.argsort(stable=True)[:WORST_DIGITS]
         arrays["worst"] = worst.numpy()
-        arrays["worst_images"] = pixels_of(images[worst.to(images.device)], data["mean"], data["std"])
+        assert data.mean is not None
+        assert data.std is not None
+        arrays["worst_images"] = pixels_of(images[worst.to(images.device)], data.mean, data.std)
     return arrays

@@ -7,55 +7,30 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_exp.compose import CONF, choices, choices_with, content_of, explain_interpolation, groups
-from mnist_exp.errors import (
-    PastHydra,
-    RunFailed,
-    RunInterrupted,
-    UsageError,
-    near_miss,
-    nearest,
-    report,
-    same_ending,
-    typed,
+from mnist_exp.compose import (
+    CONF,
+    choices,
+    choices_with,
+    composing_code,
+    content_of,
+    explain_interpolation,
+    groups,
+    root_of,
 )
+from mnist_exp.errors import PastHydra, UsageError, near_miss, nearest, same_ending, typed
 
 HYDRAS_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
-
-
-@contextmanager
-def exit_status(folders: Sequence[Path] = (CONF,)) -> Iterator[None]:
-    """Turn what is known to go wrong into one line and an exit status; the rest keeps its traceback.
-
-    Args:
-        folders: where configuration files lie.
-    """
-    try:
-        yield
-    except RunFailed as error:
-        report(error)
-        sys.exit(1)
-    except RunInterrupted as stopped:
-        sys.exit(128 + stopped.signal)
-    except Exception as error:
-        if (mistake := as_usage_error(error, folders)) is None:
-            raise
-        report(mistake)
-        sys.exit(2)
 
 
 @contextmanager
@@ -79,11 +54,8 @@ def as_usage_error(error: Exception, folders: Sequence[Path] = (CONF,)) -> Usage
 
 
 def _raised_while_composing(error: Exception) -> bool:
-    """Whether the exception came out of Hydra's loader, which lets those of others pass.
-
-    Hydra marks them in no way, so the frames are looked at.
-    """
-    composing: CodeType = ConfigLoaderImpl.load_configuration.__code__
+    """Whether the exception came out of Hydra's loader, which lets those of others pass."""
+    composing = composing_code()
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code is composing:
@@ -152,9 +124,11 @@ def _named_in(group: str, choice: str, folders: Sequence[Path]) -> str:
 
 
 def _near_choice(word: str, allowed: Sequence[str]) -> str:
-    """Choices whose last part is the word, or nearly so."""
-    same = [choice for choice in allowed if choice.rpartition("/")[2] == word.rpartition("/")[2]][:3]
-    matches = same or get_close_matches(word, allowed, n=1)
+    """Choices whose last part is the word, begins with it, or is nearly it."""
+    last = word.rpartition("/")[2]
+    same = [choice for choice in allowed if choice.rpartition("/")[2] == last][:3]
+    longer = [choice for choice in allowed if last and choice.rpartition("/")[2].startswith(f"{last}_")][:3]
+    matches = same or longer or get_close_matches(word, allowed, n=1)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 
@@ -170,8 +144,6 @@ def _hydra(error: HydraException, folders: Sequence[Path]) -> str:
         return f"{swept[1]}: Hydra's own settings cannot be swept over; give one value"
     if folder := re.search(r"Additional config directory '(.*)' not found", text):
         return f"--config-dir {folder[1]}: there is no such folder"
-    if "does not support sweep type" in text:
-        return "intervals are searched, not swept over; add hydra/sweeper=optuna, or give a list of values"
     if unknown := re.search(r"Could not override '([^']*)'", text):
         return f"{where}{_unknown_key(unknown[1], error, folders)}"
     if gone := re.search(r"Could not delete (?:from config\. )?'([^']*)'", text):
@@ -195,6 +167,7 @@ def _hydra(error: HydraException, folders: Sequence[Path]) -> str:
             return f"{merged[1]} is not possible; give it another value instead"
         return f"{merged[1]} cannot be: {cause}"
     key = re.search(r" full_key: (?!object_type)(\S+)", text)
+    text = text.replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", "")
     text = re.sub(
         r"^In '[^']*': (\w+ raised while composing config: )?| (full_key|object_type|reference_type)[:=].*$", "", text
     )
@@ -239,8 +212,7 @@ def _tree(error: BaseException | None) -> dict[str, Any]:
     while error is not None:
         parent = getattr(error, "parent_node", None)
         if isinstance(parent, DictConfig):
-            # OmegaConf has no public way up.
-            tree = OmegaConf.to_container(parent._get_root(), resolve=False)
+            tree = OmegaConf.to_container(root_of(parent), resolve=False)
             assert isinstance(tree, dict)
             return {str(key): value for key, value in tree.items()}
         error = error.__cause__

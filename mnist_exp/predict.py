@@ -1,16 +1,11 @@
 """Classify pictures of digits with a trained network.
 
-    mnist-predict outputs/2026-11-21/lenet5-a1b2c3 seven.png photo.jpg
-    mnist-predict outputs/2026-11-21/lenet5-a1b2c3 scans/ --json
-
 Scans, drawings and photographs of any size, in any two colours, one digit a picture; each is centred and scaled as the
 network's training data are.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Collection, Sequence
 from itertools import count
 from pathlib import Path
@@ -19,50 +14,11 @@ from typing import TYPE_CHECKING, Any
 from mnist_exp.data.files import DataError, describe
 from mnist_exp.data.handwriting import SeveralMarks
 from mnist_exp.data.photographs import SUFFIXES, read_picture
-from mnist_exp.errors import ArgumentParser, UsageError, report
-from mnist_exp.runs import RunDirectoryError
-from mnist_exp.trust import add_trust
+from mnist_exp.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-SEEN = Path("seen")  # the folder of --show
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """``mnist-predict``: exit status 2 where there is no network, no picture, or a picture that is not of one digit."""
-    parser = ArgumentParser(
-        prog="mnist-predict", example="mnist-predict DIR image.png", description="Classify pictures of digits."
-    )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="run directory of the network")
-    kinds = "PNG, JPEG, WebP, GIF, BMP or TIFF files, or folders of them"
-    parser.add_argument("images", nargs="+", type=Path, metavar="image", help=kinds)
-    parser.add_argument("--json", action="store_true", help="print JSON: all probabilities of each picture")
-    parser.add_argument("--show", action="store_true", help=f"write what the network saw into the folder {SEEN}")
-    add_trust(parser)
-    options = parser.parse(arguments)
-    try:
-        folder = SEEN if options.show else None
-        results, mistakes = classify(options.directory, find_images(options.images), folder, options.trust)
-    except (UsageError, RunDirectoryError) as error:
-        report(error, "mnist-predict")
-        sys.exit(2)
-    if options.json:
-        print(json.dumps(results, indent=2))
-    else:
-        for result in results:
-            shown = "   ".join(f"{entry['digit']} {entry['probability']:7.2%}" for entry in result["top"])
-            saw = f"   saw {result['seen']}" if result["seen"] else ""
-            print(f"{result['image']}: {shown or 'no answer'}{saw}")
-    sys.stdout.flush()
-    for mistake in mistakes:
-        report(mistake, "mnist-predict")
-    for result in results:
-        if result["warning"]:
-            report(UsageError(f"{result['image']}: {result['warning']}"), "mnist-predict")
-    if mistakes or any(result["digit"] is None for result in results):
-        sys.exit(2)
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -96,7 +52,7 @@ def classify(
     Raises:
         UsageError, RunDirectoryError: there is no trained network in ``directory``, or ``show`` cannot be written.
     """
-    from mnist_exp.trained import Classifier
+    from mnist_exp.reader import Classifier
 
     network = Classifier(directory, trusted)
     taken = {path.absolute() for path in images}
@@ -143,7 +99,3 @@ def write_seen(seen: NDArray[np.uint8], folder: Path, stem: str, taken: set[Path
     except OSError as error:
         raise UsageError(f"{file}: cannot be written: {describe(error)}") from error
     return file
-
-
-if __name__ == "__main__":
-    main()

@@ -19,15 +19,16 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_exp.config import check, config_hash, is_our_logger, with_absolute_paths
+from mnist_exp.config import Component, Config, Data, OwnData, Wandb, check, check_logger
 from mnist_exp.errors import UsageError, nearest, report
+from mnist_exp.hashing import HASH_VERSION, config_hash, is_our_logger
 from mnist_exp.runs.directory import read_config, read_metrics, read_record, resume_command
 from mnist_exp.runs.files import open_file, refuse_links
 from mnist_exp.trust import logger_to_use
 
 RESUMABLE = ("data.root", "logger", "quiet", "show_layers", "trainer.epochs", "trust")
 # Schedules whose learning rate does not depend on the number of epochs: a run can be continued to more of them.
-OPEN_ENDED = {"mnist_exp.training.constant", "mnist_exp.training.step"}
+OPEN_ENDED = {"mnist_exp.training.constant", "mnist_exp.training.step_decay"}
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -72,23 +73,23 @@ def changed(tree: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str,
     return result
 
 
-def found_again(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The data section with MNIST_DIR as its folder, where the folder that was stored is gone and MNIST was read."""
-    root, here = data.get("root"), os.environ.get("MNIST_DIR")
-    moved = root and here and data.get("download") == "MNIST" and not Path(root).expanduser().is_dir()
-    return {**data, "root": str(Path(here).expanduser().absolute()) if moved and here else root} if root else dict(data)
+def found_again(data: Data | OwnData) -> Data | OwnData:
+    """The data with MNIST_DIR as their folder, where the folder that was stored is gone and MNIST was read."""
+    here = os.environ.get("MNIST_DIR")
+    if not here or not data.folder or not isinstance(data, Data) or data.download != "MNIST":
+        return data
+    return data if Path(data.folder).expanduser().is_dir() else data.in_folder(str(Path(here).expanduser().absolute()))
 
 
-def describe_data(data: Mapping[str, Any]) -> str:
+def describe_data(data: Data | OwnData) -> str:
     """Which data a section reads, in a few words: ``MNIST in /data/mnist``."""
-    ours = str(data["_target_"]).startswith("mnist_exp.")
-    name = (ours and data.get("download")) or str(data["_target_"]).rpartition(".")[2]
-    return f"{name} in {data['root']}" if data.get("root") else str(name)
+    name = (isinstance(data, Data) and data.download) or data.target.rpartition(".")[2]
+    return f"{name} in {data.folder}" if data.folder else name
 
 
 def resumed(
-    path: Path, overrides: Sequence[str], composed: DictConfig, record: Mapping[str, Any], tree: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    path: Path, overrides: Sequence[str], composed: DictConfig, record: Mapping[str, Any], config: Config
+) -> tuple[dict[str, Any], Config]:
     """What ``run.json`` and ``config.yaml`` of a run say from now on, when it is resumed.
 
     Args:
@@ -96,7 +97,7 @@ def resumed(
         overrides: as typed, ``resume`` included.
         composed: what they amount to on top of ``conf/``; the logger is taken from it where one is chosen.
         record: ``run.json`` as it is.
-        tree: ``config.yaml`` as it is.
+        config: ``config.yaml`` as it is.
 
     Returns:
         fields of ``run.json`` that change, and the whole configuration.
@@ -113,37 +114,52 @@ def resumed(
                 f"{override.input_line} cannot go with resume: a run continues as it began; {possible} can change"
             )
     keys = {override.key_or_group for override in typed}
-    if "logger" not in keys and not tree.get("logger") and any(key.startswith("logger.") for key in keys):
+    if "logger" not in keys and config.logger is None and any(key.startswith("logger.") for key in keys):
         without = next(override for override in typed if override.key_or_group.startswith("logger."))
         raise UsageError(f"{without.input_line}: the run has no logger; choose one, too: logger=wandb")
-    logger, _ = _logger(tree, composed, keys)
     others = [override for override in typed if override.key_or_group.partition(".")[0] not in {"logger", "trust"}]
-    result = changed({**tree, "logger": logger, **_callbacks(tree, composed, keys)}, others)
+    logger, _ = _logger(config, composed, keys)
+    result = check(changed(config.plain(), others))
+    result = result.model_copy(update={"logger": logger, "callbacks": _callbacks(config, composed, keys)})
     if any(override.key_or_group == "data.root" for override in typed):
-        result = with_absolute_paths(result, Path.cwd())
+        result = result.with_absolute_paths(Path.cwd())
     else:
-        result["data"] = found_again(result["data"])
-    check(result)
-    return _continued(path, record, tree, result), result
+        result = result.with_data(found_again(result.data))
+    return _continued(path, record, config, result), result
 
 
-def _logger(tree: Mapping[str, Any], composed: DictConfig, typed: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+def _logger(config: Config, composed: DictConfig, typed: Collection[str]) -> tuple[Component | Wandb | None, list[str]]:
     """The logger of a run that goes on, and the stored settings of it that the present user would have to type."""
     logger = OmegaConf.select(composed, "logger")
-    present = OmegaConf.to_container(logger, resolve=True) if logger else {}
-    assert isinstance(present, dict)
-    return logger_to_use(tree.get("logger"), {str(key): value for key, value in present.items()}, typed)
+    present: Any = OmegaConf.to_container(logger, resolve=True) if logger else None
+    return logger_to_use(config.logger, check_logger(present), typed)
 
 
-def _callbacks(tree: Mapping[str, Any], composed: DictConfig, typed: Collection[str]) -> dict[str, Any]:
+def _callbacks(config: Config, composed: DictConfig, typed: Collection[str]) -> dict[str, Component]:
     """The callbacks of a run that goes on: its own, and the loggers among them that are chosen now where any is."""
-    stored = tree.get("callbacks") or {}
     if "logger" not in typed:
-        return {"callbacks": stored} if stored else {}
-    chosen = OmegaConf.to_container(composed.callbacks, resolve=True) if composed.get("callbacks") else {}
-    assert isinstance(chosen, dict)
-    own = {name: node for name, node in stored.items() if not is_our_logger(node)}
-    return {"callbacks": {**own, **{str(name): node for name, node in chosen.items() if is_our_logger(node)}}}
+        return config.callbacks
+    own = {name: callback for name, callback in config.callbacks.items() if not is_our_logger(callback)}
+    chosen: Any = OmegaConf.to_container(composed.callbacks, resolve=True) if composed.get("callbacks") else {}
+    made = {str(name): Component.model_validate(node) for name, node in chosen.items() if "_target_" in node}
+    return {**own, **{name: callback for name, callback in made.items() if is_our_logger(callback)}}
+
+
+def check_runs_named(config: Config) -> None:
+    """Check that the runs which a new run needs are there.
+
+    Raises:
+        UsageError: a directory holds no run.
+    """
+    for key, directories in (
+        ("init_from", [config.init_from] if config.init_from else []),
+        ("regularization.distillation.teachers", config.regularization.distillation.teachers),
+    ):
+        for directory in directories:
+            try:
+                read_record(Path(directory).expanduser())
+            except UsageError as error:
+                raise UsageError(f"{key}: {error}") from error
 
 
 def check_resume(composed: DictConfig, overrides: Sequence[str]) -> None:
@@ -162,10 +178,10 @@ def check_resume(composed: DictConfig, overrides: Sequence[str]) -> None:
         raise UsageError("resume= needs a run directory: mnist-train resume=DIR")
     path = Path(directory)
     record = read_record(path)
-    tree = read_config(path)
+    config = read_config(path)
     refuse_links(path)  # before Hydra opens its log there
-    resumed(path, overrides, composed, record, tree)
-    _, lost = _logger(tree, composed, {override.key_or_group for override in parse(overrides)})
+    resumed(path, overrides, composed, record, config)
+    _, lost = _logger(config, composed, {override.key_or_group for override in parse(overrides)})
     if lost:
         more = [override for override in overrides if not override.lstrip("+").startswith("resume=")]
         report(
@@ -176,16 +192,14 @@ def check_resume(composed: DictConfig, overrides: Sequence[str]) -> None:
         )
 
 
-def _continued(
-    path: Path, record: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]
-) -> dict[str, Any]:
+def _continued(path: Path, record: Mapping[str, Any], before: Config, after: Config) -> dict[str, Any]:
     """Fields of ``run.json`` that the number of epochs changes.
 
     Raises:
         UsageError: the run is over, or cannot have that many epochs.
     """
     status = record["status"]
-    old, new = before["trainer"]["epochs"], after["trainer"]["epochs"]
+    old, new = before.trainer.epochs, after.trainer.epochs
     done = len(read_metrics(path))
     if status == "diverged":
         raise UsageError(f"{path} holds a diverged run; there is nothing to resume, a new run needs other settings")
@@ -193,12 +207,12 @@ def _continued(
         if status != "completed":
             return {}
         more = resume_command(path, f"trainer.epochs={2 * old}")
-        also = f", {more} trains it further" if after["scheduler"]["_target_"] in OPEN_ENDED else ""
+        also = f", {more} trains it further" if after.scheduler.target in OPEN_ENDED else ""
         raise UsageError(
             f"{path} holds a completed run; there is nothing to resume, {shlex.join(['mnist-eval', str(path)])} evaluates it{also}"
         )
-    if (target := after["scheduler"]["_target_"]) not in OPEN_ENDED:
-        name = str(target).rpartition(".")[2]
+    if after.scheduler.target not in OPEN_ENDED:
+        name = after.scheduler.target.rpartition(".")[2]
         raise UsageError(
             f"{path}: with scheduler={name} every learning rate depends on the number of epochs, so {new} epochs are "
             f"another run from the start: {_command(path, record, new)}"
@@ -221,7 +235,8 @@ def _continued(
         **{key: record[key] for key in ("final", "best") if key in record},
     }
     continued = [*record.get("continued", []), history]
-    return {"config_hash": config_hash(after), "continued": continued, "final": None, "best": None}
+    hashed = {"config_hash": config_hash(after), "config_hash_version": HASH_VERSION}
+    return {**hashed, "continued": continued, "final": None, "best": None}
 
 
 def _command(path: Path, record: Mapping[str, Any], epochs: int) -> str:

@@ -6,15 +6,20 @@ interpolations such as ``${oc.env:KEY}`` and ``${oc.create:...}``.
 
 from __future__ import annotations
 
-import argparse
+import logging
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mnist_exp.errors import UsageError, as_typed
+
+if TYPE_CHECKING:
+    from mnist_exp.config import Component, Config, Wandb
+
+    Logger: TypeAlias = Component | Wandb
 
 # Packages whose code may run, besides ours and PyTorch's; None: any, because the configuration is the user's own.
 Trusted = Collection[str] | None
@@ -58,7 +63,7 @@ def refuse_unless_plain(tree: Any) -> None:
     visit(tree, "")
 
 
-def check_target_types(tree: Mapping[str, Any], trusted: Trusted) -> None:
+def check_target_types(config: Config, trusted: Trusted) -> None:
     """Check what a stored configuration may run: our own networks and PyTorch's, and packages that the user trusts.
 
     Of our own callbacks it may name the logger that writes into the run directory only, TensorBoard's.
@@ -91,7 +96,7 @@ def check_target_types(tree: Mapping[str, Any], trusted: Trusted) -> None:
     made = {"data": True, "model": True, "optimizer": False, "scheduler": False}  # or called later with more arguments
     functions = {
         "data": [data.idx_folder, data.png_folder, data.mnist5k],
-        "scheduler": [schedules.constant, schedules.step, schedules.cosine, schedules.one_cycle],
+        "scheduler": [schedules.constant, schedules.step_decay, schedules.cosine, schedules.one_cycle],
     }
 
     def visit(node: Any, group: str, path: str) -> None:
@@ -118,23 +123,19 @@ def check_target_types(tree: Mapping[str, Any], trusted: Trusted) -> None:
         for key, value in _items(node):
             visit(value, group, f"{path}{key}.")
 
+    tree = config.plain()  # no other section of the schema can hold a target
     for group in kinds:
         visit(tree.get(group), group, f"{group}.")
-    for key, section in tree.items():
-        if key not in kinds and (path := _first_target(section, f"{key}.")):
-            raise UsageError(f"{path}_target_ is not allowed there")
 
 
-def check_names(tree: Any, trusted: Collection[str], path: str = "") -> None:
+def check_names(config: Config, trusted: Collection[str]) -> None:
     """Check the names of all targets, importing none: what ``check_target_types`` checks first.
 
     Raises:
         UsageError: a target lies neither in our packages nor in those that are trusted.
     """
-    if isinstance(tree, Mapping) and "_target_" in tree:
-        _refuse_unless_named(str(tree["_target_"]), path, trusted)
-    for key, value in _items(tree):
-        check_names(value, trusted, f"{path}{key}.")
+    for path, target in _targets(config.plain()):
+        _refuse_unless_named(target, path, trusted)
 
 
 def _refuse_unless_named(target: str, path: str, trusted: Collection[str]) -> None:
@@ -147,29 +148,18 @@ def _refuse_unless_named(target: str, path: str, trusted: Collection[str]) -> No
         )
 
 
-def _first_target(node: Any, path: str) -> str | None:
+def _targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Where in a tree something names a target, and which."""
     if isinstance(node, Mapping) and "_target_" in node:
-        return path
-    return next((found for key, value in _items(node) if (found := _first_target(value, f"{path}{key}."))), None)
+        yield path, str(node["_target_"])
+    for key, value in _items(node):
+        yield from _targets(value, f"{path}{key}.")
 
 
-def add_trust(parser: argparse.ArgumentParser) -> None:
-    """The option of every command that reads a network from a run directory."""
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="PACKAGE",
-        help="run the code of this package where the run directory names it; may be repeated",
-    )
-
-
-def own_packages(tree: Any) -> frozenset[str]:
+def own_packages(config: Config) -> frozenset[str]:
     """The packages of all targets that are neither ours nor PyTorch's."""
-    found = set()
-    if isinstance(tree, Mapping) and not str(target := tree.get("_target_", "mnist_exp.")).startswith(ALLOWED_TARGETS):
-        found.add(str(target).partition(".")[0])
-    return frozenset(found.union(*(own_packages(value) for _, value in _items(tree))))
+    targets = (target for _, target in _targets(config.plain()))
+    return frozenset(target.partition(".")[0] for target in targets if not target.startswith(ALLOWED_TARGETS))
 
 
 def find_target(target: str, path: str = "") -> Any:
@@ -186,6 +176,8 @@ def find_target(target: str, path: str = "") -> Any:
         [] if target.startswith(ALLOWED_TARGETS) else [folder for folder in _start_folders() if folder not in sys.path]
     )
     sys.path.extend(here)
+    log = logging.getLogger("hydra.utils")  # it would say in three lines what is said below in one
+    was_disabled, log.disabled = log.disabled, True
     try:
         return get_object(target)
     except Exception as error:
@@ -199,6 +191,7 @@ def find_target(target: str, path: str = "") -> Any:
             reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
         raise UsageError(f"{path}_target_={target} does not exist: {reason}") from error
     finally:
+        log.disabled = was_disabled
         for folder in here:
             sys.path.remove(folder)
 
@@ -242,8 +235,8 @@ def instantiate(node: Any) -> Any:
 
 
 def logger_to_use(
-    stored: Mapping[str, Any] | None, present: Mapping[str, Any], typed: Collection[str]
-) -> tuple[dict[str, Any], list[str]]:
+    stored: Logger | None, present: Logger | None, typed: Collection[str]
+) -> tuple[Logger | None, list[str]]:
     """The logger of a run that is read from a directory: where it is sent, and whether its files are, is for the user to
     say who continues it.
 
@@ -256,25 +249,26 @@ def logger_to_use(
     Returns:
         the section to use, and, as one would type them, the settings of ``stored`` that are not in it.
     """
-    section = dict(present)
     if "logger" in typed:
-        return section, []
-    if not stored or not present:
-        return {}, []
-    mode = stored.get("mode")
-    if mode in {"offline", "disabled"} and "logger.mode" not in typed:
-        section["mode"] = mode
+        return present, []
+    if stored is None or present is None:
+        return None, []
+    before = stored.plain()
+    if before.get("mode") in {"offline", "disabled"} and "logger.mode" not in typed:
+        present = present.model_copy(update={"mode": before["mode"]})
+    now = present.plain()
     lost = [
         f"logger.{key}={as_typed(value)}"
-        for key, value in stored.items()
-        if key not in _OF_HYDRA and f"logger.{key}" not in typed and value != section.get(key)
+        for key, value in before.items()
+        if key not in _OF_HYDRA and f"logger.{key}" not in typed and value != now.get(key)
     ]
-    return section, lost
+    return present, lost
 
 
-def run_id_to_use(recorded: Any, section: Mapping[str, Any]) -> str | None:
-    """The W&B id of the run that ``run.json`` records, where it is in the project and of the entity that ``section`` names;
+def run_id_to_use(recorded: Any, logger: Logger | None) -> str | None:
+    """The W&B id of the run that ``run.json`` records, where it is in the project and of the entity that ``logger`` names;
     None for a new one."""
+    section: dict[str, Any] = {} if logger is None else logger.plain()
     if not isinstance(recorded, Mapping) or recorded.get("project") != section.get("project"):
         return None
     if section.get("entity") not in {None, recorded.get("entity")}:

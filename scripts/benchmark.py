@@ -173,7 +173,7 @@ def startup(repetitions: int) -> None:
     take_turns(candidates, repetitions, reference="import hydra + compose", unit="s")
 
 
-def speedrun(repetitions: int, threads: int) -> None:
+def speedrun(repetitions: int, threads: int, images: int) -> None:
     from mnist_exp.runs import read_run
 
     recipes = {"first epoch of the default": ["trainer.epochs=1"], "record/speedrun": ["experiment=record/speedrun"]}
@@ -182,7 +182,7 @@ def speedrun(repetitions: int, threads: int) -> None:
         for seed in range(repetitions):
             for name, overrides in recipes.items():
                 path = Path(folder) / f"{len(runs[name])}-{name.replace('/', '-')}"
-                common = [f"seed={seed}", f"trainer.threads={threads}", "logger=none", "quiet=true"]
+                common = [f"seed={seed}", f"trainer.threads={threads}", f"data.limit={images}", "logger=none"]
                 command = [sys.executable, "-m", "mnist_exp.cli.train", *overrides, *common, f"hydra.run.dir={path}"]
                 subprocess.run(command, check=True, capture_output=True)
                 record = read_run(path).record
@@ -308,7 +308,7 @@ def main() -> None:
     if options.what == "growth":
         growth(options.repetitions, options.threads)
     if options.what == "speedrun":
-        speedrun(options.repetitions, options.threads)
+        speedrun(options.repetitions, options.threads, options.images)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def main() -> None:
         generate(Path(folder) / "runs", options)
         print(f"generated {options.runs} runs in {time.perf_counter() - began:.1f} s")
         output = str(Path(folder) / "report")
-        command = [sys.executable, "-m", "mnist_exp.report", f"{folder}/runs", "--output", output]
+        command = [sys.executable, "-m", "mnist_exp.cli.report", f"{folder}/runs", "--output", output]
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)

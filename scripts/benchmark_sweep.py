@@ -29,10 +29,10 @@ def sweep(*overrides: str) -> tuple[float, list[dict[str, float]]]:
         return wall, [json.loads(file.read_text())["seconds"] for file in Path(folder).glob("sweep/*/run.json")]
 
 
-def arrangements(jobs: int, epochs: int) -> None:
+def arrangements(jobs: int, epochs: int, images: int) -> None:
     """Wall time of the same jobs on the cores of this machine, shared in three ways."""
     cores = available_cores()
-    work = ["logger=none", f"trainer.epochs={epochs}", f"seed=range({jobs})"]
+    work = ["logger=none", f"trainer.epochs={epochs}", f"data.limit={images}", f"seed=range({jobs})"]
     processes = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={cores}"]
     ways = {
         f"one process of {cores} threads": [f"trainer.threads={cores}"],
@@ -60,11 +60,12 @@ def main() -> None:
     parser.add_argument("what", choices=["arrangements", "cost"])
     parser.add_argument("--jobs", type=int, default=None, help="number of jobs")
     parser.add_argument("--epochs", type=int, default=5, help="epochs a job")
+    parser.add_argument("--images", type=int, default=4000, help="images an epoch")
     options = parser.parse_args()
     if options.what == "cost":
         cost(options.jobs or 20)
     else:
-        arrangements(options.jobs or 4, options.epochs)
+        arrangements(options.jobs or 4, options.epochs, options.images)
 
 
 if __name__ == "__main__":

@@ -267,7 +267,7 @@ def measure(run: Path, mnist: Path, count: int = 100) -> None:
     """Print of how many test digits of each kind a network gives the right answer, and for how many none."""
     from mnist_exp.data.handwriting import SeveralMarks
     from mnist_exp.data.idx import idx_folder
-    from mnist_exp.trained import Classifier
+    from mnist_exp.reader import Classifier
 
     network = Classifier(run)
     test = idx_folder(root=str(mnist), download=None, mean=0.0, std=1.0).test

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mnist_exp.config import config_hash
+from mnist_exp.config import check
+from mnist_exp.hashing import HASH_VERSION, config_hash
 
 GIT = {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False}
 VERSIONS = {"python": "3.11.2", "mnist-exp": "0.1.0", "torch": "2.15.0", "wandb": None}
@@ -49,7 +50,7 @@ def write_run(
     ]  # fmt: skip
     content = {
         "status": status, "started": "2026-11-21T07:00:00+00:00", "name": tree["name"], "seed": seed,
-        "config_hash": config_hash(tree), "command": f"mnist-train seed={seed}", "sweep": None, "git": GIT,
+        "config_hash": config_hash(check(tree)), "config_hash_version": HASH_VERSION, "command": f"mnist-train seed={seed}", "sweep": None, "git": GIT,
         "versions": VERSIONS, "hardware": HARDWARE, "parameters": 61_706, "macs": 416_520, "threads": 1,
         "device": "cpu", "error": error, "seconds": {"train": 2.0 * epochs, "eval": 0.5 * epochs, "total": 9.0},
         "peak_memory_bytes": 300 * 2**20, **record,

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from mnist_exp import evaluate, report
-from mnist_exp.config import config_hash
+from mnist_exp.cli import eval as evaluate
+from mnist_exp.cli import report
+from mnist_exp.config import check
+from mnist_exp.hashing import config_hash
 from mnist_exp.runs.directory import read_metrics, read_record
 from mnist_exp.runs.reading import FIGURES
 from mnist_exp.training import EpochMetrics
@@ -209,8 +211,9 @@ def test_the_hash_counts_callbacks_and_no_loggers(composed: Callable[..., dict[s
     plain = composed("logger=none")
     before = {key: value for key, value in plain.items() if key != "callbacks"}  # of earlier versions
     assert plain["callbacks"] == {}
-    assert config_hash(plain) == config_hash(before) == config_hash(composed("logger=[wandb,tensorboard]"))
-    assert config_hash(composed(naming("Metrics"))) != config_hash(plain)
+    hashed = config_hash(check(plain))
+    assert hashed == config_hash(check(before)) == config_hash(check(composed("logger=[wandb,tensorboard]")))
+    assert config_hash(check(composed(naming("Metrics")))) != hashed
 
 
 def test_a_run_is_continued_with_trusted_callbacks_only(

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from mnist_exp import demo, evaluate, predict, report
-from mnist_exp.commandline import read_arguments
+from mnist_exp.cli import demo, predict, report
+from mnist_exp.cli import eval as evaluate
+from mnist_exp.cli.train_arguments import read_arguments
 from mnist_exp.errors import typed, unquoted
 
 BIN = Path(sys.executable).parent
@@ -48,6 +49,15 @@ FRESH = [
      "mnist-train: hydra.run.dir=r/lr=0.1 is not valid: = ( ) { } and the like need quotes; type "
      "'hydra.run.dir=\"r/lr=0.1\"'"),
     ("mnist-train -m 'seed=range(0)'", "mnist-train: seed=range(0) has no values, so this sweep has no jobs"),
+    ("mnist-train model._target_=my_module.Nope",
+     "mnist-train: model._target_=my_module.Nope does not exist: ModuleNotFoundError: No module named 'my_module'"),
+    ("mnist-train -m seed=0,1 hydra.launcher._target_=my_module.Nope",
+     "mnist-train: hydra.launcher._target_=my_module.Nope cannot be used: Invalid plugin 'my_module.Nope': not the "
+     "hydra_plugins package"),
+    ("mnist-train -m seed=0,1 +hydra.launcher.n_jobs=abc hydra.launcher._target_=hydra_plugins.x.Y",
+     "mnist-train: hydra.launcher.n_jobs=abc should be a number"),
+    ("mnist-train -m hydra/launcher=joblib hydra.launcher.n_jobs=abc seed=0,1",
+     "mnist-train: hydra.launcher.n_jobs=abc cannot be: Value 'abc' of type 'str' could not be converted to Integer"),
     ("mnist-train --config-dir nowhere model=mlp", "mnist-train: --config-dir {here}/nowhere: there is no such folder"),
     ("mnist-eval", "mnist-eval: DIR (run directory) is missing; type mnist-eval DIR"),
 ]  # fmt: skip
@@ -363,7 +373,8 @@ def test_hydras_own_habits(
         f"mnist-train {settings} hydra.run.dir=run && mnist-train -m {settings} seed=0 hydra.sweep.dir=sweep"
     )
     assert (done.returncode, done.stderr) == (0, "")
+    assert f"| {tmp_path / 'run'}\n" in done.stdout, "not a dot"
+    assert "compare: mnist-report sweep\n" in done.stdout
     for run in (tmp_path / "run", tmp_path / "sweep" / "lenet5"):
-        assert f"| {run}\n" in done.stdout, "not a dot"
         for log in ("train.log", "mnist-train.log"):
             assert "Epoch [1/1]" in (run / log).read_text()

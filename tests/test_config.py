@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mnist_exp.config import check, config_hash
+from mnist_exp.compose import choices
+from mnist_exp.config import check
 from mnist_exp.errors import UsageError, nearest
+from mnist_exp.hashing import config_hash
 from mnist_exp.trust import check_target_types
 
 MISTAKES = [
@@ -79,7 +81,9 @@ MISTAKES = [
     (["hydra.job.chdri=true"], "hydra.job.chdri is not a key; did you mean hydra.job.chdir?"),
     (["model=mlp,lenet5"], "model=mlp,lenet5 names several values; train each with mnist-train -m model=mlp,lenet5"),
     (["model=3"], "model=3 is not a choice; choose from lenet5, lenet5_1998, mlp"),
-    (["scheduler=null"], "scheduler=null: a run needs a scheduler; choose from constant, cosine, one_cycle, step"),
+    (["scheduler=null"], "scheduler=null: a run needs a scheduler; choose from constant, cosine, one_cycle, step_decay"),
+    (["scheduler=step"], "scheduler=step is not a choice; choose from constant, cosine, one_cycle, step_decay; did you mean "
+     "step_decay?"),
     (["~model"], "~model: a run needs a model; choose from lenet5, lenet5_1998, mlp"),
     (["~data.download"], "data.download is missing"),
     (["~seed", "~trainer.epochs"], "trainer.epochs is missing\nmnist-train: seed is missing"),
@@ -227,7 +231,7 @@ def test_config_of_a_stranger_cannot_run_code(composed: Callable[..., dict[str, 
     ]:
         hostile = {**tree, group: {"_target_": target, "_partial_": True, "lr": 0.1}}
         with pytest.raises(UsageError, match=rf"{group}\._target_={target} (is not allowed there|does not exist)"):
-            check_target_types(hostile, ())
+            check_target_types(check(hostile), ())
 
 
 def test_targets_below_a_section_are_checked(composed: Callable[..., dict[str, Any]]) -> None:
@@ -237,7 +241,7 @@ def test_targets_below_a_section_are_checked(composed: Callable[..., dict[str, A
         "model": {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "os.system", "command": "ls"}]},
     }
     with pytest.raises(UsageError, match=r"model\._args_\.0\._target_=os\.system is not allowed"):
-        check_target_types(hostile, ())
+        check_target_types(check(hostile), ())
 
 
 def test_any_torch_module_can_be_the_model(mnist_train: Callable[..., int], small: list[str], tmp_path: Path) -> None:
@@ -250,16 +254,16 @@ def test_any_torch_module_can_be_the_model(mnist_train: Callable[..., int], smal
 
 
 def test_hash_ignores_what_does_not_change_the_result(composed: Callable[..., dict[str, Any]]) -> None:
-    base = config_hash(composed())
+    base = config_hash(check(composed()))
     for same in (["name=other"], ["logger=none"], ["trainer.threads=1"], ["trainer.device=cpu"], ["quiet=true"]):
-        assert config_hash(composed(*same)) == base, same
+        assert config_hash(check(composed(*same))) == base, same
     for different in (["seed=1"], ["trainer.epochs=11"], ["data=mnist5k"], ["regularization=ema"], ["model=mlp"]):
-        assert config_hash(composed(*different)) != base, different
+        assert config_hash(check(composed(*different))) != base, different
 
 
 def test_seed_zero_is_a_seed_and_the_default(composed: Callable[..., dict[str, Any]]) -> None:
     assert composed()["seed"] == 0
-    assert config_hash(composed("seed=0")) == config_hash(composed())
+    assert config_hash(check(composed("seed=0"))) == config_hash(check(composed()))
 
 
 def test_regularization_reaches_model_and_optimizer(composed: Callable[..., dict[str, Any]]) -> None:
@@ -281,3 +285,53 @@ def test_none_is_exactly_nothing(composed: Callable[..., dict[str, Any]]) -> Non
 def test_nearest_is_silent_about_far_words() -> None:
     assert nearest("epoch", ["epochs", "device"]) == "; did you mean epochs?"
     assert nearest("zebra", ["epochs", "device"]) == ""
+
+
+CHOICES = [
+    f"{group}={choice}"
+    for group in ("data", "model", "optimizer", "scheduler", "regularization", "trainer", "logger", "experiment")
+    for choice in choices(group)
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_typed_configuration_is_the_composed_one(choice: str, composed: Callable[..., dict[str, Any]]) -> None:
+    folder = ["data.root=/d"] if choice in {"data=idx", "data=png"} else []
+    tree = composed(choice, *folder)
+    config = check(tree)
+    assert config.plain() == {key: value for key, value in tree.items() if key not in {"sweep", "trust"}}
+    assert check(config.plain()).plain() == config.plain()
+    assert config_hash(check(config.plain())) == config_hash(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("regularization.augmentation.rotation", ("10", "10.0", "1e1")),
+        ("optimizer.lr", ("1", "1.0")),
+        ("optimizer.betas", ("[0,0.5]", "[0.0,0.5]")),
+        ("scheduler.final", ("0", "0.0", "-0.0")),
+        ("model.hidden", ("[4,1]", "[4.0,1]")),
+    ],
+)
+def test_equal_numbers_hash_alike(key: str, values: Sequence[str], composed: Callable[..., dict[str, Any]]) -> None:
+    base = ["optimizer=adam", "scheduler=cosine", "regularization=augment"]
+    hashes = {config_hash(check(composed(*base, f"{key}={value}"))) for value in values}
+    assert len(hashes) == 1
+    assert hashes != {config_hash(check(composed(*base)))} or key == "scheduler.final"
+
+
+def test_an_argument_of_a_constructor_counts_though_it_is_the_default_of_the_schema(
+    composed: Callable[..., dict[str, Any]],
+) -> None:
+    """``torch.optim.AdamW`` without a weight decay decays by 0.01."""
+    tree = composed("optimizer=adamw")
+    without = {key: value for key, value in tree["optimizer"].items() if key != "weight_decay"}
+    assert tree["optimizer"]["weight_decay"] == 0
+    assert config_hash(check({**tree, "optimizer": without})) != config_hash(check(tree))
+
+
+def test_true_is_not_one(composed: Callable[..., dict[str, Any]]) -> None:
+    tree = composed()
+    first, second = ({**tree, "model": {**tree["model"], "padding": value}} for value in (1, True))
+    assert config_hash(check(first)) != config_hash(check(second))

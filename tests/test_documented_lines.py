@@ -27,16 +27,16 @@ BIN = Path(sys.executable).parent
 ELSEWHERE = {
     "make quickstart": "tests/test_readme.py runs it",
     "make test": "is what runs this",
+    "venv": "comes before what fetches packages",
+    "pip install": "fetches packages; tests/test_install.py installs the wheel",
     "source ": "tests/test_readme.py: the activated commands are those of this file",
     "hydra/launcher=submitit_slurm": "needs Slurm: tests/sweeps/test_slurm.py; its overrides are tested below",
-    "python scripts/slurm.py": "needs Slurm; tests/sweeps/test_slurm.py",
     "launcher=ray": "needs a Ray cluster: tests/sweeps/test_ray.py; its overrides are tested below",
     "hydra.launcher.ray": "an override of hydra/launcher=ray; tests/sweeps/test_ray.py composes it",
     "wandb sweep": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "wandb agent": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "wandb sync": "needs a server; tests/loggers/test_wandb.py has a stand-in",
-    "python scripts/sync_wandb.py": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
-    "python scripts/benchmark": "measures for minutes on an idle machine; not tested",
+    "--wandb-sync": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "records.py --document --tried": "needs runs with validation data; tests/scripts/test_campaign.py has them",
     "mynet": "a network of examples/own_network: tests/test_python_docs.py types these lines there",
     "sweep=mlp_width,mlp_depth": "is shown as what is refused",
@@ -61,7 +61,11 @@ SCRIPTS = {
     "regularization": ["--only dropout", *CAMPAIGN],
     "scaling": ["--only 'hidden=[8,8]'", *CAMPAIGN],
     "records": ["--only record/mlp", *CAMPAIGN],
+    "benchmark": ["--repetitions 1", "--images 256"],
+    "benchmark_sweep": ["--jobs 2", "--epochs 1", "--images 64"],
+    "benchmark_report": ["--runs 4", "--seeds 2", "--epochs 2", "--images 100"],
 }
+SIZES = {"--seeds", "--runs", "--epochs", "--images", "--jobs", "--repetitions"}  # the last one given counts
 PRINTS_ONLY = re.compile(r"--(help|cfg|info|hydra-help|version)\b")
 
 
@@ -115,7 +119,7 @@ def shortened(text: str) -> str:
         more = SCRIPTS.get(script[1], []) if "--document" not in command else []
     elif command.startswith("mnist-demo"):
         more = ["--port 0"]
-    given = {key for key, value in re.findall(r"([\w./]+|--\w+)[= ](\S+)", command) if key not in {"--seeds", "--runs"}}
+    given = {key for key, value in re.findall(r"([\w./]+|--\w+)[= ](\S+)", command) if key not in SIZES}
     given |= {"logger.mode"} if "logger=none" in command else set()
     return " ".join([command, *(word for word in more if re.split("[= ]", word.strip("'"))[0] not in given)]) + (
         comment or ""
@@ -123,8 +127,8 @@ def shortened(text: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def examples(warm_commands: WarmCommands, tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    return Examples(tmp_path_factory.mktemp("examples"), warm_commands)
+def examples(warm_commands: WarmCommands, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    return Examples(tmp_path_factory.mktemp("examples"), shared_folder / "cache of examples", warm_commands)
 
 
 def type_in(line: Line, where: Path, examples: Examples, environment: dict[str, str]) -> None:
@@ -163,6 +167,8 @@ def look_at_results(text: str, where: Path, said: str) -> None:
         assert (folder / "wandb_report.json").exists() == ("--wandb-dry-run" in text)
     elif text.startswith("mnist-predict"):
         assert "%" in said or json.loads(said)
+    elif "scripts/benchmark" in text:
+        assert re.search(r"\d\.\d+ (s|times)\b|ratio of medians +\d|against the first line +\d", said)
     elif "--document" in text:
         (name,) = re.findall(r"(\w+)\.py", text)
         document = {"reproduce": "reproduction"}.get(name, name)

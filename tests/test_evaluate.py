@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exit_status import status_of
 from PIL import Image
 
-from mnist_exp import evaluate
+from mnist_exp.cli import eval as evaluate
 from mnist_exp.runs import read_run
 from mnist_exp.training import load_checkpoint
 
@@ -24,14 +25,6 @@ from mnist_exp.training import load_checkpoint
 def run(trained: Callable[..., Path], small: list[str]) -> Path:
     """A finished run whose result is an average of weights, at a place where it was not trained."""
     return trained("moved", *small, "regularization=ema", "trainer.epochs=4")
-
-
-def status_of(main: Callable[[list[str]], None], *arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
-    return 0
 
 
 def test_evaluation_equals_the_record_bit_for_bit(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,12 +145,12 @@ def test_a_result_that_cannot_be_written_is_printed(
 
     Path("file").touch()
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "write_atomically", refuse)
+        patch.setattr("mnist_exp.evaluate.write_atomically", refuse)
         assert status_of(evaluate.main, str(run)) == 0
     captured = capsys.readouterr()
     assert "1,000 images, as the run recorded it" in captured.out
     assert captured.err == f"mnist-eval: {run}: the result is not written there: No space left on device\n"
-    command = [sys.executable, "-m", "mnist_exp.evaluate", str(run), "--json", "--output", "file"]
+    command = [sys.executable, "-m", "mnist_exp.cli.eval", str(run), "--json", "--output", "file"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert json.loads(done.stdout)["images"] == 1000
@@ -167,7 +160,7 @@ def test_a_result_that_cannot_be_written_is_printed(
 def test_a_path_inside_a_run_is_answered_with_the_run(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mnist_exp import demo, predict, report
+    from mnist_exp.cli import demo, predict, report
 
     monkeypatch.chdir(run.parent)
     for inside in ("moved/checkpoints/last.pt", "moved/run.json", "moved/checkpoints/missing.pt", "moved/checkpoints"):

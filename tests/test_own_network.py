@@ -6,10 +6,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from exit_status import status_of
 
-from mnist_exp import demo, evaluate, predict, report
+from mnist_exp.cli import demo, predict, report
+from mnist_exp.cli import eval as evaluate
 from mnist_exp.runs import read_run
 
 NETWORKS = '''
@@ -58,14 +61,6 @@ def mine(tmp_path: Path, small: list[str]) -> Iterator[list[str]]:
     (folder / "absent.yaml").write_text("_target_: mynets.Absent\n")
     yield [*small, *QUICK, "--config-dir", "myconf"]
     sys.modules.pop("mynets", None)
-
-
-def status_of(main: Callable[[list[str]], None], *arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
-    return 0
 
 
 def test_trained_evaluated_resumed_and_reported(
@@ -150,14 +145,11 @@ def test_a_refused_job_stops_the_sweep_before_anything_is_stored(
     assert not Path("sweep").exists()
 
 
-def test_an_empty_pixel_is_the_data_s_own(mnist_train: Callable[..., int]) -> None:
+def test_an_empty_pixel_is_the_data_s_own(composed: Callable[..., dict[str, Any]]) -> None:
     """The 1998 network pads images with what an empty pixel is after normalisation."""
-    from mnist_exp.build import build_model
+    from mnist_exp.components import build_model
+    from mnist_exp.config import check
 
-    tree = {
-        "model": {"_target_": "mnist_exp.models.LeNet5_1998", "image_size": 28},
-        "data": {"image_size": 28, "mean": 0.286, "std": 0.353, "channels": 1, "num_classes": 10},
-        "regularization": {"dropout": 0.0, "batch_norm": False},
-    }
-    pad = build_model(tree, 0).layers.pad
+    tree = composed("model=lenet5_1998", "data.mean=0.286", "data.std=0.353")
+    pad = build_model(check(tree)).layers.pad
     assert pad.value == pytest.approx(-0.286 / 0.353)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,8 @@ from pictures_of_digits import two
 from PIL import Image
 from synthetic_runs import write_run
 
-from mnist_exp import demo, predict
+from mnist_exp import demo as server_of_demo
+from mnist_exp.cli import demo, predict
 from mnist_exp.data.embedded import mnist5k
 
 TRAINING = [
@@ -262,6 +266,65 @@ class TestDemo:
     )
     def test_other_names_are_refused(self, host: str, server: demo.Demo) -> None:
         assert self.ask(server, "GET", "/", Host=host)[0] == 403
+
+    @pytest.mark.parametrize("origin", ["http://localhost:9000", "http://127.0.0.1", "https://[::1]:1"])
+    def test_pages_of_its_own(self, origin: str, server: demo.Demo) -> None:
+        assert self.ask(server, "POST", "/classify", b"rubbish", Origin=origin)[0] == 422
+
+    @pytest.mark.parametrize("origin", ["null", "https://evil.example", "http://localhost.evil", "file://", ""])
+    def test_pages_of_others_are_refused(self, origin: str, server: demo.Demo) -> None:
+        assert self.ask(server, "POST", "/classify", b"rubbish", Origin=origin)[0] == 403
+
+    @pytest.mark.parametrize("length", ["abc", "-1", "1e3", "9" * 30, "+5"])
+    def test_a_length_that_is_no_number(self, length: str, server: demo.Demo) -> None:
+        request = f"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as connection:
+            connection.sendall(request.encode())
+            assert connection.recv(4096).startswith(b"HTTP/1.0 400 ")
+
+    def test_a_small_file_of_many_pixels(self, server: demo.Demo) -> None:
+        buffer = io.BytesIO()
+        Image.new("1", (3000, 3000)).save(buffer, "PNG")
+        status, body = self.ask(server, "POST", "/classify", buffer.getvalue())
+        assert (status, json.loads(body)) == (422, {"error": "has more than 4 million pixels: 3000x3000"})
+
+    def test_one_picture_at_a_time(self, server: demo.Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+        at_work = []
+        most = []
+
+        def slow(content: bytes, largest: int) -> None:
+            at_work.append(content)
+            most.append(len(at_work))
+            time.sleep(0.02)
+            at_work.remove(content)
+            raise ValueError("none")
+
+        monkeypatch.setattr(server_of_demo, "decoded", slow)
+        with ThreadPoolExecutor(6) as pool:
+            asked = [pool.submit(self.ask, server, "POST", "/classify", bytes([number])) for number in range(1, 7)]
+        assert {each.result()[0] for each in asked} == {422}
+        assert most == [1] * 6
+
+    def test_connections_that_say_nothing(self, server: demo.Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They are bounded in number, and end; then others are heard again."""
+        monkeypatch.setattr(server_of_demo._Handler, "timeout", 0.3)
+        before = threading.active_count()
+        silent = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(60)]
+        try:
+            assert [connection.recv(1) for connection in silent] == [b""] * 60
+            assert threading.active_count() - before <= server_of_demo.MOST_CONNECTIONS
+        finally:
+            for connection in silent:
+                connection.close()
+        assert self.ask(server, "GET", "/")[0] == 200
+
+    def test_the_page_may_do_nothing_else(self, server: demo.Demo) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
+        connection.request("GET", "/")
+        policy = connection.getresponse().headers["Content-Security-Policy"]
+        connection.close()
+        assert policy.startswith("default-src 'none'; script-src 'sha256-")
+        assert "script-src 'unsafe-inline'" not in policy
 
     def test_what_cannot_be_loaded_is_told(
         self, network: Path, composed: Callable[..., dict[str, object]], capsys: pytest.CaptureFixture[str]

@@ -16,12 +16,13 @@ import pytest
 import torch
 import yaml
 
-from mnist_exp import evaluate
+from mnist_exp.cli import eval as evaluate
+from mnist_exp.config import check
 from mnist_exp.errors import UsageError
 from mnist_exp.runs import read_run
 from mnist_exp.runs.directory import read_metrics
 from mnist_exp.stored import OPEN_ENDED, changed, found_again, parse
-from mnist_exp.training import constant, cosine, load_checkpoint, one_cycle, step
+from mnist_exp.training import constant, cosine, load_checkpoint, one_cycle, step_decay
 
 Train = Callable[..., int]
 TINY = ["data.limit=64", "quiet=true"]
@@ -48,7 +49,7 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 
 EVERYTHING = ["regularization=full", "optimizer=adamw", "data.val_size=32", "trainer.selection=best"]
-STEP = ["scheduler=step", "scheduler.every=1", "scheduler.gamma=0.5"]
+STEP = ["scheduler=step_decay", "scheduler.every=1", "scheduler.gamma=0.5"]
 
 
 @pytest.mark.parametrize("recipe", [[], [*EVERYTHING, *STEP]], ids=["plain", "everything"])
@@ -74,7 +75,7 @@ def test_a_complete_run_is_continued_to_the_bits_of_a_longer_one(
 def test_schedules_that_do_not_depend_on_the_number_of_epochs() -> None:
     settings: dict[Any, dict[str, Any]] = {
         constant: {},
-        step: {"every": 1, "gamma": 0.5},
+        step_decay: {"every": 1, "gamma": 0.5},
         cosine: {"final": 0.0},
         one_cycle: {"warmup": 0.3, "start_factor": 0.04, "final_factor": 1e-4, "anneal": "cos"},
     }
@@ -165,7 +166,7 @@ def test_whatever_sets_resume_resumes(
     )
     assert mnist_train(f"{prefix}resume=run", "logger=none", "show_layers=true", "quiet=false") == 0
     assert read_run(tmp_path / "run").status == "completed"
-    assert read_run(tmp_path / "run").config["quiet"] is False
+    assert read_run(tmp_path / "run").config.quiet is False
     assert capsys.readouterr().out.count("Layers, for one image") == 1
     assert not (tmp_path / "outputs").exists(), "no new run"
 
@@ -230,7 +231,7 @@ class TestDataThatMoved:
         monkeypatch.setenv("MNIST_DIR", "here")
         assert mnist_train(*quick, "hydra.run.dir=run", "hydra.job.chdir=true") == 0
         run = tmp_path / "run"
-        assert read_run(run).config["data"]["root"] == str(tmp_path / "here"), "stored absolute, whatever the directory"
+        assert read_run(run).config.data.folder == str(tmp_path / "here"), "stored absolute, whatever the directory"
         digest = read_run(run).record["data_digest"]
         assert len(digest) == 16
 
@@ -253,7 +254,7 @@ class TestDataThatMoved:
         assert contents(run) == before, "nothing was lost"
         done = mnist_train_process("resume=run", "trainer.epochs=4", "data.root=there")
         assert done.returncode == 0, done.stderr
-        assert read_run(run).config["data"]["root"] == str(tmp_path / "there")
+        assert read_run(run).config.data.folder == str(tmp_path / "there")
         assert len(read_metrics(run)) == 4
 
     def test_a_run_of_an_earlier_version_has_no_digest(
@@ -270,7 +271,10 @@ class TestDataThatMoved:
         assert "data_digest" not in read_run(tmp_path / "run").record, "what it began with is not known"
         assert evaluated(capsys, "run")["matches_record"] is True
 
-    def test_only_mnist_is_looked_for_in_mnist_dir(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_mnist_is_looked_for_in_mnist_dir(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, composed: Callable[..., dict[str, Any]]
+    ) -> None:
+        tree = composed()
         monkeypatch.setenv("MNIST_DIR", str(tmp_path))
         for data, root in [
             ({"root": "/gone", "download": "MNIST"}, str(tmp_path)),
@@ -279,8 +283,9 @@ class TestDataThatMoved:
             ({"root": "/", "download": "MNIST"}, "/"),
             ({"root": None, "download": "MNIST"}, None),
         ]:
-            assert found_again(data)["root"] == root
-        assert found_again({"_target_": "mnist_exp.data.mnist5k"}) == {"_target_": "mnist_exp.data.mnist5k"}
+            assert found_again(check({**tree, "data": {**tree["data"], **data}}).data).folder == root
+        bundled = check(composed("data=mnist5k")).data
+        assert found_again(bundled) == bundled
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -308,7 +313,7 @@ def test_a_run_that_starts_from_weights(
     with np.load("source/predictions.npz") as a, np.load("same/predictions.npz") as b:
         np.testing.assert_array_equal(a["logits"], b["logits"])
     record, config = read_run(tmp_path / "same").record, read_run(tmp_path / "same").config
-    assert config["init_from"] == record["init_from"]["directory"] == str(tmp_path / "source")
+    assert config.init_from == record["init_from"]["directory"] == str(tmp_path / "source")
     assert record["init_from"]["epoch"] == 2
     capsys.readouterr()
     for directory, more, message in [

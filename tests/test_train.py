@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -90,10 +91,13 @@ def test_run_directory_holds_what_the_contract_says(
 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "run directory: run"
-    assert lines[1].startswith("LeNet-5 | Epoch [1/2]: Train Loss ")
-    assert " | Test Loss " in lines[1]
+    assert re.split(" {2,}", lines[1].strip()) == [
+        *("epoch", "train loss", "acc %", "val loss", "acc %", "test loss", "acc %", "s")
+    ]
+    assert [line.split()[0] for line in lines[2:4]] == ["1/2", "2/2"]
     log = (run / "train.log").read_text()
-    assert "LeNet-5 | Epoch [2/2]" in log
+    assert "LeNet-5 | Epoch [2/2]: Train Loss " in log
+    assert "1/2 " not in log
 
 
 def test_accuracy_is_that_of_the_epoch_as_it_ran(
@@ -234,7 +238,7 @@ def test_divergence_keeps_the_last_good_checkpoint(
     mnist_train: Callable[..., int], small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert mnist_train(*small, "hydra.run.dir=good", "trainer.epochs=1") == 0
-    explode = ["scheduler=step", "scheduler.every=1", "scheduler.gamma=1e30"]
+    explode = ["scheduler=step_decay", "scheduler.every=1", "scheduler.gamma=1e30"]
     assert mnist_train(*small, *explode, "hydra.run.dir=run") == 1
     run = tmp_path / "run"
     (line,) = capsys.readouterr().err.splitlines()
@@ -425,7 +429,7 @@ def test_steps_reuse_memory() -> None:
     """Without it the kernel clears thousands of pages anew in every step."""
     script = """
 import resource, torch
-from mnist_exp.build import keep_freed_memory
+from mnist_exp.device import keep_freed_memory
 from mnist_exp.models import LeNet5
 torch.set_num_threads(1)
 keep_freed_memory()

@@ -9,27 +9,40 @@ Imports move inwards where they take long: a mistyped key needs Hydra only, a va
 from __future__ import annotations
 
 import sys
-from functools import partial
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
-from mnist_exp.commandline import folders_of, read_arguments, run_hydra, with_paths_quoted
+from mnist_exp.cli.ending import exit_status, printing
+from mnist_exp.cli.train_arguments import read_arguments
+from mnist_exp.commandline import folders_of, only_prints, run_hydra, with_paths_quoted
 from mnist_exp.compose import help_text
-from mnist_exp.explain import exit_status
-from mnist_exp.lifecycle import start_run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def main() -> None:
     """``mnist-train``: exit status 2 for a user's mistake, 1 for a failed run, 130 or 143 when stopped."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(help_text(), end="")
-        return
-    options = read_arguments(sys.argv[1:])
-    with exit_status(folders_of(options)):
+    options = None if {"--help", "-h"} & set(sys.argv[1:]) else read_arguments(sys.argv[1:])
+    with exit_status("mnist-train", folders_of(options) if options else ()):
+        if options is None:
+            with printing():
+                print(help_text(), end="")
+            return
         if any(word.lstrip("+").startswith("sweep.resume=") for word in options.overrides):
             from mnist_exp.sweeps.resuming import arguments_to_finish
 
-            sys.argv[1:] = arguments_to_finish(sys.argv[1:])
+            sys.argv[1:] = arguments_to_finish(sys.argv[1:], options)
         sys.argv[1:] = with_paths_quoted(sys.argv[1:])  # which the sweep directory keeps
-        run_hydra(partial(start_run, arguments=sys.argv[1:]), read_arguments(sys.argv[1:]))
+        options = read_arguments(sys.argv[1:])
+        with printing() if only_prints(options) else nullcontext():
+            run_hydra(_task, options)
+
+
+def _task(composed: DictConfig) -> float | None:
+    from mnist_exp.task import start_run
+
+    return start_run(composed, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
+import stat
 import sys
 import uuid
+import zipfile
 import zlib
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -18,6 +21,8 @@ SYSTEM_FILES = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
     *("__macosx", "icon\r", "@eadir", "lost+found"),
 }
+
+LARGEST = 2**30  # bytes of a file, also decompressed; MNIST has 47 million
 
 
 class DataError(Exception):
@@ -50,18 +55,33 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file, decompressed where its name ends in ``.gz`` or ``.tgz``.
 
     Raises:
-        DataError: the file cannot be read, or is no gzip or a damaged one.
+        DataError: the file cannot be read, is no regular file, has more than ``LARGEST`` bytes, compressed or not, or is no
+            gzip or a damaged one.
     """
     try:
-        content = path.read_bytes()
+        # Not to wait: a pipe in place of a file has perhaps nobody at its other end.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DataError(f"{path}: is a pipe or a device, not a file")
+            content = file.read(LARGEST + 1)
     except OSError as error:
         raise DataError(f"{path}: {describe(error)}") from error
-    if path.suffix not in {".gz", ".tgz"}:
-        return content
+    if path.suffix in {".gz", ".tgz"}:
+        content = _decompressed(path, content)
+    if len(content) > LARGEST:
+        raise DataError(
+            f"{path}: more than {LARGEST} bytes{', decompressed' if path.suffix in {'.gz', '.tgz'} else ''}"
+        )
+    return content
+
+
+def _decompressed(path: Path, content: bytes) -> bytes:
+    """At most one byte more than ``LARGEST``."""
     if not content.startswith(b"\x1f\x8b"):
         raise DataError(f"{path}: is not gzip, though its name says so")
     try:
-        return gzip.decompress(content)
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            return file.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip") from error
 
@@ -132,8 +152,13 @@ def cache_directory() -> Path:
 
 
 def load_cached(path: Path) -> Labelled | None:
-    """What ``store_cached`` wrote to ``path``; None where there is nothing, or nothing whole."""
+    """What ``store_cached`` wrote to ``path``; None where there is nothing, nothing whole, or another user's."""
     try:
+        if hasattr(os, "geteuid") and path.stat().st_uid != os.geteuid():
+            return None
+        with zipfile.ZipFile(path) as claimed:
+            if sum(part.file_size for part in claimed.infolist()) > LARGEST:
+                return None
         with path.open("rb") as file, np.load(file) as archive:
             images, labels = archive["images"], archive["labels"]
     except Exception:  # a damaged archive raises what zipfile, zlib and numpy please, and each means: build it again

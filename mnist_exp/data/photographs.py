@@ -52,23 +52,26 @@ def read_picture(path: Path) -> NDArray[np.float32]:
         raise DataError(f"{path}: {error}") from error
 
 
-def decoded(content: bytes) -> NDArray[np.float32]:
+def decoded(content: bytes, largest: int = LARGEST) -> NDArray[np.float32]:
     """Red, green and blue (H, W, 3), 0 to 255, of an image file, upright, its longer side at most ``KEPT`` pixels.
 
+    Args:
+        largest: pixels that it may have; decoding takes up to 16 bytes for each.
+
     Raises:
-        ValueError: it is no picture, of a format that is not read, damaged, larger than ``LARGEST``, or all transparent.
+        ValueError: it is no picture, of a format that is not read, damaged, larger than ``largest``, or all transparent.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # LARGEST decides
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # largest decides
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"has more than {LARGEST // 1_000_000} million pixels") from error
+        raise ValueError(f"has more than {largest // 1_000_000} million pixels") from error
     except Exception as error:  # Pillow has no common base: OSError, SyntaxError, zlib.error, struct.error ...
         raise ValueError(_reason(content)) from error
     with image:
-        if image.width * image.height > LARGEST:
-            raise ValueError(f"has more than {LARGEST // 1_000_000} million pixels: {image.width}x{image.height}")
+        if image.width * image.height > largest:
+            raise ValueError(f"has more than {largest // 1_000_000} million pixels: {image.width}x{image.height}")
         try:
             image.draft("RGB", (KEPT, KEPT))  # a JPEG is decoded at a half, a quarter or an eighth of its size
             image.load()

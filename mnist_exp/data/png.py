@@ -154,7 +154,8 @@ def _archived(path: Path, content: bytes) -> Iterator[Member]:
                 inside = PurePosixPath(info.name)
                 if info.isdir() or is_system_file(inside):
                     continue
-                file = tar.extractfile(info) if info.isfile() else None
+                # Of a sparse file a few bytes may claim any number of zeros.
+                file = tar.extractfile(info) if info.isfile() and not info.issparse() else None
                 if file is None:
                     raise DataError(f"{path}: {info.name}: not a plain file")
                 yield Member(inside, f"{path}: {info.name}", file.read())

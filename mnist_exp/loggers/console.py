@@ -1,6 +1,6 @@
-"""The run on the console: a line an epoch, a progress bar on a terminal, a table at the end.
+"""The run on the console: a row of a table for each epoch, a progress bar on a terminal, the result at the end.
 
-Messages go through the package's logger, so ``train.log`` holds the same lines. Piped output is plain text.
+Messages go through the package's logger, so ``train.log`` has them, too. Piped output is plain text.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.models import LayerRow
 from mnist_exp.runs.directory import resume_command
+from mnist_exp.terminal import Terminal
 from mnist_exp.training.events import Callback, EpochMetrics, StepDone, TrainingEnded, TrainingStarted
 
 LOG = logging.getLogger("mnist_exp")
+ONLY_IN_THE_LOG = {"only_in_the_log": True}  # of a record whose content the console shows in its own way
 
 
 class Console(Callback):
@@ -27,19 +28,22 @@ class Console(Callback):
     Args:
         directory: of the run, named at the end.
         quiet: show warnings, errors and the result line only.
+        in_sweep: the sweep shows how its jobs do; show warnings and errors only.
         options: what must be typed, beside the directory, to continue an interrupted run in the same way.
     """
 
-    def __init__(self, directory: Path, *, quiet: bool = False, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, *, quiet: bool = False, in_sweep: bool = False, options: Sequence[str] = ()
+    ) -> None:
         self._directory = directory
-        self._quiet = quiet
+        self._quiet = quiet or in_sweep
+        self._in_sweep = in_sweep
         self._continue = resume_command(directory, *options)
-        self._out = RichConsole(soft_wrap=True, highlight=False)
-        self._handler = _Handler(self._out, logging.WARNING if quiet else logging.INFO)
+        self._out = Terminal()
+        self._handler = _Handler(self._out, logging.WARNING if self._quiet else logging.INFO)
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._start: TrainingStarted | None = None
-        self._last: EpochMetrics | None = None
 
     def __enter__(self) -> Console:
         self._level = LOG.level
@@ -94,15 +98,20 @@ class Console(Callback):
         self._progress.update(self._task, completed=done, rate=rate, description=f"epoch {event.epoch}")
 
     def on_epoch(self, event: EpochMetrics) -> None:
-        self._last = event
         assert self._start is not None
-        LOG.info("%s | Epoch [%d/%d]: %s", self._start.title, event.epoch, self._start.epochs, epoch_line(event))
+        line = f"{self._start.title} | Epoch [{event.epoch}/{self._start.epochs}]: {epoch_line(event)}"
+        LOG.info(line, extra=ONLY_IN_THE_LOG)
+        if self._quiet:
+            return
+        if event.epoch == self._start.first_epoch:
+            self._out.print(Text(epoch_heading(event), style="bold"))
+        self._out.print(Text(epoch_row(event, self._start.epochs)))
 
     def on_end(self, event: TrainingEnded) -> None:
         self._stop_progress()
         if event.status == "interrupted":
             LOG.warning("%s; continue: %s", event.error, self._continue)
-        if event.status != "completed" or self._start is None:
+        if event.status != "completed" or self._start is None or self._in_sweep:
             return
         summary = event.summary
         result = f"test accuracy {float(summary['test_accuracy']):.2%}, test loss {float(summary['test_loss']):.4f}"
@@ -127,21 +136,38 @@ class Console(Callback):
 
 def epoch_line(event: EpochMetrics) -> str:
     """One epoch in the words of study B: train, then test, loss before accuracy."""
-    parts = [f"Train Loss {event.train_loss:.4f}, Acc {event.train_accuracy:.2%}"]
+    parts = [f"{split.title()} Loss {loss:.4f}, Acc {accuracy:.2%}" for split, loss, accuracy in _splits(event)]
+    return " | ".join([*parts, f"{event.train_seconds:.1f} s"])
+
+
+def epoch_heading(event: EpochMetrics) -> str:
+    """The heading of the columns of ``epoch_row``."""
+    return "  epoch" + "".join(f"{f'{split} loss':>12}{'acc %':>8}" for split, _, _ in _splits(event)) + "       s"
+
+
+def epoch_row(event: EpochMetrics, epochs: int) -> str:
+    """One epoch as a row of a table, at most 78 columns: losses in nats, accuracies in percent, seconds of training."""
+    figures = "".join(f"{loss:12.4f}{100 * accuracy:8.2f}" for _, loss, accuracy in _splits(event))
+    return f"{f'{event.epoch}/{epochs}':>7}{figures}{event.train_seconds:8.1f}"
+
+
+def _splits(event: EpochMetrics) -> list[tuple[str, float, float]]:
+    """Name, loss and accuracy of each split that was evaluated."""
+    splits = [("train", event.train_loss, event.train_accuracy)]
     if event.val_loss is not None and event.val_accuracy is not None:
-        parts.append(f"Val Loss {event.val_loss:.4f}, Acc {event.val_accuracy:.2%}")
-    parts.append(f"Test Loss {event.test_loss:.4f}, Acc {event.test_accuracy:.2%}")
-    parts.append(f"{event.train_seconds:.1f} s")
-    return " | ".join(parts)
+        splits.append(("val", event.val_loss, event.val_accuracy))
+    return [*splits, ("test", event.test_loss, event.test_accuracy)]
 
 
 class _Handler(logging.Handler):
     """Log messages through the console that owns the progress bar, so that neither overwrites the other."""
 
-    def __init__(self, console: RichConsole, level: int) -> None:
+    def __init__(self, console: Terminal, level: int) -> None:
         super().__init__(level)
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
+        if vars(record).keys() >= ONLY_IN_THE_LOG.keys():
+            return
         style = "yellow" if record.levelno >= logging.WARNING else ""
         self._console.print(Text(record.getMessage(), style=style))

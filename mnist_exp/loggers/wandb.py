@@ -4,7 +4,7 @@ W&B is a guest. It never asks a question, keeps a run waiting for at most ``time
 and never fails one: the first thing that goes wrong is told in one line, and training goes on.
 
 What the server has is marked as W&B marks it, by an empty file ``run-ID.wandb.synced`` beside ``run-ID.wandb``; the rest
-is for ``wandb sync``, or for ``scripts/sync_wandb.py``, which does it for whole sweeps.
+is for ``wandb sync``, or for ``mnist-report DIR --wandb-sync``, which does it for whole sweeps.
 
 Curves are drawn against ``epoch``; ``images_seen`` is logged beside them and can be chosen as the x axis of any panel.
 The W&B step is the epoch, too, so an epoch that is trained again after a resume replaces nothing and doubles nothing.
@@ -18,7 +18,6 @@ import os
 import secrets
 import shlex
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,15 +25,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from mnist_exp.loggers.wandb_file import finished_within
+from mnist_exp.loggers.wandb_private import list_packages_once
 from mnist_exp.loggers.wandb_service import (
     contained,
     end_service,
-    list_packages_once,
     service_died,
     start_service,
     within,
 )
-from mnist_exp.runs.files import open_file, refuse_links_for_wandb
+from mnist_exp.loggers.wandb_upload import errors_as_media, files_as_artifact, mark_uploaded
+from mnist_exp.runs.files import refuse_links_for_wandb
 from mnist_exp.training.events import Callback, EpochMetrics, TrainingEnded, TrainingStarted
 
 if TYPE_CHECKING:
@@ -161,18 +161,19 @@ class WandbLogger(Callback):
         deadline = time.monotonic() + (END + REST) * self._timeout
         if event.status == "completed":
             with self._guarded():
-                self._log_errors(run)
+                if media := errors_as_media(self._directory):
+                    run.log(media, step=self._epoch)
         with self._guarded():
             run.summary.update({**event.summary, "status": event.status, "parameters": self._parameters})
         if self._upload_files:
             seconds = 0.4 * END * self._timeout
             with self._guarded():
-                if not within(seconds, lambda: self._log_files(run)):
+                if not within(seconds, lambda: run.log_artifact(files_as_artifact(self._directory, self._id))):
                     raise TimeoutError(f"the run's files were not accepted within {seconds:g} s")
         with self._guarded():
             run.finish(exit_code=0 if event.status == "completed" else 1)
             if not run.offline:
-                _mark_uploaded(Path(run.dir).parent)
+                mark_uploaded(Path(run.dir).parent)
         if self._run is not None:  # else its service is dead
             with self._guarded():
                 # W&B's service answers first and writes afterwards: the rows would be lost with it.
@@ -273,34 +274,6 @@ class WandbLogger(Callback):
             ),
         )
 
-    def _log_errors(self, run: wandb.Run) -> None:
-        """The confusion matrix and the worst test images as media, in the row of the last epoch."""
-        import numpy as np
-        import wandb
-
-        from mnist_exp.pictures import confusion_matrix, worst_digits
-
-        try:
-            with open_file(self._directory / "predictions.npz") as file, np.load(file) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except FileNotFoundError:
-            return
-        media = {"confusion_matrix": wandb.Image(confusion_matrix(arrays["logits"], arrays["labels"]))}
-        if "worst" in arrays:
-            media["worst_digits"] = wandb.Image(worst_digits(**arrays))
-        run.log(media, step=self._epoch)
-
-    def _log_files(self, run: wandb.Run) -> None:
-        import wandb
-
-        artifact = wandb.Artifact(f"run-{self._id}", type="run")
-        for file in sorted(self._directory.rglob("*")):
-            relative = file.relative_to(self._directory)
-            # No links, which could lead to anything of the user's, and no pipes.
-            if stat.S_ISREG(file.lstat().st_mode) and relative.parts[0] not in {"wandb", ".wandb"}:
-                artifact.add_file(str(file), name=relative.as_posix(), skip_cache=True)
-        run.log_artifact(artifact)
-
     @property
     def _sync_command(self) -> str:
         """Uploads what the server lacks: every part of an offline run, the last part of an online one."""
@@ -334,18 +307,6 @@ class WandbLogger(Callback):
         """Say the first thing that went wrong; what follows is its consequence."""
         LOG.log(logging.DEBUG if self._warned else logging.WARNING, "Weights & Biases: %s", message)
         self._warned = True
-
-
-def _mark_uploaded(part: Path) -> None:
-    """Mark the files of an online run as uploaded, so that nobody uploads them again.
-
-    Raises:
-        ConnectionError: the server refused rows for good. W&B tells nobody but its log.
-    """
-    if "filestream: fatal error" in (part / "logs" / "debug-internal.log").read_text(encoding="utf-8"):
-        raise ConnectionError("the server refused rows of this run")
-    for file in part.glob("run-*.wandb"):
-        file.with_suffix(".wandb.synced").touch()
 
 
 def _new_id() -> str:

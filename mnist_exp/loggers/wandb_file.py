@@ -7,21 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mnist_exp.loggers.wandb_private import record_from
+
 _BLOCK = 32_768  # bytes; a record's parts never cross one
 _HEADER = 7  # bytes, of the file and of every part: checksum (4), length (2), type (1)
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def records(data: bytes) -> Iterator[Any]:
-    """The records (``wandb.proto.wandb_internal_pb2.Record``) of a file that was finished, or cut off: what is whole is read.
+    """The records of a file that was finished, or cut off: what is whole is read. Each has ``WhichOneof("record_type")``.
 
     Raises:
         ValueError: these are no records.
     """
-    from wandb.proto import wandb_internal_pb2
-
-    record_type: Any = wandb_internal_pb2.Record  # type: ignore[attr-defined]  # its stub leaves it out
-
     position, body, inside = _HEADER, b"", False
     while position + _HEADER <= len(data):
         if _BLOCK - position % _BLOCK < _HEADER:
@@ -38,9 +36,10 @@ def records(data: bytes) -> Iterator[Any]:
         inside = kind in (_FIRST, _MIDDLE)
         if not inside:
             try:
-                yield record_type.FromString(body)
-            except Exception as error:
+                record = record_from(body)
+            except ValueError as error:
                 raise ValueError(f"no record before byte {position}") from error
+            yield record
             body = b""
 
 

@@ -1,6 +1,6 @@
 """The process that works for W&B: started so that it cannot be waited for without end, and left the same way.
 
-W&B starts it once for a process and shares it among runs. What is done here about it is about wandb 0.31.
+W&B starts it once for a process and shares it among runs.
 """
 
 from __future__ import annotations
@@ -11,19 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from typing import TYPE_CHECKING
+
+from mnist_exp.loggers.wandb_private import SERVICE_WAIT, disable_statistics, is_of_a_dead_service
 
 if TYPE_CHECKING:
     import wandb
-
-# What W&B raises when it is gone, besides broken pipes; no promise of W&B's.
-OF_A_DEAD_SERVICE = {
-    "HandleAbandonedError",
-    "MailboxClosedError",
-    "ServicePollForTokenError",
-    "WandbServiceConnectionError",
-}
 
 
 def start_service(patience: float = 15.0) -> wandb.Settings:
@@ -34,13 +27,8 @@ def start_service(patience: float = 15.0) -> wandb.Settings:
     """
     import wandb
 
-    with suppress(ImportError):
-        # W&B's statistics about itself. When the service does not start, they wait for ever for a lock that is held
-        # until it has started.
-        from wandb.analytics.opentelemetry import opentelemetry_proxy
-
-        opentelemetry_proxy.disable()
-    return wandb.setup(wandb.Settings(silent=True, x_service_wait=patience)).settings
+    disable_statistics()
+    return wandb.setup(wandb.Settings(silent=True, **{SERVICE_WAIT: patience})).settings
 
 
 def end_service(patience: float = 5.0) -> None:
@@ -57,7 +45,7 @@ def end_service(patience: float = 5.0) -> None:
 
 def service_died(error: Exception) -> bool:
     """Whether this was raised because there is no service, or not any more."""
-    return isinstance(error, BrokenPipeError | ConnectionResetError) or type(error).__name__ in OF_A_DEAD_SERVICE
+    return isinstance(error, BrokenPipeError | ConnectionResetError) or is_of_a_dead_service(error)
 
 
 def within(seconds: float, action: Callable[[], object]) -> bool:
@@ -76,19 +64,6 @@ def within(seconds: float, action: Callable[[], object]) -> bool:
     if errors:
         raise errors[0]
     return not thread.is_alive()
-
-
-@cache
-def list_packages_once() -> None:
-    """Keep the list of installed packages that W&B makes for ``requirements.txt``.
-
-    It parses the metadata of all of them for each run, which takes longer than the rest of the start.
-    """
-    from wandb import util
-
-    if hasattr(util, "working_set"):  # no promise of W&B's
-        packages = tuple(util.working_set())
-        util.working_set = lambda: packages
 
 
 @contextmanager

@@ -7,7 +7,6 @@ PyTorch's layout, the average's weights. So a checkpoint does not show who took 
 from __future__ import annotations
 
 import ctypes
-import sys
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from mnist_exp.native.network import NativeForward
+from mnist_exp.torch_private import count_as_stepped, has_hooks
 
 KINDS: dict[type[Optimizer], int] = {SGD: 0, Adam: 1, AdamW: 2}  # as update.h
 BUFFERS: dict[type[Optimizer], tuple[str, ...]] = {
@@ -101,31 +101,18 @@ def fused_step(
     forward = model.forward
     if not isinstance(forward, NativeForward) or not _is_plain(model, optimizer):
         return None
-    own = NativeForward(model, forward._library)  # with a call of its own, which evaluation does not touch
-    own._prepare(model)
+    own = NativeForward(model, forward.library)  # with a call of its own, which evaluation does not touch
+    own.prepare(model)
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if own._after is not None or trained != {id(parameter) for parameter in own._parameters}:
+    if own.after is not None or trained != {id(parameter) for parameter in own.parameters}:
         return None
     return FusedStep(own, optimizer, average, label_smoothing, gradient_clipping)
 
 
 def _is_plain(model: nn.Module, optimizer: Optimizer) -> bool:
-    """Whether nobody waits for anything that happens within a step of PyTorch's."""
-    everywhere, of_optimizers = sys.modules["torch.nn.modules.module"], sys.modules[Optimizer.__module__]
-    hooks: list[Any] = [
-        *(everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks),
-        *(everywhere._global_backward_hooks, everywhere._global_backward_pre_hooks),
-        *(of_optimizers._global_optimizer_pre_hooks, of_optimizers._global_optimizer_post_hooks),
-        *(optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks),
-    ]
-    for module in model.modules():
-        hooks += [module._forward_hooks, module._forward_pre_hooks]
-        hooks += [module._backward_hooks, module._backward_pre_hooks]
-    for parameter in model.parameters():
-        hooks += [parameter._backward_hooks, parameter._post_accumulate_grad_hooks]
-        if not (parameter.requires_grad and _in_one_piece(parameter)):
-            return False
-    return not any(hooks)
+    """Whether every parameter is trained and laid out plainly, and nobody waits for what happens within a step."""
+    plain = all(parameter.requires_grad and _in_one_piece(parameter) for parameter in model.parameters())
+    return plain and not has_hooks(model, optimizer)
 
 
 def _in_one_piece(tensor: Tensor) -> bool:
@@ -146,7 +133,7 @@ class FusedStep:
     ) -> None:
         self._own, self._optimizer, self._average = own, optimizer, average
         self._clipping = gradient_clipping
-        own._call.smoothing = label_smoothing
+        own.call.smoothing = label_smoothing
         self._bound: object = None  # what the addresses below belong to
         self._workspace = self._scratch = torch.empty(0)
 
@@ -165,29 +152,29 @@ class FusedStep:
         """
         own = self._own
         count = len(labels) if index is None else len(index)
-        if not (own._takes(images, count) and images.is_contiguous() and labels.is_contiguous()):
+        if not (own.takes(images, count) and images.is_contiguous() and labels.is_contiguous()):
             return False
-        call = own._call
+        call = own.call
         call.index = None if index is None else index.data_ptr()
         call.labels, call.examples = labels.data_ptr(), len(labels)
         call.loss_sum, call.correct = loss_sum.data_ptr(), correct.data_ptr()
-        masks = own._draw_masks(count)
-        self._make_room(*own._set_call(images, count, masks, torch.get_num_threads()))
+        masks = own.draw_masks(count)
+        self._make_room(*own.set_call(images, count, masks, torch.get_num_threads()))
         groups = self._optimizer.param_groups
-        bound = own._addresses, id(self._optimizer.state), [group.get("momentum", 0) != 0 for group in groups]
+        bound = own.addresses, id(self._optimizer.state), [group.get("momentum", 0) != 0 for group in groups]
         if self._bound != bound:
             self._bind()
             self._bound = bound
-        if own._parameters[0].grad is not self._gradients[0]:
+        if own.parameters[0].grad is not self._gradients[0]:
             self._show_gradients()
-        if own._norms:
-            own._set_norms()
+        if own.norms:
+            own.set_norms()
         if self._update is not None:
             for fields, group in zip(self._groups, groups, strict=True):
                 _read(fields, group)
             if self._update.average_count and self._average is not None:
                 self._update.weight = self._average.advance()
-        if own._library.train_step(own._reference):
+        if own.library.train_step(own.reference):
             raise IndexError("the index of an image, or a label, is out of range")
         self._finish()
         return True
@@ -195,7 +182,7 @@ class FusedStep:
     def _make_room(self, workspace: int, scratch: int) -> None:
         if len(self._workspace) < workspace or len(self._scratch) < scratch:
             self._workspace, self._scratch = torch.empty(workspace), torch.empty(scratch)
-        self._own._call.workspace, self._own._call.scratch = self._workspace.data_ptr(), self._scratch.data_ptr()
+        self._own.call.workspace, self._own.call.scratch = self._workspace.data_ptr(), self._scratch.data_ptr()
 
     def _finish(self) -> None:
         """What C has not done."""
@@ -208,22 +195,22 @@ class FusedStep:
             self._average.update()
 
     def _show_gradients(self) -> None:
-        for parameter, gradient in zip(self._own._parameters, self._gradients, strict=True):
+        for parameter, gradient in zip(self._own.parameters, self._gradients, strict=True):
             parameter.grad = gradient
 
     def _bind(self) -> None:
         """Tell C where everything lies."""
         own, optimizer = self._own, self._optimizer
-        self._gradients = [torch.empty_like(parameter) for parameter in own._parameters]
+        self._gradients = [torch.empty_like(parameter) for parameter in own.parameters]
         addresses = iter([gradient.data_ptr() for gradient in self._gradients])
-        for layer in own._layers:
+        for layer in own.layers:
             layer.weight_gradient, layer.bias_gradient = next(addresses), next(addresses)
             if layer.norm:
                 layer.gamma_gradient, layer.beta_gradient = next(addresses), next(addresses)
         self._show_gradients()
         kind, groups = KINDS.get(type(optimizer)), optimizer.param_groups
         self._update: Update | None = None
-        own._call.update = None
+        own.call.update = None
         if kind is None or any(group.get(name) for group in groups for name in REFUSED):
             return
         self._groups = (Group * len(groups))()
@@ -240,8 +227,8 @@ class FusedStep:
             *(ctypes.addressof(self._parameters), ctypes.addressof(self._average_fields)),
             self._clipping or 0.0,
         )
-        own._call.update = ctypes.addressof(self._update)
-        optimizer._opt_called = True  # type: ignore[attr-defined]  # a schedule warns where it thinks that no step was taken
+        own.call.update = ctypes.addressof(self._update)
+        count_as_stepped(optimizer)
 
     def _parameter(self, parameter: Tensor, group: dict[str, Any], of_group: Group) -> Parameter:
         """The parameter with its state, which is made or laid out like it where that is not so yet."""

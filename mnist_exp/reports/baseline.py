@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose, initialize_config_dir
 
 from mnist_exp.compose import CONF, resolve
-from mnist_exp.config import hashed_config
+from mnist_exp.config import check
 from mnist_exp.errors import UsageError, as_typed, nearest
+from mnist_exp.hashing import hashed_config
 from mnist_exp.reports.settings import ABSENT, flatten
 from mnist_exp.runs import RunDirectoryError
 from mnist_exp.sweeps.directory import read_sweep
@@ -109,7 +110,7 @@ def _default_settings() -> dict[str, Any]:
     """What ``mnist-train`` without an argument would train."""
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         tree = resolve(compose("train", overrides=["name=default"]))
-    return flatten(hashed_config(tree))
+    return flatten(hashed_config(check(tree)))
 
 
 def _distance(settings: dict[str, Any], default: dict[str, Any]) -> int:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_exp.config import hashed_config
 from mnist_exp.errors import typed
+from mnist_exp.hashing import hashed_config
 from mnist_exp.reports.baseline import choose
 from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, what_varies
 from mnist_exp.reports.statistics import Calibration, calibration
+from mnist_exp.reports.test_set import HardDigit, TestSet
 from mnist_exp.runs import Run, RunDirectoryError, find_runs, read_run
 from mnist_exp.runs.files import open_file
 
@@ -75,25 +76,6 @@ class Arm:
     def curves(self) -> list[Run]:
         """Runs whose curves speak for the arm: the completed, or what there is while there is none."""
         return list(self.runs.values()) or [run for run in self.others if run.metrics]
-
-
-@dataclass(frozen=True)
-class HardDigit:
-    """A test image that many runs get wrong.
-
-    Attributes:
-        index: in the test set.
-        pixels: (S, S) uint8, ink bright, or (S, S, 3) in colour.
-        wrong: number of runs that get it wrong, of ``runs``.
-        probabilities: (C,), mean over runs.
-    """
-
-    index: int
-    label: int
-    pixels: NDArray[np.uint8]
-    wrong: int
-    runs: int
-    probabilities: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -197,7 +179,7 @@ class _Gathering:
         self.arms: dict[str, Arm] = {}
         self.problems: list[Problem] = []
         self.notes: list[str] = []
-        self.test_sets: dict[str, _TestSet] = {}
+        self.test_sets: dict[str, TestSet] = {}
 
     def add(self, path: Path) -> None:
         try:
@@ -234,7 +216,7 @@ class _Gathering:
         keys = ordered_keys([arm.settings for arm in arms])
         for arm in arms:
             arm.runs = dict(sorted(arm.runs.items()))
-            arm.others.sort(key=lambda run: int(run.config["seed"]))
+            arm.others.sort(key=lambda run: run.config.seed)
         return sorted(
             arms, key=lambda arm: (natural(arm.name), [natural(arm.settings.get(key, ABSENT)) for key in keys])
         )
@@ -261,7 +243,7 @@ class _Gathering:
             self.notes.append(f"{file} holds other test labels than its arm's other runs: not compared by image")
             return
         arm.test_set = digest
-        test_set = self.test_sets.setdefault(digest, _TestSet(truth, classes))
+        test_set = self.test_sets.setdefault(digest, TestSet(truth, classes))
         probabilities, predicted = test_set.add(logits, arrays.get("worst"), arrays.get("worst_images"))
         correct = predicted == truth
         arm.correct[seed] = correct
@@ -269,43 +251,6 @@ class _Gathering:
         arm.confusion = matrix if arm.confusion is None else arm.confusion + matrix
         own = calibration(probabilities[np.arange(len(truth)), predicted].astype(np.float64), correct)
         arm.calibration = own if arm.calibration is None else arm.calibration + own
-
-
-class _TestSet:
-    """What all runs together make of the images of one test set."""
-
-    def __init__(self, labels: NDArray[np.int64], classes: int) -> None:
-        self.labels = labels
-        self.runs = 0
-        self.wrong = np.zeros(len(labels), dtype=np.int64)
-        self.probabilities = np.zeros((len(labels), classes))
-        self.pixels: dict[int, NDArray[np.uint8]] = {}
-
-    def add(
-        self, logits: NDArray[np.float32], worst: NDArray[np.int64] | None, images: NDArray[np.uint8] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Probabilities (N, C) and predictions (N,) of one more run."""
-        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
-        predicted = logits.argmax(axis=1)
-        self.runs += 1
-        self.wrong += predicted != self.labels
-        self.probabilities += probabilities
-        if worst is not None and images is not None:
-            for index, pixels in zip(worst.tolist(), images, strict=False):
-                # One run may have seen the images enlarged to 32x32.
-                if index not in self.pixels or pixels.size < self.pixels[index].size:
-                    self.pixels[index] = pixels
-        return probabilities, predicted
-
-    def hardest(self, count: int = 30) -> list[HardDigit]:
-        mean = self.probabilities / max(self.runs, 1)
-        own = mean[np.arange(len(self.labels)), self.labels]
-        order = [int(index) for index in np.lexsort((own, -self.wrong)) if self.wrong[index]]
-        return [
-            HardDigit(i, int(self.labels[i]), self.pixels[i], int(self.wrong[i]), self.runs, mean[i])
-            for i in [index for index in order if index in self.pixels][:count]
-        ]
 
 
 def _not_completed(arms: Sequence[Arm]) -> list[Problem]:

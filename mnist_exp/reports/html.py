@@ -12,10 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mnist_exp.errors import as_typed
 from mnist_exp.reports import markdown, tables
-from mnist_exp.reports.collect import Comparison, HardDigit
+from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures import Figure, for_page, shown_arms, style
 from mnist_exp.reports.pairwise import Pairwise
-from mnist_exp.reports.tables import Row, columns, reproductions
+from mnist_exp.reports.reproduction import reproductions
+from mnist_exp.reports.tables import Row, columns
+from mnist_exp.reports.test_set import HardDigit
 
 
 def page(

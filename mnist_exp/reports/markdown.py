@@ -8,7 +8,8 @@ from mnist_exp.errors import as_typed
 from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures import Figure
 from mnist_exp.reports.pairwise import Pairwise
-from mnist_exp.reports.tables import Row, columns, interval, p_value, percent, reproductions
+from mnist_exp.reports.reproduction import reproductions
+from mnist_exp.reports.tables import Row, columns, interval, p_value, percent
 
 
 def document(

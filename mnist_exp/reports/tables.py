@@ -5,20 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import math
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any
-
-import yaml
 
 from mnist_exp.reports.collect import Arm, Comparison
 from mnist_exp.reports.settings import ABSENT
 from mnist_exp.reports.statistics import Interval, Sample, over_seeds, wilson
-from mnist_exp.runs import Run, RunDirectoryError
-from mnist_exp.runs.files import open_file
+from mnist_exp.runs import Run
 
 
 @dataclass(frozen=True)
@@ -280,7 +275,7 @@ def results_csv(comparison: Comparison) -> str:
             # The result of a completed run; of another one how far it got.
             last = record.get("final") or (run.metrics[-1] if run.metrics else {})
             writer.writerow(
-                [run.path, arm.label, run.status, record.get("error"), run.config["seed"], last.get("epoch")]
+                [run.path, arm.label, run.status, record.get("error"), run.config.seed, last.get("epoch")]
                 + [last.get(name) for name in figures]
                 + [record.get("parameters"), record.get("macs"), spent.get("train"), spent.get("total")]
                 + [_images_per_second(run), record.get("peak_memory_bytes"), record["config_hash"]]
@@ -292,65 +287,3 @@ def results_csv(comparison: Comparison) -> str:
         if problem.arm is None:
             writer.writerow([problem.path, None, problem.status, problem.reason])
     return stream.getvalue()
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """How to get one arm's runs again."""
-
-    label: str
-    seeds: tuple[int, ...]
-    commands: tuple[str, ...]  # one for each way in which its runs were started
-    commit: str
-    versions: str
-    hardware: str
-    directories: tuple[str, ...]
-
-
-def reproductions(comparison: Comparison) -> list[Reproduction]:
-    """One for each arm."""
-    return [_reproduction(arm) for arm in comparison.arms]
-
-
-def _reproduction(arm: Arm) -> Reproduction:
-    runs = list(arm.runs.values()) or arm.others
-
-    def all_of(show: Callable[[Run], str]) -> str:
-        return "; ".join(dict.fromkeys(show(run) for run in runs))
-
-    def commit(run: Run) -> str:
-        git = run.record.get("git")
-        return f"{git['commit']}{' with uncommitted changes' if git.get('dirty') else ''}" if git else "unknown commit"
-
-    def versions(run: Run) -> str:
-        known = run.record.get("versions") or {}
-        return ", ".join(f"{name} {version}" for name, version in known.items() if version) or "unknown versions"
-
-    def hardware(run: Run) -> str:
-        known: Mapping[str, Any] = run.record.get("hardware") or {}
-        threads = f"{run.record.get('threads', '?')} threads of {known.get('cores', '?')} cores"
-        backend = ", native kernels" if run.record.get("backend") == "native" else ""
-        return (
-            f"{known.get('cpu', 'unknown processor')}, {run.record.get('device', 'unknown device')}, {threads}{backend}"
-        )
-
-    return Reproduction(
-        label=arm.label,
-        seeds=tuple(arm.runs) or tuple(sorted(int(run.config["seed"]) for run in arm.others)),
-        commands=tuple(dict.fromkeys(run_command(run) for run in runs)),
-        commit=all_of(commit),
-        versions=all_of(versions),
-        hardware=all_of(hardware),
-        directories=tuple(str(run.path) for run in [*arm.runs.values(), *arm.others]),
-    )
-
-
-def run_command(run: Run) -> str:
-    """What to type to get this very run again: its own overrides, even where a sweep started it."""
-    file = run.path / "overrides.yaml"
-    try:
-        with open_file(file, "r") as stream:
-            overrides = yaml.safe_load(stream)
-        return shlex.join(["mnist-train", *(str(item) for item in overrides)])
-    except (OSError, RunDirectoryError, yaml.YAMLError, TypeError):
-        return str(run.record.get("command") or "unknown command")

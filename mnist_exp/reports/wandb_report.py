@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from mnist_exp.errors import UsageError
+from mnist_exp.loggers.wandb_private import report_model
 from mnist_exp.loggers.wandb_service import end_service, start_service, within
 from mnist_exp.reports.build import Report
 from mnist_exp.reports.collect import Arm
@@ -50,7 +51,7 @@ def specification(report: Report) -> dict[str, Any]:
         project=project, entity=entity or "", title=heading(report.comparison), description=report.headline[:900], width="fluid",
         blocks=_blocks(report, workspaces, entity, project, server=False),
     )  # fmt: skip
-    model = made._to_model()
+    model = report_model(made)
     return {
         "entityName": entity,
         "projectName": project,

@@ -26,15 +26,18 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
+from mnist_exp.config import Config, check
 from mnist_exp.errors import UsageError, typed
 from mnist_exp.runs.files import RunDirectoryError, exists, open_file, refuse_links, write_atomically
-from mnist_exp.trust import refuse_unless_plain
 
 LOG = logging.getLogger("mnist_exp")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is there, is ten times as fast
 
 
-Revision = Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
+# What earlier versions called a target, and what it is called now; applied where a stored configuration is read.
+RENAMED = {"mnist_exp.training.step": "mnist_exp.training.step_decay"}
+
+Revision = Callable[[dict[str, Any], Config], tuple[dict[str, Any], Config]]
 
 
 class RunDirectory:
@@ -43,19 +46,19 @@ class RunDirectory:
     Attributes:
         path: the directory.
         record: the content of ``run.json``.
-        tree: the resolved configuration, as ``config.yaml`` holds it.
+        config: what ``config.yaml`` holds.
         trusted: packages whose code the configuration may run besides ours; None: any, it is the user's own.
         may_download: whether absent data may be fetched into ``data.root``: not where a directory alone names the folder.
     """
 
-    def __init__(self, path: Path, lock: FileLock, record: dict[str, Any], tree: dict[str, Any]) -> None:
+    def __init__(self, path: Path, lock: FileLock, record: dict[str, Any], config: Config) -> None:
         self.path = path
         self.record = record
-        self.tree = tree
+        self.config = config
         self.may_download = True
         self.trusted: Collection[str] | None = None
         self._lock = lock
-        self._before: tuple[dict[str, Any], dict[str, Any]] | None = None
+        self._before: tuple[dict[str, Any], Config] | None = None
         self._log = logging.StreamHandler(open_file(path / "train.log", "a"))
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOG.addHandler(self._log)
@@ -65,7 +68,7 @@ class RunDirectory:
         cls,
         path: Path,
         *,
-        tree: Mapping[str, Any],
+        config: Config,
         overrides: Sequence[str],
         record: Mapping[str, Any],
         status: Literal["running", "waiting"] = "running",
@@ -85,8 +88,8 @@ class RunDirectory:
         except RunDirectoryError:
             lock.release()
             raise
-        run = cls(path, lock, {"status": status, "started": _now(), **record}, dict(tree))
-        write_config(path, run.tree)
+        run = cls(path, lock, {"status": status, "started": _now(), **record}, config)
+        write_config(path, config)
         write_atomically(path / "overrides.yaml", yaml.safe_dump(list(overrides)).encode())
         (path / "checkpoints").mkdir(exist_ok=True)
         run.update()
@@ -104,22 +107,22 @@ class RunDirectory:
             RunDirectoryError: no run of ours, complete, diverged, or another process trains there.
         """
         read_record(path)
-        tree = read_config(path)
+        read_config(path)
         refuse_links(path)
         lock = _acquire(path)
         try:
             before = read_record(path), read_config(path)  # as whoever held the lock until now left it
-            changes, tree = (revise or _unchanged(path))(*before)
+            changes, config = (revise or _unchanged(path))(*before)
         except BaseException:
             lock.release()
             raise
         record, status = {**before[0], **changes}, before[0]["status"]
-        run = cls(path, lock, record, tree)
+        run = cls(path, lock, record, config)
         (path / "checkpoints").mkdir(exist_ok=True)  # a copy by git or an archive may lack an empty folder
         run.may_download, run.trusted = False, ()
         run._before = before
-        if tree != before[1]:
-            write_config(path, run.tree)
+        if config != before[1]:
+            write_config(path, config)
         if status == "waiting":
             run.update(status="running", started=_now())
         else:
@@ -162,10 +165,10 @@ class RunDirectory:
     def restore(self) -> None:
         """Put the record and the configuration back as they were before ``reopen``; nothing else may have changed."""
         assert self._before is not None
-        record, self.tree = self._before
+        record, self.config = self._before
         self.record.clear()
         self.update(**record)
-        write_config(self.path, self.tree)
+        write_config(self.path, self.config)
 
     def append_metrics(self, row: Mapping[str, float | int | None]) -> None:
         """Add one epoch's line to ``metrics.jsonl``."""
@@ -178,8 +181,19 @@ class RunDirectory:
         """Drop what was written after ``epochs`` epochs, half a line included, and return the rest.
 
         A process can die between a line and the checkpoint that belongs to it; that epoch is trained again.
+
+        Raises:
+            RunDirectoryError: a line of these epochs is missing, is there twice, or is damaged.
         """
         rows = [row for row in read_metrics(self.path) if row["epoch"] <= epochs]
+        found = [row["epoch"] for row in rows]
+        wrong = [f"{found.count(epoch)} of epoch {epoch}" for epoch in range(1, epochs + 1) if found.count(epoch) != 1]
+        if wrong or found != sorted(found):
+            has = f"it has {wrong[0]}" if wrong else "they are in another order"
+            raise RunDirectoryError(
+                f"{self.path / 'metrics.jsonl'} should have a line of each of the {epochs} epochs of the checkpoint, and "
+                f"{has}; put the file back, or train anew: {self.record.get('command', 'mnist-train')}"
+            )
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomically(self.path / "metrics.jsonl", text.encode())
         return rows
@@ -188,11 +202,11 @@ class RunDirectory:
 def _unchanged(path: Path) -> Revision:
     """Nothing changes; a run that is over is refused."""
 
-    def revise(record: dict[str, Any], tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def revise(record: dict[str, Any], config: Config) -> tuple[dict[str, Any], Config]:
         if (status := record["status"]) in {"completed", "diverged"}:
             advice = f"mnist-eval {path} evaluates it" if status == "completed" else "a new run needs other settings"
             raise RunDirectoryError(f"{path} holds a {status} run; there is nothing to resume, {advice}")
-        return {}, tree
+        return {}, config
 
     return revise
 
@@ -228,29 +242,33 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """``config.yaml`` of a run directory, as plain data.
+def read_config(path: Path) -> Config:
+    """``config.yaml`` of a run directory.
 
     Raises:
-        RunDirectoryError: it is missing or damaged, or holds what no run stores: interpolations, aliases, other types.
+        RunDirectoryError: it is missing or damaged, is no configuration of ours, or holds what no run stores:
+            interpolations, aliases, other types.
     """
+    file = path / "config.yaml"
     try:
-        with open_file(path / "config.yaml", "r") as file:
-            tree = yaml.load(file, LOADER)
-    except (OSError, yaml.YAMLError) as error:
-        raise RunDirectoryError(f"{path / 'config.yaml'} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise RunDirectoryError(f"{path / 'config.yaml'} holds no configuration")
+        with open_file(file, "r") as stream:
+            tree = yaml.load(stream, LOADER)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RunDirectoryError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict) or not {"data", "model", "trainer"} <= tree.keys():
+        raise RunDirectoryError(f"{file} is not the configuration of a run of this project")
+    for section in tree.values():
+        if isinstance(section, dict) and (target := section.get("_target_")) in RENAMED:
+            section["_target_"] = RENAMED[target]
     try:
-        refuse_unless_plain(tree)
+        return check(tree)
     except UsageError as error:
-        raise RunDirectoryError(f"{path / 'config.yaml'}: {error}") from error
-    return tree
+        raise RunDirectoryError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from error
 
 
-def write_config(path: Path, tree: Mapping[str, Any]) -> None:
+def write_config(path: Path, config: Config) -> None:
     """Write ``config.yaml`` of a run directory."""
-    write_atomically(path / "config.yaml", yaml.safe_dump(dict(tree), sort_keys=False).encode())
+    write_atomically(path / "config.yaml", yaml.safe_dump(config.plain(), sort_keys=False).encode())
 
 
 def read_metrics(path: Path) -> list[dict[str, float | int]]:

@@ -64,11 +64,12 @@ def exists(path: Path, *, below: Path | None = None) -> bool:
     return True
 
 
-def write_atomically(path: Path, content: bytes, *, below: Path | None = None) -> None:
+def write_atomically(path: Path, content: bytes, *, below: Path | None = None, keep: str | None = None) -> None:
     """Write a file that is, at any moment and after any crash, either the old one or the new one.
 
     Args:
         below: as for ``open_file``.
+        keep: the name, in the same folder, that the old file gets; where the file system has no hard links, it is lost.
 
     Raises:
         RunDirectoryError: as for ``open_file``.
@@ -84,6 +85,8 @@ def write_atomically(path: Path, content: bytes, *, below: Path | None = None) -
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            if keep is not None:
+                _keep(path, keep, folder)
             if folder is None:
                 os.replace(temporary, path)
             else:
@@ -98,6 +101,17 @@ def write_atomically(path: Path, content: bytes, *, below: Path | None = None) -
     finally:
         if folder is not None:
             os.close(folder)
+
+
+def _keep(path: Path, name: str, folder: int | None) -> None:
+    """Give a file a second name in its folder, in place of what had that name."""
+    with suppress(FileNotFoundError):
+        os.unlink(path.with_name(name) if folder is None else name, dir_fd=folder)
+    with suppress(OSError):  # there is no file yet, or this file system has no hard links
+        if folder is None:
+            os.link(path, path.with_name(name))
+        else:
+            os.link(path.name, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
 
 
 def refuse_links(directory: Path, folders: Iterable[str] = FOLDERS) -> None:

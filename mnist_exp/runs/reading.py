@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mnist_exp.config import Config, Found
 from mnist_exp.runs.directory import explain_no_run, is_locked, read_config, read_metrics, read_record
 from mnist_exp.runs.files import RunDirectoryError
 
@@ -30,8 +31,14 @@ class Run:
     path: Path
     status: str
     record: dict[str, Any]
-    config: dict[str, Any]
+    config: Config
     metrics: list[dict[str, float | int]]
+
+    @property
+    def whole_config(self) -> Config:
+        """The configuration with what the run found of its images, where it leaves that to the data."""
+        found = self.record.get("preparation")
+        return self.config.with_found(None if found is None else Found.model_validate(found))
 
     @property
     def extra(self) -> dict[str, float]:

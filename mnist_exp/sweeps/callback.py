@@ -9,10 +9,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, flag_override
 
-from mnist_exp.explain import exit_status
+from mnist_exp.compose import BASIC_SWEEPER
+from mnist_exp.explain import through_hydra
 from mnist_exp.runs.files import refuse_links
 
-BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 SWEEPER = "hydra_plugins.mnist_exp_sweeps.GridSweeper"
 LAUNCHER = "hydra_plugins.mnist_exp_sweeps.FinishingLauncher"
 
@@ -27,8 +27,7 @@ class FinishSweep(Callback):
                 config.hydra.sweeper._target_ = SWEEPER
         # Hydra does so for each job only, but the sweep's own directory may interpolate ${hydra:...}, too.
         HydraConfig.instance().set_config(config)
-        # Hydra turns a callback's exceptions into warnings; only leaving stops it.
-        with exit_status():
+        with through_hydra():
             refuse_links(Path(config.hydra.sweep.dir))  # where Hydra and the study write next
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

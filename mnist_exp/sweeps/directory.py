@@ -12,16 +12,17 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mnist_exp.config import NOT_COUNTED, config_hash
+from mnist_exp.config import Config
+from mnist_exp.hashing import HASH_VERSION, NOT_COUNTED, config_hash
 from mnist_exp.runs import RunDirectoryError, write_atomically
-from mnist_exp.runs.directory import is_locked, read_record, resume_command
+from mnist_exp.runs.directory import is_locked, read_config, read_record, resume_command
 from mnist_exp.runs.files import open_file, refuse_links
 
 # How a job stands that nobody needs to run again. A run that diverged would diverge again with the same bits.
@@ -95,8 +96,9 @@ class SweepDirectory:
         except Timeout as error:
             raise RunDirectoryError(f"{self.path} is in use by another process") from error
         if (self.path / "sweep.json").exists():
+            earlier = read_sweep(self.path).get("config_hash_version") != HASH_VERSION
             for job in stored_jobs(self.path):
-                self.jobs[job.directory] = job
+                self.jobs[job.directory] = _hashed_anew(job, self.path) if earlier else job
         self.stop_file.unlink(missing_ok=True)
         return self
 
@@ -147,6 +149,7 @@ class SweepDirectory:
         content = {
             "command": self.command,
             "arguments": list(self.arguments),
+            "config_hash_version": HASH_VERSION,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "jobs": [{**asdict(job), **asdict(statuses[name])} for name, job in self.jobs.items()],
         }
@@ -198,6 +201,16 @@ def stored_jobs(path: Path) -> list[Job]:
     return jobs
 
 
+def _hashed_anew(job: Job, path: Path) -> Job:
+    """A job of an earlier version of the hash with the identity that it has today."""
+    try:
+        now = config_hash(read_config(path / job.directory))
+    except RunDirectoryError:  # it has no run yet, or a damaged one: its overrides still tell which job it is
+        return job
+    _, dash, unhashed = job.id.partition("-")
+    return replace(job, id=f"{now}{dash}{unhashed}")
+
+
 def ask_to_stop(stop_file: Path, number: int | None = None) -> None:
     """Make ``.stop``.
 
@@ -226,11 +239,10 @@ def read_job_status(path: Path) -> JobStatus:
     )
 
 
-def job_id(tree: Mapping[str, Any], overrides: Iterable[str]) -> str:
+def job_id(config: Config, overrides: Iterable[str]) -> str:
     """What identifies a job: the hash of its resolved configuration.
 
     Args:
-        tree: resolved.
         overrides: those that distinguish the job. Threads, device and the like change no result, and the folder of the
             data is not told apart by its name, yet who sweeps over them wants a run for each.
     """
@@ -241,7 +253,7 @@ def job_id(tree: Mapping[str, Any], overrides: Iterable[str]) -> str:
 
     unhashed = sorted(filter(is_left_out, overrides))
     digest = hashlib.sha256("\n".join(unhashed).encode()).hexdigest()[:4]
-    return config_hash(tree) + (f"-{digest}" if unhashed else "")
+    return config_hash(config) + (f"-{digest}" if unhashed else "")
 
 
 def directory_name(overrides: Iterable[str], identity: str) -> str:

@@ -51,7 +51,7 @@ def train_here(job: DictConfig) -> None:
     if stop_file.exists():
         return
     try:
-        train_directory(path, said_by_user(job))
+        train_directory(path, said_by_user(job), in_sweep=True)
     except (UsageError, RunDirectoryError, RunFailed):
         pass  # run.json says it
     except BaseException as error:
@@ -113,14 +113,15 @@ def said_by_user(job: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in said.items()}
 
 
-def train_directory(path: Path, said: Mapping[str, Any]) -> float | None:
+def train_directory(path: Path, said: Mapping[str, Any], *, in_sweep: bool = False) -> float | None:
     """Train what the run directory describes, from its last checkpoint where it has one.
 
     Args:
         said: ``logger`` and ``callbacks``, in place of the sections that are stored there; ``data_root``, into which data may
             be fetched; ``trusted``, packages whose code may run besides ours.
+        in_sweep: this process shows the whole sweep, and not each job.
     """
-    from mnist_exp.lifecycle import train
+    from mnist_exp.task import train
 
     if path.is_relative_to(Path.cwd()) and path != Path.cwd():
         path = path.relative_to(Path.cwd())  # as the user would type it
@@ -128,10 +129,10 @@ def train_directory(path: Path, said: Mapping[str, Any]) -> float | None:
         if "versions" not in run.record:
             run.update(**provenance(PACKAGE))
         run.update(process={"host": platform.node(), "pid": os.getpid()})
-        run.tree.update({key: said[key] for key in ("logger", "callbacks") if key in said})
-        run.may_download = run.tree["data"].get("root") == said["data_root"]
+        run.config = check({**run.config.plain(), **{key: said[key] for key in ("logger", "callbacks") if key in said}})
+        run.may_download = run.config.data.folder == said["data_root"]
         run.trusted = said["trusted"]
-        return train(run, check(run.tree))
+        return train(run, in_sweep=in_sweep)
 
 
 def _fork(*arguments: Any) -> Any:
@@ -141,7 +142,7 @@ def _fork(*arguments: Any) -> Any:
     worker may have a start method of its own (loky), which a new process would not know.
     """
     multiprocessing.set_start_method("forkserver", force=True)
-    multiprocessing.set_forkserver_preload(["mnist_exp.experiment", "torch._dynamo"])
+    multiprocessing.set_forkserver_preload(["mnist_exp.experiment"])
     process = multiprocessing.Process(target=_apart, args=arguments)
     # Terminals and schedulers signal every process there is. Neither the server nor a job that does not listen yet may
     # die of it, so they are born with these signals blocked; a StopRequest lets them in. Python's tracker of resources

@@ -19,23 +19,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra._internal.callbacks import Callbacks
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
-from hydra.types import HydraContext
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
-from mnist_exp.compose import resolve, with_choices_checked
-from mnist_exp.config import as_stored, check, check_runs_named
-from mnist_exp.errors import UsageError, report
+from mnist_exp.compose import BASIC_LAUNCHER, groups, no_callbacks, resolve, with_choices_checked
+from mnist_exp.config import Config, check, check_logger
+from mnist_exp.errors import PastHydra, RunFailed, RunInterrupted, UsageError
 from mnist_exp.explain import as_usage_error
-from mnist_exp.runs import RunDirectory, RunDirectoryError
+from mnist_exp.hashing import HASH_VERSION
+from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.directory import is_locked, read_config, resume_command
 from mnist_exp.runs.files import refuse_links
 from mnist_exp.signals import StopRequest
+from mnist_exp.stored import check_runs_named
+from mnist_exp.sweeps.composing import JobComposer
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, SweepDirectory
 from mnist_exp.sweeps.job import StopAll, train_apart, train_here
 from mnist_exp.sweeps.matching import (
@@ -48,11 +51,9 @@ from mnist_exp.sweeps.matching import (
     report_merged,
 )
 from mnist_exp.sweeps.progress import Progress, print_table
-from mnist_exp.sweeps.shares import shares_of, warn_of_too_many_threads
+from mnist_exp.sweeps.shares import is_of_slurm, shares_of, warn_of_too_many_threads
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
 from mnist_exp.trust import check_names, logger_to_use, own_packages
-
-BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 class StoredJobs(ConfigLoader):
@@ -101,7 +102,8 @@ def launch(
         the validation accuracy of each job, in this order; None for a job that has none.
 
     Raises:
-        SystemExit: with 2 for a mistake, before anything runs; with 128 plus the signal after an interruption.
+        UsageError: a mistake, before anything runs.
+        RunFailed, RunInterrupted: see ``conclude``; after an interruption.
     """
     setup_globals()
     path = Path(config.hydra.sweep.dir).absolute()
@@ -113,17 +115,15 @@ def launch(
                 f"sweep.resume={config.sweep.resume} is set by a configuration file; type it: mnist-train -m "
                 f"sweep.resume={config.sweep.resume}"
             )
-        composed = [
-            _compose(context, config, overrides, index)
-            for index, overrides in enumerate(job_overrides, initial_job_idx)
-        ]
+        composed = _compose_all(context, config, job_overrides, initial_job_idx)
         fixed = _fixed_keys(context, config)
-        identities = identities_of([job.tree for job in composed], job_overrides, fixed)
+        identities = identities_of([job.checked for job in composed], job_overrides, fixed)
+        shares = shares_of(inner, len(composed))
+        _instantiated(_with_launcher(inner, config), context, train_apart)  # refused before anything is written
         with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
             known = set(sweep.jobs)
-            shares = shares_of(inner)
             if shares.at_once is not None:
-                warn_of_too_many_threads(shares.at_once, [job.tree["trainer"]["threads"] for job in composed])
+                warn_of_too_many_threads(shares.at_once, [job.checked.trainer.threads for job in composed])
             # Finishing a sweep whose data moved: a job is known by the folder of that time where that was its data's name.
             folders = folders_of(sweep) if config.sweep.resume else []
             more = [{**record, "threads": shares.threads} for record in records]
@@ -132,35 +132,32 @@ def launch(
                 for job, identity, overrides, own in zip(composed, identities, job_overrides, more, strict=True)
             ]
             report_merged(sweep, jobs, job_overrides, fixed)
-            follow_data(sweep, jobs, [job.tree for job in composed])
+            follow_data(sweep, jobs, [job.checked for job in composed])
             wanted = list(dict.fromkeys(jobs))
             if config.sweep.resume:
                 wanted = list(dict.fromkeys([*wanted, *sweep.jobs.values()]))
             said = {
                 job.directory: {
-                    "logger": made.tree["logger"],
-                    "callbacks": made.tree["callbacks"],
-                    "data_root": made.tree["data"].get("root"),
-                    "trusted": sorted(own_packages(made.tree).union(config.trust)),
+                    "logger": None if made.checked.logger is None else made.checked.logger.plain(),
+                    "callbacks": {name: callback.plain() for name, callback in made.checked.callbacks.items()},
+                    "data_root": made.checked.data.folder,
+                    "trusted": sorted(own_packages(made.checked).union(config.trust)),
                 }
                 for job, made in zip(jobs, composed, strict=True)
             }
             said = {**_said_of_stored(sweep, wanted, config, known, said), **said}
-            with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted, bar=inner._target_ != BASIC):
+            with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted):
                 at_once = shares.at_once if shares.capped else None
                 _run(sweep, wanted, _launcher(inner, config, sweep, said), stop, at_once)
             stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
             if _fingerprint(context) != files:
-                composed = [
-                    _compose(context, config, overrides, index) for index, overrides in enumerate(job_overrides)
-                ]
-                identities = identities_of([job.tree for job in composed], job_overrides, fixed)
-            report_edits(sweep, jobs, [job.tree for job in composed], identities)
-    except (UsageError, RunDirectoryError) as error:
+                composed = _compose_all(context, config, job_overrides, initial_job_idx)
+                identities = identities_of([job.checked for job in composed], job_overrides, fixed)
+            report_edits(sweep, jobs, [job.checked for job in composed], identities)
+    except UsageError:
         if fresh and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
             shutil.rmtree(path)  # Hydra made it before anybody looked
-        report(error)
-        raise SystemExit(2) from error
+        raise
     _LAST[:] = [sweep]
     if stopped_by is not None:
         conclude(int(stopped_by or 0))
@@ -172,10 +169,14 @@ _LAST: list[SweepDirectory] = []
 
 
 def conclude(stopped_by: int = 0) -> None:
-    """Print the table of all jobs, and leave with status 1 if any failed.
+    """Print the table of all jobs, which says all there is to say.
 
     Args:
-        stopped_by: the signal that stopped the sweep; the exit status is then 128 more.
+        stopped_by: the signal that stopped the sweep; 0 where none did.
+
+    Raises:
+        RunInterrupted: there was a signal.
+        PastHydra: with a RunFailed, if any job failed.
     """
     if not _LAST:
         return
@@ -183,9 +184,9 @@ def conclude(stopped_by: int = 0) -> None:
     statuses = {name: sweep.job_status(job) for name, job in sweep.jobs.items()}
     print_table(sweep, statuses)
     if stopped_by:
-        sys.exit(128 + stopped_by)
+        raise RunInterrupted("", stopped_by)
     if any(job_status.status in FAILED | {"interrupted"} for job_status in statuses.values()):
-        sys.exit(1)
+        raise PastHydra(RunFailed(""))
 
 
 class JobRefused(UsageError):
@@ -194,14 +195,26 @@ class JobRefused(UsageError):
 
 @dataclass(frozen=True)
 class Composed:
-    """The whole configuration of a job; ``task`` is what is not Hydra's of it, ``tree`` what it computes, resolved."""
+    """The whole configuration of a job; ``task`` is what is not Hydra's of it, ``checked`` the same resolved and typed."""
 
     config: DictConfig
     task: DictConfig
-    tree: dict[str, Any]
+    checked: Config
 
 
-def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str], index: int) -> Composed:
+def _compose_all(
+    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+) -> list[Composed]:
+    composer = JobComposer(context.config_loader, config, groups(_folders(context)))
+    return [
+        _compose(context, composer, config, overrides, index)
+        for index, overrides in enumerate(job_overrides, initial_job_idx)
+    ]
+
+
+def _compose(
+    context: HydraContext, composer: JobComposer, config: DictConfig, overrides: Sequence[str], index: int
+) -> Composed:
     """The configuration of a job, checked.
 
     Raises:
@@ -211,7 +224,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
     sweep = hydra.cfg
     folders = _folders(context)
     try:
-        composed = context.config_loader.load_sweep_config(config, with_choices_checked(overrides, folders))
+        composed = composer.compose(with_choices_checked(overrides, folders))
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = index
         hydra.set_config(composed)
@@ -224,11 +237,11 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
                 "sweep is finished with mnist-train -m sweep.resume=DIR"
             )
         checked = check(tree)
-        check_runs_named(tree)
+        check_runs_named(checked)
         from mnist_exp.build import check_parts
 
-        check_parts(tree, checked, Path(composed.hydra.sweep.dir) / str(index))
-        tree = as_stored(tree, Path.cwd())
+        check_parts(checked, Path(composed.hydra.sweep.dir) / str(index))
+        checked = checked.with_absolute_paths(Path.cwd())
     except Exception as error:
         if (mistake := as_usage_error(error, folders)) is None:
             raise
@@ -238,7 +251,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
         raise JobRefused("\n".join(f"{line}{which}" for line in str(mistake).splitlines())) from error
     finally:
         hydra.cfg = sweep
-    return Composed(composed, task, tree)
+    return Composed(composed, task, checked)
 
 
 def _refuse_another_sweep(config: DictConfig, composed: DictConfig) -> None:
@@ -280,25 +293,26 @@ def _find_or_add(
     more: Mapping[str, Any],
 ) -> Job:
     """The job that computes this, or that the same overrides made when the sweep began; else a new one that waits."""
-    tree = composed.tree
+    checked = composed.checked
     arguments = [argument for argument in arguments if not argument.startswith("sweep.")]
     overrides = distinguishing(arguments, fixed)
-    job = sweep.find(identity) or find_moved(sweep, tree, overrides, folders) or sweep.find_composed_from(arguments)
+    job = sweep.find(identity) or find_moved(sweep, checked, overrides, folders) or sweep.find_composed_from(arguments)
     if job is not None and (sweep.path / job.directory / "run.json").exists():
         return job
-    job = job or sweep.add(identity, overrides, arguments, tree["name"])
+    job = job or sweep.add(identity, overrides, arguments, checked.name)
     path = sweep.path / job.directory
     record = {
-        "name": tree["name"],
-        "seed": tree["seed"],
+        "name": checked.name,
+        "seed": checked.seed,
         "config_hash": identity.partition("-")[0],
+        "config_hash_version": HASH_VERSION,
         "command": sweep.command,
         "sweep": sweep.path.name,
         **more,
     }
-    if record["threads"] is None or tree["trainer"]["threads"] is not None:
+    if record["threads"] is None or checked.trainer.threads is not None:
         del record["threads"]  # else its share of the cores, now and when it is resumed
-    with RunDirectory.create(path, tree=tree, overrides=arguments, record=record, status="waiting"):
+    with RunDirectory.create(path, config=checked, overrides=arguments, record=record, status="waiting"):
         hydra = path / ".hydra"
         hydra.mkdir(exist_ok=True)
         OmegaConf.save(composed.task, hydra / "config.yaml")
@@ -324,19 +338,23 @@ def _said_of_stored(
     """
     said = {}
     logger = OmegaConf.select(config, "logger")
-    present: Any = OmegaConf.to_container(logger, resolve=True) if logger else {}
+    chosen: Any = OmegaConf.to_container(logger, resolve=True) if logger else None
+    present = check_logger(chosen)
     for job in wanted:
         path = sweep.path / job.directory
         if job.directory not in known or sweep.job_status(job).status in SETTLED:
             continue
         refuse_links(path)
-        tree = read_config(path)
-        check(tree)
+        stored = read_config(path)
         # What lies there need not be what was composed.
-        check_names(tree, composed[job.directory]["trusted"] if job.directory in composed else config.trust)
+        check_names(stored, composed[job.directory]["trusted"] if job.directory in composed else config.trust)
         if job.directory not in composed:
-            logger, _ = logger_to_use(tree.get("logger"), present, ())
-            said[job.directory] = {"logger": logger, "data_root": None, "trusted": list(config.trust)}
+            used, _ = logger_to_use(stored.logger, present, ())
+            said[job.directory] = {
+                "logger": None if used is None else used.plain(),
+                "data_root": None,
+                "trusted": list(config.trust),
+            }
     return said
 
 
@@ -348,14 +366,12 @@ def _launcher(
     Args:
         said: of each job by name, what its directory does not decide: see ``job.train_directory``.
     """
-    on_slurm = str(inner._target_).endswith(".SlurmLauncher")
-    job = OmegaConf.masked_copy(config, "hydra")
-    OmegaConf.set_readonly(job.hydra, None)
+    on_slurm = is_of_slurm(inner)
+    job = _with_launcher(inner, config)
     with flag_override(job, ["struct", "readonly"], False):
         job.directory = ""
         job.stop_file = str(sweep.stop_file)
         job.fail_fast = bool(config.sweep.fail_fast)
-        job.hydra.launcher = inner
         job.hydra.callbacks = {}
         job.hydra.output_subdir = None  # .hydra/ is there already
         job.hydra.sweep.dir = str(sweep.path)
@@ -374,14 +390,14 @@ def _launcher(
                 "log_to_driver": False,
                 **(own if ray.init.get("address") is None else {"object_store_memory": None, **ray.init}),
             }
-    task = train_here if inner._target_ == BASIC else train_on_slurm if on_slurm else train_apart
+    task = train_here if inner._target_ == BASIC_LAUNCHER else train_on_slurm if on_slurm else train_apart
     if task is not train_here and "forkserver" not in multiprocessing.get_all_start_methods():
         raise UsageError(
             f"{str(inner._target_).rpartition('.')[2]} gives each job a forked process, which Windows does "
             "not have; leave hydra/launcher out, and jobs run one after the other"
         )
-    context = HydraContext(config_loader=StoredJobs(said), callbacks=Callbacks())
-    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=job)
+    context = HydraContext(config_loader=StoredJobs(said), callbacks=no_callbacks())
+    launcher = _instantiated(job, context, task)
 
     def launch_all(jobs: Sequence[Job]) -> None:
         launch = partial(launcher.launch, [[job.directory] for job in jobs], initial_job_idx=0)
@@ -391,6 +407,30 @@ def _launcher(
             launch()
 
     return launch_all
+
+
+def _with_launcher(inner: DictConfig, config: DictConfig) -> DictConfig:
+    """Hydra's part of the sweep's configuration with the launcher that was chosen."""
+    job = OmegaConf.masked_copy(config, "hydra")
+    OmegaConf.set_readonly(job.hydra, None)
+    with flag_override(job, ["struct", "readonly"], False):
+        job.hydra.launcher = inner
+    return job
+
+
+def _instantiated(config: DictConfig, context: HydraContext, task: TaskFunction) -> Launcher:
+    """The launcher of a configuration.
+
+    Raises:
+        UsageError: there is none of that name, or it refuses its settings.
+    """
+    try:
+        return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+    except Exception as error:
+        reason = " ".join(str(error).splitlines()[:1]) or type(error).__name__
+        raise UsageError(
+            f"hydra.launcher._target_={config.hydra.launcher._target_} cannot be used: {reason}"
+        ) from error
 
 
 def _run(

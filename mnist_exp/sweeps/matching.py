@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.config import with_preparation
+from mnist_exp.config import Config
 from mnist_exp.errors import UsageError, as_typed, report
 from mnist_exp.runs.directory import is_locked, read_config, write_config
 from mnist_exp.sweeps.directory import SETTLED, Job, SweepDirectory, job_id
 from mnist_exp.sweeps.progress import count
+from mnist_exp.terminal import say
 
 
 def distinguishing(arguments: Sequence[str], fixed: set[str]) -> list[str]:
@@ -18,35 +19,35 @@ def distinguishing(arguments: Sequence[str], fixed: set[str]) -> list[str]:
     return [a for a in arguments if not a.lstrip("+").startswith("sweep.") and a.partition("=")[0] not in fixed]
 
 
-def identities_of(
-    trees: Sequence[Mapping[str, Any]], job_overrides: Sequence[Sequence[str]], fixed: set[str]
-) -> list[str]:
+def identities_of(configs: Sequence[Config], job_overrides: Sequence[Sequence[str]], fixed: set[str]) -> list[str]:
     """The identity of each job.
 
     Jobs that differ in nothing but the folder of their data, which a configuration file may have set, are told apart by it.
     """
     own = [distinguishing(overrides, fixed) for overrides in job_overrides]
-    identities = [job_id(tree, overrides) for tree, overrides in zip(trees, own, strict=True)]
+    identities = [job_id(config, overrides) for config, overrides in zip(configs, own, strict=True)]
     folders: dict[str, set[str | None]] = {}
-    for identity, tree in zip(identities, trees, strict=True):
-        folders.setdefault(identity, set()).add(tree["data"].get("root"))
+    for identity, config in zip(identities, configs, strict=True):
+        folders.setdefault(identity, set()).add(config.data.folder)
     return [
-        identity if len(folders[identity]) == 1 else job_id(tree, [*overrides, f"data.root={tree['data'].get('root')}"])
-        for identity, tree, overrides in zip(identities, trees, own, strict=True)
+        identity if len(folders[identity]) == 1 else job_id(config, [*overrides, f"data.root={config.data.folder}"])
+        for identity, config, overrides in zip(identities, configs, own, strict=True)
     ]
 
 
 def folders_of(sweep: SweepDirectory) -> list[str | None]:
     """The folders from which the jobs of a sweep read their data."""
     paths = [path for name in sweep.jobs if (path := sweep.path / name).joinpath("config.yaml").is_file()]
-    return list({read_config(path)["data"].get("root"): None for path in paths})
+    return list({read_config(path).data.folder: None for path in paths})
 
 
 def find_moved(
-    sweep: SweepDirectory, tree: Mapping[str, Any], overrides: Sequence[str], folders: Sequence[str | None]
+    sweep: SweepDirectory, config: Config, overrides: Sequence[str], folders: Sequence[str | None]
 ) -> Job | None:
     """The job that computes this with its data in one of these folders."""
-    moved = ({**tree, "data": {**tree["data"], "root": folder}} for folder in folders)
+    if "root" not in config.data.plain():
+        return None
+    moved = (config.with_data(config.data.in_folder(folder)) for folder in folders)
     return next((job for other in moved if (job := sweep.find(job_id(other, overrides)))), None)
 
 
@@ -60,42 +61,42 @@ def report_merged(
     for job, asked in same.items():
         if len(asked) > 1:
             which = "; ".join(dict.fromkeys(asked))
-            print(f"sweep {sweep.path.name}: {len(asked)} jobs compute the same ({which}); 1 runs: {job.directory}")
+            say(f"sweep {sweep.path.name}: {len(asked)} jobs compute the same ({which}); 1 runs: {job.directory}")
 
 
-def follow_data(sweep: SweepDirectory, jobs: Sequence[Job], trees: Sequence[Mapping[str, Any]]) -> None:
+def follow_data(sweep: SweepDirectory, jobs: Sequence[Job], configs: Sequence[Config]) -> None:
     """Let jobs that are not complete find data that moved, and say where complete ones read them from another folder.
 
     A job that has begun checks that they are the same digits.
     """
     complete: dict[tuple[Any, Any], int] = {}
-    for job, now in dict(zip(jobs, trees, strict=True)).items():
+    for job, now in dict(zip(jobs, configs, strict=True)).items():
         path = sweep.path / job.directory
-        stored, root = read_config(path), now["data"].get("root")
-        before = stored["data"].get("root")
+        stored, root = read_config(path), now.data.folder
+        before = stored.data.folder
         same = before == root or (before and root and Path(before).absolute() == Path(root))
-        if same or {**with_preparation(stored, None)["data"], "root": root} != {**now["data"], "root": root}:
+        if same or stored.data.in_folder(root) != now.data:
             continue
         if sweep.job_status(job).status in SETTLED:
             complete[before, root] = complete.get((before, root), 0) + 1
         elif not is_locked(path):
-            stored["data"]["root"] = root
-            write_config(path, stored)
+            write_config(path, stored.with_data(now.data))
     for (before, root), number in complete.items():
-        print(
+        say(
             f"sweep {sweep.path.name}: {count(number, 'job')} done already with data in {before}; {root} is not read for "
             "them, other data need another hydra.sweep.dir"
         )
 
 
 def report_edits(
-    sweep: SweepDirectory, jobs: Sequence[Job], trees: Sequence[Mapping[str, Any]], identities: Sequence[str]
+    sweep: SweepDirectory, jobs: Sequence[Job], configs: Sequence[Config], identities: Sequence[str]
 ) -> None:
     """Say where jobs are not what ``conf/`` makes of their overrides now."""
     edits: dict[tuple[str, ...], int] = {}
-    for job, now, identity in zip(jobs, trees, identities, strict=True):
+    for job, now, identity in zip(jobs, configs, identities, strict=True):
         if identity.partition("-")[0] != job.id.partition("-")[0]:
-            lines = tuple(differences(with_preparation(read_config(sweep.path / job.directory), None), now))
+            before = read_config(sweep.path / job.directory).with_found(None)
+            lines = tuple(differences(before.plain(), now.plain()))
             edits[lines] = edits.get(lines, 0) + 1
     for lines, number in edits.items():
         report(

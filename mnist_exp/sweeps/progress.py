@@ -1,22 +1,28 @@
-"""How a sweep stands: a line for each job that ends, a bar on a terminal, ``sweep.json`` all the while, a table at the end."""
+"""What a sweep shows: a line for each job that ends, a bar on a terminal, a table of the arms at the end.
+
+Meanwhile ``sweep.json`` is kept up to date.
+"""
 
 from __future__ import annotations
 
 import shlex
+import statistics
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.errors import typed
+from mnist_exp.runs import RunDirectoryError
+from mnist_exp.runs.directory import read_metrics
 from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, JobStatus, SweepDirectory
 from mnist_exp.sweeps.resuming import left_to_user
+from mnist_exp.terminal import Terminal
 
 POLL_SECONDS = 0.5
 
@@ -27,19 +33,19 @@ class Progress:
     Args:
         sweep: whose ``sweep.json`` is kept up to date.
         wanted: the jobs that this command is about.
-        bar: show one on a terminal. Jobs that train in this process show theirs, and a terminal has room for one.
     """
 
-    def __init__(self, sweep: SweepDirectory, wanted: Sequence[Job], *, bar: bool) -> None:
+    def __init__(self, sweep: SweepDirectory, wanted: Sequence[Job]) -> None:
         self._sweep = sweep
         self._wanted = {job.directory for job in wanted}
         self._statuses = {name: sweep.job_status(job) for name, job in sweep.jobs.items()}
         self._left = {name for name in self._wanted if self._statuses[name].status not in SETTLED}
         self._began = self._last_end = time.monotonic()
         self._ended = 0
-        self._out = Console(soft_wrap=True, highlight=False)
-        columns = (TextColumn("sweep"), BarColumn(20), TextColumn("{task.description}", markup=False))
-        self._bar = Bar(*columns, console=self._out, transient=True, disable=not (bar and self._out.is_terminal))
+        self._number = len(self._wanted) - len(self._left)
+        self._out = Terminal()
+        columns = (TextColumn("sweep"), BarColumn(10), TextColumn("{task.description}", markup=False))
+        self._bar = Bar(*columns, console=self._out, transient=True, disable=not self._out.is_terminal)
         self._over = threading.Event()
         self._changing = threading.Lock()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -68,12 +74,15 @@ class Progress:
             changed = [name for name in self._left if self._statuses[name].status != before[name].status]
             if changed:
                 self._sweep.write(self._statuses)
-            ended = [name for name in changed if self._statuses[name].status in SETTLED | FAILED]
+            ended = [
+                name for name in self._sweep.jobs if name in changed and self._statuses[name].status in SETTLED | FAILED
+            ]
             if ended:
                 self._ended += len(ended)
                 self._last_end = time.monotonic()
             for name in ended:
-                self._out.print(Text(f"sweep: {name} {self._statuses[name].status}; {self.summary()}"))
+                self._number += 1
+                self._out.print(Text(job_line(f"[{self._number}/{len(self._wanted)}]", name, self._statuses[name])))
             self._left -= {name for name in changed if self._statuses[name].status in SETTLED}
             self._bar.update(self._task, completed=self._over_and_done(), description=self.summary())
 
@@ -87,14 +96,24 @@ class Progress:
         failed = sum(counts[status] for status in FAILED)
         waiting = counts["waiting"] + counts["running"] + counts["interrupted"]
         parts = [f"{counts['completed'] + counts['pruned']} of {len(statuses)} done"]
-        parts += [f"{counts['running']} running"] if counts["running"] else []
+        parts += [f"{counts['running']} running{self._epochs()}"] if counts["running"] else []
         parts += [f"{failed} failed"] if failed else []
         if waiting and self._ended:
             left = (self._last_end - self._began) / self._ended * waiting - (time.monotonic() - self._last_end)
-            parts.append(f"about {duration(max(left, 0))} left")
+            parts.append(f"{duration(max(left, 0))} left")
         if best := best_so_far(statuses):
             parts.append(best)
         return ", ".join(parts)
+
+    def _epochs(self) -> str:
+        """The epoch that the job is in, where one runs."""
+        running = [name for name in self._wanted if self._statuses[name].status == "running"]
+        if len(running) != 1:
+            return ""
+        try:
+            return f" (epoch {len(read_metrics(self._sweep.path / running[0])) + 1})"
+        except RunDirectoryError:  # a row is being written
+            return ""
 
     def _watch(self) -> None:
         while not self._over.wait(POLL_SECONDS):
@@ -102,44 +121,95 @@ class Progress:
 
 
 def best_so_far(statuses: Mapping[str, JobStatus]) -> str | None:
-    """The job with the highest validation accuracy; without validation data nothing may be called the best, and the
-    highest test accuracy is said to be just that."""
-    for figure, title in (("val_accuracy", "best"), ("test_accuracy", "highest test accuracy")):
+    """The highest validation accuracy; without validation data nothing may be called the best, and the highest test accuracy
+    is said to be just that."""
+    for figure, title in (("val_accuracy", "best"), ("test_accuracy", "highest test")):
         known = {name: getattr(job_status, figure) for name, job_status in statuses.items()}
         known = {name: value for name, value in known.items() if value is not None}
         if known:
-            name = max(known, key=lambda key: known[key])
-            return f"{title} {known[name]:.2%} ({name})"
+            return f"{title} {max(known.values()):.2%}"
     return None
 
 
+def job_line(number: str, name: str, status: JobStatus) -> str:
+    """One job that has ended: its accuracy and seconds, or what went wrong."""
+    if status.status != "completed":
+        return f"{number} {name}: {what_happened(status)}"
+    figures = [
+        f"{split} {value:.2%}"
+        for split, value in (("val", status.val_accuracy), ("test", status.test_accuracy))
+        if value is not None
+    ]
+    seconds = [] if status.seconds is None else [duration(status.seconds)]
+    return f"{number} {name}: {', '.join([*figures, *seconds])}"
+
+
+def what_happened(status: JobStatus) -> str:
+    """The status, and the error behind it."""
+    error = (status.error or "").removeprefix("Diverged: ")
+    return f"{status.status}: {error}" if error else status.status
+
+
+LONGEST_TABLE = 30
+
+
 def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> None:
-    """All jobs of a sweep: status, accuracy, seconds, and of the failed ones the error and where to read on."""
-    out = Console(highlight=False)
-    table = Table(title=f"Sweep {sweep.path.name}")
-    has_validation = any(job_status.val_accuracy is not None for job_status in statuses.values())
-    headings = ["job", "status", *(["val"] if has_validation else []), "test", "seconds", "error"]
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in {"job", "status", "error"} else "right", overflow="fold")
-    for name, job_status in statuses.items():
-        accuracies = [job_status.val_accuracy] if has_validation else []
-        accuracies.append(job_status.test_accuracy)
-        figures = ["-" if value is None else f"{value:.2%}" for value in accuracies]
-        seconds = "-" if job_status.seconds is None else f"{job_status.seconds:.1f}"
-        error = job_status.error if job_status.status != "completed" else None
-        table.add_row(Text(name), job_status.status, *figures, seconds, Text(error or ""))
-    out.print(table)
+    """The arms of a sweep, best first; the jobs that failed, and where to read on; what to type next.
+
+    An arm is what jobs share that differ in their seed. It is ranked by validation accuracy where there is some.
+    """
+    out = Terminal(soft_wrap=False)
+    arms: dict[str, list[JobStatus]] = {}
+    for name, job in sweep.jobs.items():
+        if statuses[name].status == "completed":
+            settings = [override for override in job.overrides if not override.lstrip("+").startswith("seed=")]
+            arms.setdefault(" ".join(map(short, settings)) or "all jobs", []).append(statuses[name])
+    has_validation = any(job.val_accuracy is not None for jobs in arms.values() for job in jobs)
+    splits = ["val", "test"] if has_validation else ["test"]
+    if arms:
+        ranked = sorted(arms.items(), key=lambda arm: -statistics.fmean(accuracies(arm[1], splits[0]) or [0.0]))
+        order = "best validation accuracy first" if has_validation else "highest test accuracy first"
+        table = Table(title=f"Sweep {sweep.path.name}: mean accuracy ± standard deviation of n runs, {order}")
+        for heading in ("arm", "n", *splits, "seconds a run"):
+            table.add_column(heading, justify="left" if heading == "arm" else "right", overflow="fold")
+        for label, jobs in ranked[:LONGEST_TABLE]:
+            seconds = [job.seconds for job in jobs if job.seconds is not None]
+            figures = [mean_and_deviation(accuracies(jobs, split)) for split in splits]
+            table.add_row(Text(label), str(len(jobs)), *figures, f"{statistics.fmean(seconds):.1f}" if seconds else "-")
+        out.print(table)
+        if len(ranked) > LONGEST_TABLE:
+            out.print(Text(f"{count(len(ranked) - LONGEST_TABLE, 'arm')} more in the report"))
     for name, job_status in statuses.items():
         if job_status.status in FAILED:
-            out.print(Text(f"{job_status.status}: {sweep.shown / name / 'train.log'}"), soft_wrap=True)
+            where = sweep.shown / name / "train.log"
+            out.print(Text(f"{name}: {what_happened(job_status)}; see {where}"), soft_wrap=True)
+    if arms:
+        out.print(Text(f"compare: mnist-report {shlex.quote(str(sweep.shown))}"), soft_wrap=True)
     left = sum(job_status.status not in SETTLED for job_status in statuses.values())
     if left:
         again = [shlex.quote(word) for word in left_to_user(sweep.arguments)]
         command = ["mnist-train", "-m", typed("sweep.resume", sweep.shown), *again]
-        out.print(
-            Text(f"{count(left, 'job')} not complete; finish: {' '.join(command)}"),
-            soft_wrap=True,
-        )
+        out.print(Text(f"{count(left, 'job')} not complete; finish: {' '.join(command)}"), soft_wrap=True)
+
+
+def short(override: str) -> str:
+    """An override by the last part of its key: ``lr=0.1`` of ``optimizer.lr=0.1``."""
+    key, separator, value = override.lstrip("+").partition("=")
+    return f"{key.rpartition('.')[2]}{separator}{value}"
+
+
+def accuracies(jobs: Sequence[JobStatus], split: str) -> list[float]:
+    """Accuracies of those that have one, fractions."""
+    values = [job.val_accuracy if split == "val" else job.test_accuracy for job in jobs]
+    return [value for value in values if value is not None]
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """In percent; the standard deviation (n - 1) from two values on."""
+    if not values:
+        return "-"
+    mean = f"{100 * statistics.fmean(values):.2f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.2f} %" if len(values) > 1 else f"{mean} %"
 
 
 def count(number: int, noun: str) -> str:

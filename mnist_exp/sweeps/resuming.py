@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from mnist_exp.commandline import read_arguments
 from mnist_exp.compose import CONF
 from mnist_exp.config import Config
 from mnist_exp.errors import UsageError, report, typed, unquoted
@@ -36,13 +36,15 @@ REPLACED = {"hydra.sweep.dir", "hydra.run.dir", "hydra.mode", "sweep.resume"}
 FLAGS = {"-cd": "config_dir", "-cn": "config_name", "-cp": "config_path"}
 
 
-def arguments_to_finish(arguments: Sequence[str]) -> list[str]:
+def arguments_to_finish(arguments: Sequence[str], given: Namespace) -> list[str]:
     """What ``sweep.resume=DIR`` stands for: the overrides that the sweep was started with, the given ones on top.
+
+    Args:
+        given: the same arguments, read.
 
     Raises:
         UsageError: the directory holds no sweep, or one that was started with more than it can decide.
     """
-    given = read_arguments(arguments)
     resumed = [word for word in given.overrides if word.lstrip("+").startswith("sweep.resume=")]
     directory = unquoted(resumed[-1].partition("=")[2]) if resumed else ""
     if directory in {"", "null"}:
@@ -66,9 +68,14 @@ def arguments_to_finish(arguments: Sequence[str]) -> list[str]:
         )
     for words in missing:
         report(UsageError(_printable(f"{words[0]} is not taken over from {path}; if you want it, type it, too")))
-    kept = [word for word in started if is_own(word) and _key(word) not in answered | REPLACED]
+    kept = [renamed(word) for word in started if is_own(word) and _key(word) not in answered | REPLACED]
     here = [shlex.split(typed(key, directory))[0] for key in ("hydra.sweep.dir", "sweep.resume")]
     return ["-m", *kept, *here, *own]
+
+
+def renamed(word: str) -> str:
+    """An override of an earlier version, as it is typed now."""
+    return re.sub(r"\bstep\b", "step_decay", word) if _key(word) == "scheduler" else word
 
 
 def left_to_user(arguments: Sequence[str]) -> list[str]:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import optuna
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
@@ -25,21 +23,15 @@ from optuna.distributions import (
     IntDistribution,
     distribution_to_json,
 )
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pydantic import Field, TypeAdapter, ValidationError
-from sqlalchemy.pool import NullPool
 
 from mnist_exp.config import Config, Section
 from mnist_exp.errors import UsageError, explain_validation
+from mnist_exp.pruning import METRICS, STUDY, pruner_of, storage_of
 from mnist_exp.sweeps.directory import read_sweep
-from mnist_exp.training.events import Callback, EpochMetrics, Pruned
 from mnist_exp.trust import find_target
 
-LOG = logging.getLogger("mnist_exp")
-METRICS: Mapping[str, Literal["maximize", "minimize"]] = {"val_accuracy": "maximize", "val_loss": "minimize"}
-WARM_UP_EPOCHS = 1  # after which a run may be pruned; the first says little
-STUDY = "study.db"  # in the sweep directory
 REFUSED = "refused"  # attribute of a trial that was never trained: why
 
 
@@ -91,7 +83,7 @@ class Search:
         self._settings = settings
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
-        self._storage = _storage(self._folder / STUDY)
+        self._storage = storage_of(self._folder / STUDY)
         text = json.dumps({key: distribution_to_json(space[key]) for key in sorted(space)})
         self._name = f"{settings.metric}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         self.study = optuna.create_study(
@@ -99,7 +91,7 @@ class Search:
             study_name=self._name,
             direction=METRICS[settings.metric],
             load_if_exists=True,
-            pruner=_pruner(settings.startup_trials) if settings.prune else optuna.pruners.NopPruner(),
+            pruner=pruner_of(settings.startup_trials) if settings.prune else optuna.pruners.NopPruner(),
         )
         self.earlier = self.taken_over = 0
         if not self.study.trials:
@@ -134,15 +126,20 @@ class Search:
     def next(self, number: int) -> list[Trial]:
         """Trials to run now: first those that were interrupted, then new ones."""
         begun = self.study.get_trials(states=(TrialState.RUNNING,))
-        trials = [Trial(self.study, trial._trial_id) for trial in begun[:number]]
+        trials = [Trial(self.study, self._id_of(trial)) for trial in begun[:number]]
         return trials + [self.study.ask(dict(self._space)) for _ in range(number - len(trials))]
 
     def record(self, trial: Trial) -> dict[str, Any]:
         """What the run of a trial is told: as which trial to report, and when to give up."""
         if not self._settings.prune:
             return {}
-        told = {"trial": trial._trial_id, "study": self._name, "startup_trials": self._settings.startup_trials}
+        told = {"trial": self._id_of(trial), "study": self._name, "startup_trials": self._settings.startup_trials}
         return {"search": told}
+
+    def _id_of(self, trial: FrozenTrial | Trial) -> int:
+        """The number of a trial among all of the file; ``trial.number`` counts those of its study."""
+        study = self._storage.get_study_id_from_name(self._name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study, trial.number)
 
     def refuse(self, trials: Sequence[Trial], reason: str) -> None:
         """Leave out trials whose runs cannot be; those that have a run already, and only cannot go on today, stay.
@@ -174,42 +171,6 @@ class Search:
             self.study.tell(trial, value)
         else:
             self.study.tell(trial, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
-
-
-class OptunaPruning(Callback):
-    """Reports validation figures to the study, and ends a run that falls behind.
-
-    Args:
-        search: what ``Search.record`` says.
-        folder: the sweep directory. A run that was taken out of it has no study, and is not pruned.
-    """
-
-    def __init__(self, search: Mapping[str, Any], folder: Path) -> None:
-        name = str(search.get("study"))
-        self._metric = name.partition("-")[0]
-        self._trial: Trial | None = None
-        try:
-            if self._metric not in METRICS or not (folder / STUDY).is_file():
-                raise KeyError(name)
-            storage = _storage(folder.absolute() / STUDY)
-            study = optuna.load_study(study_name=name, storage=storage, pruner=_pruner(search["startup_trials"]))
-            storage.get_trial(search["trial"])
-        except KeyError:
-            LOG.warning("%s does not know this run: it is trained to the end, whatever its figures", folder / STUDY)
-        else:
-            self._trial = Trial(study, search["trial"])
-
-    def on_epoch(self, event: EpochMetrics) -> None:
-        value = getattr(event, self._metric)
-        if self._trial is None:
-            return
-        if self._trial.storage.get_trial(self._trial._trial_id).state.is_finished():
-            return  # the study has given up on it meanwhile; whoever runs it by hand may go on
-        self._trial.report(value, event.epoch)
-        if self._trial.should_prune():
-            raise Pruned(
-                f"{self._metric} {value:.4f} after epoch {event.epoch} is worse than the median of earlier trials"
-            )
 
 
 def assignments(trial: Trial) -> list[str]:
@@ -310,14 +271,3 @@ def _in_space(trial: FrozenTrial, params: dict[str, Any], space: Mapping[str, Ba
         )
     except ValueError:
         return None
-
-
-def _storage(file: Path) -> RDBStorage:
-    # Not by its URL: Optuna fills in braces, and SQLAlchemy before 2.1 takes what follows a question mark for a query.
-    # Several jobs report to one file; each waits for its turn.
-    connection = {"creator": lambda: sqlite3.connect(file, timeout=60), "poolclass": NullPool}
-    return RDBStorage("sqlite://", engine_kwargs=connection)
-
-
-def _pruner(startup_trials: int) -> optuna.pruners.BasePruner:
-    return optuna.pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=WARM_UP_EPOCHS)

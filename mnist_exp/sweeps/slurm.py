@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.directory import FAILED, SETTLED, read_job_status
-from mnist_exp.sweeps.job import train_in_a_child
+from mnist_exp.sweeps.job import PATIENCE_SECONDS, train_in_a_child
 
 POLL_SECONDS = 0.5
 ASK_SECONDS = 10.0  # what a busy cluster does not mind
@@ -35,11 +35,23 @@ def train_on_slurm(job: DictConfig) -> None:
         return
     if stop.signal == signal.SIGUSR2 and callable(ahead_of_time_limit):
         ahead_of_time_limit(stop.signal, None)
-    # A job that Slurm stops itself is not running any more: cancelled, out of time, or back in the queue already.
-    number = HydraConfig.get().job.id
-    if "JobState=RUNNING" in (_ask("scontrol", "--oneliner", "show", "job", number) or ""):
-        _ask("scontrol", "requeue", number)
+    _requeue_unless_stopped(HydraConfig.get().job.id)
     sys.exit(128 + stop.signal)
+
+
+def _requeue_unless_stopped(number: str) -> None:
+    """Have Slurm start this job again later. A Slurm that is busy may not answer at once, so it is asked again.
+
+    A job that Slurm stops itself is not running any more: cancelled, out of time, or back in the queue already.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        state = _ask("scontrol", "--oneliner", "show", "job", number)
+        if state is not None and "JobState=RUNNING" not in state:
+            return
+        if state is not None and _ask("scontrol", "requeue", number) is not None:
+            return
+        time.sleep(POLL_SECONDS)
 
 
 def job_name(sweep: Path) -> str:
@@ -61,11 +73,7 @@ def launch_on_slurm(launch: Callable[[], object], name: str, stop_file: Path) ->
     Raises:
         Exception: what ``launch`` raised.
     """
-    from submitit import SlurmJob
-
-    # Its watcher would run sacct, which fails without accounts. A class attribute without a setting to turn it off, hence
-    # the assignment to a method, which mypy takes for a mistake.
-    SlurmJob.watcher.update = lambda: None  # type: ignore[method-assign]
+    never_ask_accounts()
     failures: list[Exception] = []
 
     def run() -> None:
@@ -92,6 +100,16 @@ def launch_on_slurm(launch: Callable[[], object], name: str, stop_file: Path) ->
             time.sleep(POLL_SECONDS)
     if failures:
         raise failures[0]
+
+
+def never_ask_accounts() -> None:
+    """Keep submitit from running ``sacct``, which fails on a cluster without accounts. It has no setting for that.
+
+    This is the one part of submitit in use that it does not promise to keep; tests/test_private_parts.py fails if it changes.
+    """
+    from submitit import SlurmJob
+
+    SlurmJob.watcher.update = lambda: None  # type: ignore[method-assign]  # a method is what there is to replace
 
 
 def _has(name: str) -> bool | None:

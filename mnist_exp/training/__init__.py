@@ -1,14 +1,14 @@
 """The one training loop and its parts. Knows nothing of Hydra, Weights & Biases or a console: it is given built
 objects and tells callbacks what happens."""
 
-from mnist_exp.training.checkpoint import load_checkpoint, save_checkpoint
+from mnist_exp.training.checkpoint import drop_previous, load_checkpoint, load_last_whole, save_checkpoint
 from mnist_exp.training.ema import ExponentialMovingAverage
 from mnist_exp.training.evaluation import evaluate, score
 from mnist_exp.training.events import Callback, EpochMetrics, StepDone, TrainingEnded, TrainingStarted
 from mnist_exp.training.loop import Diverged, Interrupted, fit, predict
 from mnist_exp.training.objective import Distillation, Mixup, Objective
 from mnist_exp.training.optimizers import MuonWithAdamW, parameter_groups
-from mnist_exp.training.schedules import constant, cosine, one_cycle, step
+from mnist_exp.training.schedules import constant, cosine, one_cycle, step_decay
 from mnist_exp.training.state import TrainConfig, TrainState
 
 __all__ = [
@@ -28,13 +28,15 @@ __all__ = [
     "TrainingStarted",
     "constant",
     "cosine",
+    "drop_previous",
     "evaluate",
     "fit",
     "load_checkpoint",
+    "load_last_whole",
     "one_cycle",
     "parameter_groups",
     "predict",
     "save_checkpoint",
     "score",
-    "step",
+    "step_decay",
 ]

@@ -1,25 +1,44 @@
-"""Checkpoints: tensors and plain data only, so that reading one cannot run code."""
+"""Checkpoints: tensors and plain data only, so that reading one cannot run code; with a digest, so that damage is seen.
+
+The digest is the comment at the end of the zip archive that ``torch.save`` writes, which ``torch.load`` skips.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import logging
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mnist_exp.runs.files import open_file, write_atomically
+from mnist_exp.runs.files import RunDirectoryError, exists, open_file, write_atomically
+
+LOG = logging.getLogger("mnist_exp")
+MARK = b"sha256 "
+LARGEST = 2**30  # bytes
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` so that at any moment ``path`` holds a whole checkpoint, the old one or the new one.
+
+    The old one stays as ``previous_checkpoint(path)``.
 
     Raises:
         RunDirectoryError: ``path`` or its folder, ``checkpoints/``, is a link.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue(), below=path.parent.parent)
+    content = _with_digest(buffer.getvalue())
+    write_atomically(path, content, below=path.parent.parent, keep=previous_checkpoint(path).name)
+
+
+def previous_checkpoint(path: Path) -> Path:
+    """The file that holds what ``path`` held before."""
+    return path.with_suffix(".previous.pt")
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
@@ -27,9 +46,69 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 
     Raises:
         OSError: the file cannot be read.
-        RunDirectoryError: ``path`` or its folder, ``checkpoints/``, is a link.
-        pickle.UnpicklingError, RuntimeError: it is damaged or holds more than tensors and plain data.
+        RunDirectoryError: it is damaged, or holds more than tensors and plain data; or ``path`` or its folder,
+            ``checkpoints/``, is a link.
     """
     with open_file(path, below=path.parent.parent) as file:
-        state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise RunDirectoryError(f"{path} is larger than {LARGEST} bytes, which no checkpoint is")
+    try:
+        _check_digest(content)
+        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except Exception as error:
+        raise RunDirectoryError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(state, dict):
+        raise RunDirectoryError(f"{path} is no checkpoint: it holds a {type(state).__name__}")
     return state
+
+
+def load_last_whole(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read ``path``, or the checkpoint before it where ``path`` is damaged; a line in the log says so.
+
+    Raises:
+        OSError: the file cannot be read.
+        RunDirectoryError: neither is whole.
+    """
+    try:
+        return load_checkpoint(path, device)
+    except RunDirectoryError as damage:
+        before = previous_checkpoint(path)
+        if not exists(before, below=path.parent.parent):
+            raise
+        state = load_checkpoint(before, device)
+        LOG.warning("%s; going on from the checkpoint before it, %s", damage, before.name)
+        return state
+
+
+def drop_previous(path: Path, device: torch.device) -> None:
+    """Remove the checkpoint before ``path``, once ``path`` has been read back whole.
+
+    Raises:
+        RunDirectoryError: ``path`` is damaged.
+    """
+    load_checkpoint(path, device)
+    previous_checkpoint(path).unlink(missing_ok=True)
+
+
+def _with_digest(archive: bytes) -> bytes:
+    """A zip archive without a comment, with its own digest as the comment."""
+    comment = MARK + hashlib.sha256(archive[:-2]).hexdigest().encode()
+    return archive[:-2] + struct.pack("<H", len(comment)) + comment
+
+
+def _check_digest(content: bytes) -> None:
+    """Compare a checkpoint with its digest; those of earlier versions have the checksums of the zip archive alone.
+
+    Raises:
+        ValueError, zipfile.BadZipFile: it is damaged.
+    """
+    length = len(MARK) + 64
+    comment = content[-length:]
+    if comment.startswith(MARK):
+        if hashlib.sha256(content[: -length - 2]).hexdigest().encode() != comment[len(MARK) :]:
+            raise ValueError("it is damaged: its digest is another one")
+        return
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if archive.comment or archive.testzip() is not None:
+            raise ValueError("it is damaged: its checksum is another one")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class ExponentialMovingAverage:
@@ -38,7 +39,9 @@ class ExponentialMovingAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Move towards the model's weights; call after each optimizer step."""
-        torch._foreach_lerp_(self.averages, self.values, self.advance())
+        average = get_ema_multi_avg_fn(self.current_decay())  # type: ignore[no-untyped-call]  # PyTorch gives it no types
+        average(self.averages, self.values, self.steps)
+        self.advance()
 
     def advance(self) -> float:
         """Count an update and copy the counters, for who moves ``averages`` towards ``values``: by the returned weight."""

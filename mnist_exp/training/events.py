@@ -120,9 +120,9 @@ class Callback:
         """Further figures of the epoch that has just ended, for its line in ``metrics.jsonl`` and all that read it.
 
         Args:
-            training: its model, as it was trained, in training mode, and ``evaluated_model``, the weights that are
+            state: its model, as it was trained, in training mode, and ``evaluated_model``, the weights that are
                 evaluated. Leave both as they are. Random numbers drawn here change no later batch.
-            digits: the splits ``train``, ``test`` and ``val`` (None without validation data) on the device.
+            dataset: the splits ``train``, ``test`` and ``val`` (None without validation data) on the device.
 
         Returns:
             by name (letters, digits, ``_ . / -``), numbers or tensors with one element.

@@ -38,8 +38,8 @@ def fit(
     """Train from where ``state`` is until the last epoch, or until patience ends.
 
     Args:
-        training: moved on in place; its model, optimizer and average must be on the device of ``digits``.
-        digits: test data are evaluated after every epoch and choose nothing.
+        state: moved on in place; its model, optimizer and average must be on the device of ``dataset``.
+        dataset: test data are evaluated after every epoch and choose nothing.
         callbacks: told of every step and epoch.
         save: called after each epoch, before callbacks are told of it, with its metrics and whether it is the best on
             validation data so far; called without metrics before ``Interrupted``.

@@ -11,7 +11,7 @@ def constant(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int) -> LRSc
     return ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
-def step(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, every: int, gamma: float) -> LRScheduler:
+def step_decay(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, every: int, gamma: float) -> LRScheduler:
     """Multiply the learning rate by ``gamma`` after every ``every`` epochs."""
     return StepLR(optimizer, step_size=every * steps_per_epoch, gamma=gamma)
 

@@ -18,7 +18,7 @@ from mnist_exp.data.embedded import mnist5k
 from mnist_exp.data.handwriting import SeveralMarks, like_mnist
 
 if TYPE_CHECKING:
-    from mnist_exp.trained import Classifier
+    from mnist_exp.reader import Classifier
 
 
 OF_EACH_KIND = 5  # python tests/pictures_of_digits.py takes 100
@@ -33,7 +33,7 @@ def digits() -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     """A LeNet-5 trained in a few seconds."""
-    from mnist_exp.trained import Classifier
+    from mnist_exp.reader import Classifier
 
     place = tmp_path_factory.mktemp("network")
     arguments = ["data=mnist5k", "trainer.epochs=6", "trainer.threads=1", "trainer.device=cpu", "logger=none"]

@@ -151,7 +151,7 @@ def test_no_permission(idx: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
         raise PermissionError(13, "Permission denied")  # what root, who runs tests in containers, never sees
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", forbidden)
+        patch.setattr(os, "open", forbidden)
         assert refusal(root) == f"{root / IMAGES}: no permission"
     monkeypatch.setattr(os, "scandir", forbidden)
     assert refusal(root) == f"{root}: no permission"

@@ -268,6 +268,17 @@ def test_other_damaged_archives(png: Callable[..., Path]) -> None:
     assert refusal(path.parent) == f"{path}: 0_0.png: not a plain file"
 
 
+def test_an_archive_of_one_header_that_claims_a_tebibyte(png: Callable[..., Path]) -> None:
+    path = png(archive=".tar") / "train.tar"
+    header = tarfile.TarInfo("0_0.png")
+    header.type = tarfile.GNUTYPE_SPARSE
+    block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    block[483:495] = b"%011o\0" % 2**32  # the size with all zeros, of which nothing is stored
+    block[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(block))[0]
+    path.write_bytes(bytes(block) + bytes(1024))
+    assert refusal(path.parent) == f"{path}: 0_0.png: not a plain file"
+
+
 def test_no_permission(png: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     root = png()
     forbidden = root / "train" / "sub"

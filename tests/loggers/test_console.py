@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 
-from mnist_exp.loggers.console import epoch_line
+from mnist_exp.loggers.console import epoch_heading, epoch_line, epoch_row
 from mnist_exp.training import EpochMetrics
 
 
@@ -13,12 +15,23 @@ def test_epoch_line_in_the_words_of_study_b() -> None:
     assert epoch_line(metrics) == ("Train Loss 0.2811, Acc 90.84% | Test Loss 0.0614, Acc 97.96% | 8.0 s")
 
 
+def test_epoch_rows_fit_a_terminal_of_80_columns() -> None:
+    plain = EpochMetrics(1, 60000, 0.2811, 0.9084, 0.0614, 0.9796, 0.01, 8.04, 1.0, 7463.2)
+    held_out = replace(plain, epoch=1000, val_loss=123.45678, val_accuracy=1.0, train_seconds=12345.6)
+    assert epoch_heading(plain) == "  epoch  train loss   acc %   test loss   acc %       s"
+    assert epoch_row(plain, 10) == "   1/10      0.2811   90.84      0.0614   97.96     8.0"
+    assert epoch_heading(held_out) == "  epoch  train loss   acc %    val loss   acc %   test loss   acc %       s"
+    for row in (epoch_heading(held_out), epoch_row(held_out, 1000)):
+        assert len(row) <= 78
+
+
 def test_on_a_terminal(small: list[str], mnist_train_terminal: Callable[..., tuple[int, str]]) -> None:
     overrides = [*small, "data.limit=null", "data.val_size=100", "trainer.epochs=3", "hydra.run.dir=run"]
     status, text = mnist_train_terminal(*overrides)
     assert status == 0
     assert "/11700" in text, "images done of images in all"
     assert "images/s" in text
-    assert "LeNet-5 | Epoch [3/3]" in text
+    assert re.search(r"    3/3 +\d\.\d{4} +\d", text)
+    assert text.count("train loss") == 1
     assert "LeNet-5, epoch 3 of 3" in text
     assert "run directory: run" in text

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from mnist_exp.build import build_model
+from mnist_exp.components import build_model
 from mnist_exp.compose import CONF, first_comment
+from mnist_exp.config import check
 from mnist_exp.models import count_parameters
 
 PARAMETERS = {
@@ -50,7 +51,7 @@ def test_every_row_has_a_preset() -> None:
 @pytest.mark.parametrize(("preset", "parameters"), PARAMETERS.items())
 def test_parameter_count(preset: str, parameters: int, composed: Callable[..., dict[str, Any]]) -> None:
     tree = composed(f"experiment={preset}")
-    assert count_parameters(build_model(tree, seed=0)) == parameters
+    assert count_parameters(build_model(check(tree))) == parameters
     first = first_comment(CONF / "experiment" / f"{preset}.yaml")
     assert first.startswith(f"mnist-train experiment={preset}: ")
     assert first.endswith(f"{parameters:,} parameters.")

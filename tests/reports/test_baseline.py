@@ -175,7 +175,7 @@ class TestBaseline:
         """From the command that trains to the one that reports, each a fresh process."""
         trained = mnist_train_process("-m", "optimizer.lr=0.1,0.003", "seed=0", *small, "hydra.sweep.dir=lr")
         assert trained.returncode == 0, trained.stderr
-        command = [sys.executable, "-m", "mnist_exp.report", "lr"]
+        command = [sys.executable, "-m", "mnist_exp.cli.report", "lr"]
         ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
         assert (ended.returncode, ended.stderr) == (0, "")
         assert "The baseline is lenet5 lr=0.1: the sweep's first job. Another one: --baseline ARM" in ended.stdout

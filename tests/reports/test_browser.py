@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from synthetic_runs import write_run
 
-from mnist_exp import report
+from mnist_exp.cli import report
 from mnist_exp.demo import Demo, load_networks
 
 CHROMIUM = next(

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from mnist_exp.runs import RunDirectory, RunDirectoryError, find_runs, read_run, write_atomically
+from mnist_exp.runs.directory import read_config
 from mnist_exp.runs.provenance import cores, git_state, peak_memory, provenance, reset_peak_memory
 
+CONFIG = read_config(Path(__file__).parent / "version_0_1" / "completed")
 RECORD = {"config_hash": "0" * 12, "name": "test"}
 
 
 def new(path: Path) -> RunDirectory:
-    return RunDirectory.create(path, tree={"seed": 0}, overrides=["seed=0"], record=RECORD)
+    return RunDirectory.create(path, config=CONFIG, overrides=["seed=0"], record=RECORD)
 
 
 def test_second_process_is_refused_while_the_first_lives(tmp_path: Path) -> None:

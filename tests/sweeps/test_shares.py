@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
+from mnist_exp.compose import BASIC_LAUNCHER
 from mnist_exp.sweeps import shares
 from mnist_exp.sweeps.shares import Shares, shares_of, warn_of_too_many_threads
 
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
 LOCAL = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
 
 
@@ -21,7 +23,12 @@ LOCAL = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
         ({"_target_": JOBLIB, "n_jobs": 99}, 6, Shares(99, threads=1)),
         ({"_target_": LOCAL, "cpus_per_task": 2}, 6, Shares(3, capped=True, threads=2)),
         ({"_target_": LOCAL, "cpus_per_task": None, "cpus_per_gpu": None}, 1, Shares(6, capped=True, threads=1)),
-        ({"_target_": "somebody's"}, 6, Shares()),
+        ({"_target_": SLURM, "cpus_per_task": 4, "partition": None}, 6, Shares(threads=4)),
+        ({"_target_": "hydra_plugins.theirs.RayLauncher", "ray": {"remote": {"num_cpus": 2}}}, 6, Shares(threads=2)),
+        ({"_target_": BASIC_LAUNCHER}, 6, Shares()),
+        ({"_target_": "somebody's"}, 6, Shares(threads=2)),
+        ({"_target_": "somebody's"}, 1, Shares(threads=1)),
+        ({"_target_": "somebody's", "n_jobs": 2}, 6, Shares(2, threads=3)),
     ],
 )
 def test_what_each_job_gets_of_six_cores(
@@ -30,7 +37,7 @@ def test_what_each_job_gets_of_six_cores(
     """OMP_NUM_THREADS limits the threads of a process and not how many processes there are."""
     monkeypatch.setattr(shares, "available_cores", lambda: 6)
     monkeypatch.setattr(shares, "cores", lambda: cores)
-    assert shares_of(OmegaConf.create(launcher)) == expected
+    assert shares_of(OmegaConf.create(launcher), jobs=3) == expected
 
 
 @pytest.mark.parametrize(

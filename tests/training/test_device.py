@@ -12,7 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mnist_exp.build import build_model, build_training
+from mnist_exp.build import build_training
+from mnist_exp.components import build_model
 from mnist_exp.config import check
 from mnist_exp.data import Dataset, Split
 from mnist_exp.experiment import predictions
@@ -44,17 +45,15 @@ def test_training_evaluation_and_predictions_need_no_float64_on_the_device(model
     tree = composed("data=mnist5k", f"model={model}", everything, "optimizer=adamw", "optimizer.fused=false",
                     "trainer.batch_size=8", "trainer.epochs=2", "regularization.gradient_clipping=1")  # fmt: skip
     config, device = check(tree), torch.device("meta")
-    network = build_model(tree, 0)
-    teacher = build_model(tree, 1).eval().to(device)
+    network = build_model(config)
+    teacher = build_model(check({**tree, "seed": 1})).eval().to(device)
     split = Split(torch.zeros(24, 1, 28, 28), torch.arange(24) % 10).to(device)
     with NoFloat64():
-        state, train_config = build_training(
-            config, tree, network.to(device), Dataset(split, split, split, 0.0), device
-        )
+        state, train_config = build_training(config, network.to(device), Dataset(split, split, split, 0.0), device)
         object.__setattr__(train_config, "distillation", Distillation([teacher], 0.5, 2.0))
         fit(state, Dataset(split, split, split, 0.0), train_config)
         logits = predict(state, split.images, train_config)
-        arrays = predictions(tree["data"], logits, split.labels, split.images)
+        arrays = predictions(config.data, logits, split.labels, split.images)
     assert (logits.device.type, logits.dtype) == ("cpu", torch.float32)
     assert arrays["worst_images"].shape == (24, 28, 28)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mnist_exp.models import LeNet5
-from mnist_exp.training import MuonWithAdamW, constant, cosine, one_cycle, parameter_groups, step
+from mnist_exp.training import MuonWithAdamW, constant, cosine, one_cycle, parameter_groups, step_decay
 
 
 def gradients(model: torch.nn.Module) -> None:
@@ -57,7 +57,7 @@ def learning_rates(name: str, epochs: int = 4, steps_per_epoch: int = 5) -> list
     knobs = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
     scheduler = {
         "constant": lambda: constant(optimizer, **knobs),
-        "step": lambda: step(optimizer, **knobs, every=2, gamma=0.1),
+        "step": lambda: step_decay(optimizer, **knobs, every=2, gamma=0.1),
         "cosine": lambda: cosine(optimizer, **knobs, final=0.0),
         "one_cycle": lambda: one_cycle(
             optimizer, **knobs, warmup=0.25, start_factor=0.1, final_factor=0.01, anneal="linear"

@@ -1,22 +1,58 @@
-"""Networks read back from run directories."""
+"""Trained networks, read back from run directories. Importing this module imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from mnist_exp.build import trained_model
-from mnist_exp.config import Data, OwnData, check, with_preparation
+from mnist_exp import native
+from mnist_exp.components import build_model
+from mnist_exp.config import Data, OwnData
 from mnist_exp.data.handwriting import like_mnist
 from mnist_exp.data.splits import as_input
 from mnist_exp.errors import UsageError
-from mnist_exp.runs import Run, read_run
-from mnist_exp.training import evaluate
+from mnist_exp.runs import Run, RunDirectoryError, read_run
+from mnist_exp.runs.files import exists
+from mnist_exp.training import evaluate, load_checkpoint
+from mnist_exp.trust import check_target_types
+
+
+def trained_model(
+    run: Run, device: torch.device, trusted: Collection[str] = (), *, kernels: bool = True
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network that a run's result is about, and the checkpoint it comes from.
+
+    Args:
+        trusted: packages whose code may run besides ours.
+        kernels: let native kernels compute it where they computed the run; they call no hooks of the modules.
+
+    Raises:
+        UsageError: the configuration asks for code that is not trusted, or a constructor refuses it.
+        RunDirectoryError: there is no checkpoint yet, or it cannot be read.
+    """
+    path, config = run.path, run.whole_config
+    check_target_types(config.model_copy(update={"callbacks": {}}), trusted)  # which are not made here
+    checkpoint = path / "checkpoints" / f"{config.trainer.selection}.pt"
+    if not exists(checkpoint, below=path):
+        raise RunDirectoryError(f"{path} has no {checkpoint.relative_to(path)} yet; its status is {run.status}")
+    try:
+        state = load_checkpoint(checkpoint, device)
+    except Exception as error:
+        raise RunDirectoryError(f"{checkpoint} cannot be read: {' '.join(str(error).split())}") from error
+    model = build_model(config).to(device)
+    model.load_state_dict(state["model"] if state["ema"] is None else state["ema"]["model"])
+    if kernels and run.record.get("backend") == "native" and device.type == "cpu":
+        with suppress(native.NativeUnavailable):  # PyTorch computes the same, to rounding
+            native.attach(model)
+    return model, state
 
 
 @dataclass(frozen=True)
@@ -121,9 +157,7 @@ class Classifier:
 
     def __init__(self, path: str | Path, trusted: Collection[str] = ()) -> None:
         run = read_run(path)
-        tree = with_preparation(run.config, run.record.get("preparation"))
-        config = check(tree)
-        data = config.data
+        data = run.whole_config.data
         if (data.channels, data.num_classes) != (1, 10):
             colours = "grey" if data.channels == 1 else "colour"
             raise UsageError(
@@ -133,7 +167,7 @@ class Classifier:
         self.path = run.path
         self.name = str(run.record.get("name") or self.path.name)
         self._model, _ = trained_model(run, torch.device("cpu"), trusted)
-        self._prepared = {key: tree["data"][key] for key in ("image_size", "mean", "std")}
+        self._prepared = data.model_dump(include={"image_size", "mean", "std"})
         self.images = training_images(run, data, self._prepared["image_size"])
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:

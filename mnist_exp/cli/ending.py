@@ -1,0 +1,83 @@
+"""How a command ends: its exit status, the line that says why, and what becomes of output that nobody reads."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mnist_exp.errors import RunFailed, RunInterrupted, UsageError, report
+
+
+@contextmanager
+def exit_status(command: str, folders: Sequence[Path] = ()) -> Iterator[None]:
+    """Turn what is known to go wrong into one line and an exit status; the rest keeps its traceback.
+
+    Args:
+        folders: where configuration files lie; ``conf/`` where none are given.
+
+    Raises:
+        SystemExit: with 2 for a user's mistake, 1 for a run that failed, 128 plus the signal when stopped.
+    """
+    try:
+        try:
+            yield
+        finally:
+            _flush()
+    except RunFailed as error:
+        report(error, command)
+        sys.exit(1)
+    except KeyboardInterrupt as stopped:
+        sys.exit(128 + (stopped.signal if isinstance(stopped, RunInterrupted) else signal.SIGINT))
+    except Exception as error:
+        if (mistake := _as_usage_error(error, folders)) is None:
+            raise
+        report(mistake, command)
+        sys.exit(2)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Print inside it. A reader that leaves, as in ``mnist-eval DIR | head -3``, ends the printing, and nothing else.
+
+    Raises:
+        UsageError: standard output cannot be written for another reason.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise _unwritten(error) from error
+    _flush()
+
+
+def _flush() -> None:
+    """Write what was printed, unless nobody reads it any more.
+
+    Raises:
+        UsageError: it cannot be written for another reason.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        from mnist_exp.terminal import discard_output
+
+        discard_output()
+        if not isinstance(error, BrokenPipeError):
+            raise _unwritten(error) from error
+
+
+def _unwritten(error: OSError) -> UsageError:
+    return UsageError(f"standard output cannot be written: {error.strerror}")
+
+
+def _as_usage_error(error: Exception, folders: Sequence[Path]) -> UsageError | None:
+    if isinstance(error, UsageError):
+        return error
+    from mnist_exp.compose import CONF
+    from mnist_exp.explain import as_usage_error
+
+    return as_usage_error(error, folders or (CONF,))

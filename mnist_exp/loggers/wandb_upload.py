@@ -1,0 +1,56 @@
+"""What W&B is sent of a run beside its curves, and the mark of what the server has."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_exp.loggers.wandb_private import server_refused_rows
+from mnist_exp.runs.files import open_file
+
+if TYPE_CHECKING:
+    import wandb
+
+
+def errors_as_media(directory: Path) -> dict[str, Any]:
+    """The confusion matrix and the worst test images as W&B's images by name; nothing without predictions."""
+    import numpy as np
+    import wandb
+
+    from mnist_exp.pictures import confusion_matrix, worst_digits
+
+    try:
+        with open_file(directory / "predictions.npz") as file, np.load(file) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        return {}
+    media = {"confusion_matrix": wandb.Image(confusion_matrix(arrays["logits"], arrays["labels"]))}
+    if "worst" in arrays:
+        media["worst_digits"] = wandb.Image(worst_digits(**arrays))
+    return media
+
+
+def files_as_artifact(directory: Path, run_id: str) -> wandb.Artifact:
+    """The files of the run directory, W&B's own left out."""
+    import wandb
+
+    artifact = wandb.Artifact(f"run-{run_id}", type="run")
+    for file in sorted(directory.rglob("*")):
+        relative = file.relative_to(directory)
+        # No links, which could lead to anything of the user's, and no pipes.
+        if stat.S_ISREG(file.lstat().st_mode) and relative.parts[0] not in {"wandb", ".wandb"}:
+            artifact.add_file(str(file), name=relative.as_posix(), skip_cache=True)
+    return artifact
+
+
+def mark_uploaded(part: Path) -> None:
+    """Mark the files of an online run as uploaded, so that nobody uploads them again.
+
+    Raises:
+        ConnectionError: the server refused rows for good.
+    """
+    if server_refused_rows(part):
+        raise ConnectionError("the server refused rows of this run")
+    for file in part.glob("run-*.wandb"):
+        file.with_suffix(".wandb.synced").touch()

@@ -1,0 +1,34 @@
+"""Figures as Vega-Lite specifications: one function each, in the module of its section of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mnist_exp.reports.collect import Comparison
+from mnist_exp.reports.figures.arms import accuracies, differences
+from mnist_exp.reports.figures.costs import costs
+from mnist_exp.reports.figures.curves import curves
+from mnist_exp.reports.figures.drawing import draw, for_file, for_page
+from mnist_exp.reports.figures.errors import errors
+from mnist_exp.reports.figures.parts import CURVES, Figure, shown_arms, style
+from mnist_exp.reports.figures.settings import settings
+from mnist_exp.reports.pairwise import Pairwise
+from mnist_exp.reports.tables import Row
+
+__all__ = ["CURVES", "Figure", "all_figures", "draw", "for_file", "for_page", "shown_arms", "style"]
+
+
+def all_figures(comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise]) -> list[Figure]:
+    """What the runs have to show; figures that would be empty are left out."""
+    shown = shown_arms(rows)
+    figures: list[Figure] = []
+    if any(arm.curves() for arm in shown):
+        figures.extend(curves(shown))
+    if any(row.accuracy for row in rows):
+        figures.append(accuracies(rows))
+    if any(pair.seeds for pair in pairs):
+        figures.append(differences(pairs, comparison.arms[comparison.baseline].label))
+    figures.extend(costs(rows))
+    figures.extend(settings(comparison))
+    figures.extend(errors(comparison, rows, shown))
+    return figures

@@ -1,0 +1,85 @@
+"""Arms by their test accuracy, and by their difference to the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mnist_exp.reports.axes import NUMBER, Spec, accuracy_axis, rows_of, window
+from mnist_exp.reports.figures.parts import COLOURS, DOT, DOTS, Figure, layer, seeds_of, tip
+from mnist_exp.reports.pairwise import Pairwise
+from mnist_exp.reports.tables import Row
+
+INTERVAL = {"type": "rule", "strokeWidth": 2, "color": COLOURS[0], "clip": True}
+
+
+def accuracies(rows: Sequence[Row]) -> Figure:
+    shown = [row for row in rows if row.accuracy][:DOTS]
+    means: list[Spec] = []
+    single: list[Spec] = []
+    for row in shown:
+        assert row.accuracy is not None
+        known = row.accuracy.interval
+        means.append(
+            {"arm": row.arm.label, "accuracy": row.accuracy.mean, "n": row.accuracy.n,
+             "low": known.low if known else None, "high": known.high if known else None}
+        )  # fmt: skip
+        single += [
+            {"arm": row.arm.label, "accuracy": value, "seed": seed}
+            for seed, value in row.arm.final("test_accuracy").items()
+        ]
+    y, height = rows_of([row.arm.label for row in shown])
+    x = accuracy_axis([seed["accuracy"] for seed in single])
+    place, span = {"field": "accuracy", **x}, {"x": {"field": "low", **x}, "x2": {"field": "high"}}
+    tick = {"type": "tick", "color": COLOURS[1], "thickness": 1.5, "size": 10}
+    accuracy = tip("accuracy", ".2%")
+    of_mean = [tip("arm"), tip("n", title="seeds"), accuracy, tip("low", ".2%"), tip("high", ".2%")]
+    spec = {
+        "encoding": {"y": {"field": "arm", **y}},
+        "layer": [
+            layer(tick, single, x=place, tooltip=[tip("arm"), tip("seed"), accuracy]),
+            layer(INTERVAL, [mean for mean in means if mean["low"] is not None], **span),
+            layer(DOT, means, x=place, tooltip=of_mean),
+        ],
+    }
+    more = f" The best {DOTS} of {len(rows)} arms." if len(rows) > DOTS else ""
+    caption = (
+        "Test accuracy of the result: each seed (ticks), mean (point) and 95 % interval of the mean over seeds "
+        f"(line, cut at the edge of the picture; none where there is one seed); {seeds_of(row.arm for row in shown)}.{more}"
+    )
+    return Figure("accuracy", "Test accuracy by arm", caption, "pairwise", spec, height=height)
+
+
+def differences(pairs: Sequence[Pairwise], baseline: str) -> Figure:
+    known = sorted((pair for pair in pairs if pair.seeds), key=lambda pair: -(pair.seeds.mean if pair.seeds else 0))
+    values: list[Spec] = []
+    over_runs: list[Spec] = []
+    images: list[Spec] = []
+    for pair in known[:DOTS]:
+        assert pair.seeds is not None
+        name = pair.arm.label
+        values.append({"arm": name, "points": 100 * pair.seeds.mean, "verdict": pair.verdict, "images": pair.in_images})
+        for found, spans in ((pair.seeds.interval, over_runs), (pair.images and pair.images.interval, images)):
+            if found:
+                spans.append({"arm": name, "low": 100 * found.low, "high": 100 * found.high})
+    ends = [end for image in images for end in (image["low"], image["high"])]
+    x = {"type": "quantitative", "title": "difference, percentage points", "axis": {"format": NUMBER},
+         "scale": window([0.0, *(value["points"] for value in values), *ends])}  # fmt: skip
+    rows, height = rows_of([value["arm"] for value in values])
+    y = {"field": "arm", **rows}
+    span = {"x": {"field": "low", **x}, "x2": {"field": "high"}}
+    band = {"type": "rule", "strokeWidth": 7, "opacity": 0.35, "color": COLOURS[4]}
+    tooltip = [tip("arm"), tip("points", "+.2f"), tip("images", title="test images"), tip("verdict")]
+    spec = {
+        "layer": [
+            layer({"type": "rule", "strokeDash": [4, 3]}, [{"zero": 0}], x={"field": "zero", **x}),
+            layer(band, images, y=y, **span),
+            layer(INTERVAL, over_runs, y=y, **span),
+            layer(DOT, values, y=y, x={"field": "points", **x}, tooltip=tooltip),
+        ],
+    }
+    caption = (
+        f"Difference of the mean test accuracy from that of {baseline}, to the right is better. Thin line: 95 % over seeds, "
+        "cut at the edge of the picture; broad band: 95 % over test images. Neither is corrected for the number of comparisons; the table's p-values are."
+        + (f" The best {DOTS} of {len(known)} arms." if len(known) > DOTS else "")
+    )
+    return Figure("differences", f"Difference from {baseline}", caption, "pairwise", spec, height=height)

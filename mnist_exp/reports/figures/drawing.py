@@ -1,0 +1,75 @@
+"""A figure's specification for the page (interactive) and for files, and the files: SVG and PNG."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from mnist_exp.reports.axes import Spec, in_lines
+from mnist_exp.reports.figures.parts import Figure
+
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # names the language's version; nothing is fetched
+
+
+def for_page(figure: Figure) -> Spec:
+    """Takes the width of its place and the colour of the text around it."""
+    spec = copy.deepcopy(figure.spec)
+    ink = {"labelColor": "currentColor", "titleColor": "currentColor"}
+    faint = {"domainColor": "currentColor", "tickColor": "currentColor", "gridColor": "currentColor"}
+    config = _config() | {
+        "axis": {**_config()["axis"], **ink, **faint, "gridOpacity": 0.15},
+        "legend": {**_config()["legend"], **ink},
+        "text": {"color": "currentColor"},
+        "rule": {"color": "currentColor"},
+    }
+    _hide_legends(spec)
+    return {
+        "$schema": SCHEMA, **spec, "width": "container", "height": figure.height,
+        "autosize": {"type": "fit-x", "contains": "padding"}, "background": "transparent", "config": config,
+    }  # fmt: skip
+
+
+def for_file(figure: Figure) -> Spec:
+    """Fixed size on white, with its title and legend."""
+    title = {"text": in_lines(figure.title, 60), "anchor": "start", "fontSize": 14}
+    return {
+        "$schema": SCHEMA, **figure.spec, "title": title, "width": figure.width, "height": figure.height,
+        "background": "white", "config": _config(),
+    }  # fmt: skip
+
+
+def draw(figure: Figure) -> tuple[str, bytes]:
+    """The figure as SVG text and as PNG bytes, two pixels a point."""
+    import vl_convert
+
+    svg = vl_convert.vegalite_to_svg(for_file(figure))
+    return svg, vl_convert.svg_to_png(svg, scale=2)
+
+
+def _config() -> Spec:
+    return {
+        "font": "system-ui, sans-serif",
+        "axis": {
+            "labelFontSize": 11,
+            "titleFontSize": 12,
+            "titleFontWeight": "normal",
+            "labelLimit": 0,
+            "labelSeparation": 6,
+            "labelFlush": False,
+        },
+        "legend": {"labelFontSize": 11, "titleFontSize": 12, "orient": "bottom", "columns": 2, "labelLimit": 0},
+        "view": {"stroke": None},
+    }
+
+
+def _hide_legends(node: Any) -> None:
+    """The page has switches for arms, and the caption names the Pareto front."""
+    if isinstance(node, dict):
+        for channel in ("color", "strokeDash", "shape"):
+            if isinstance(node.get(channel), dict) and node[channel].get("field") in {"arm", "front"}:
+                node[channel]["legend"] = None
+        for value in node.values():
+            _hide_legends(value)
+    elif isinstance(node, list):
+        for value in node:
+            _hide_legends(value)

@@ -1,0 +1,76 @@
+"""How to get the runs of a report again: commands, versions, machines."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from mnist_exp.reports.collect import Arm, Comparison
+from mnist_exp.runs import Run, RunDirectoryError
+from mnist_exp.runs.files import open_file
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How to get one arm's runs again."""
+
+    label: str
+    seeds: tuple[int, ...]
+    commands: tuple[str, ...]  # one for each way in which its runs were started
+    commit: str
+    versions: str
+    hardware: str
+    directories: tuple[str, ...]
+
+
+def reproductions(comparison: Comparison) -> list[Reproduction]:
+    """One for each arm."""
+    return [_reproduction(arm) for arm in comparison.arms]
+
+
+def _reproduction(arm: Arm) -> Reproduction:
+    runs = list(arm.runs.values()) or arm.others
+
+    def all_of(show: Callable[[Run], str]) -> str:
+        return "; ".join(dict.fromkeys(show(run) for run in runs))
+
+    def commit(run: Run) -> str:
+        git = run.record.get("git")
+        return f"{git['commit']}{' with uncommitted changes' if git.get('dirty') else ''}" if git else "unknown commit"
+
+    def versions(run: Run) -> str:
+        known = run.record.get("versions") or {}
+        return ", ".join(f"{name} {version}" for name, version in known.items() if version) or "unknown versions"
+
+    def hardware(run: Run) -> str:
+        known: Mapping[str, Any] = run.record.get("hardware") or {}
+        threads = f"{run.record.get('threads', '?')} threads of {known.get('cores', '?')} cores"
+        backend = ", native kernels" if run.record.get("backend") == "native" else ""
+        return (
+            f"{known.get('cpu', 'unknown processor')}, {run.record.get('device', 'unknown device')}, {threads}{backend}"
+        )
+
+    return Reproduction(
+        label=arm.label,
+        seeds=tuple(arm.runs) or tuple(sorted(run.config.seed for run in arm.others)),
+        commands=tuple(dict.fromkeys(run_command(run) for run in runs)),
+        commit=all_of(commit),
+        versions=all_of(versions),
+        hardware=all_of(hardware),
+        directories=tuple(str(run.path) for run in [*arm.runs.values(), *arm.others]),
+    )
+
+
+def run_command(run: Run) -> str:
+    """What to type to get this very run again: its own overrides, even where a sweep started it."""
+    file = run.path / "overrides.yaml"
+    try:
+        with open_file(file, "r") as stream:
+            overrides = yaml.safe_load(stream)
+        return shlex.join(["mnist-train", *(str(item) for item in overrides)])
+    except (OSError, RunDirectoryError, yaml.YAMLError, TypeError):
+        return str(run.record.get("command") or "unknown command")

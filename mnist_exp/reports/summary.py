@@ -1,0 +1,38 @@
+"""A report in a terminal: the table of arms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from mnist_exp.reports.build import Report
+from mnist_exp.reports.markdown import chosen
+from mnist_exp.reports.tables import COLUMNS
+from mnist_exp.terminal import Terminal
+
+ON_A_TERMINAL = ("arm", "n", "accuracy", "std", "parameters", "train s", "not completed")
+
+
+def print_summary(report: Report, files: Sequence[Path]) -> None:
+    """The table of arms, what was left out, and where the rest is."""
+    columns = [column for column in COLUMNS if column.title in ON_A_TERMINAL]
+    table = Table(title="Test accuracy of the result, over seeds")
+    for column in columns:
+        words = column.title in {"arm", "not completed"}
+        table.add_column(column.title, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+    for row in report.rows[:40]:
+        table.add_row(*(escape(column.show(row)) for column in columns))
+    console = Terminal()
+    console.print(table)
+    if len(report.rows) > 1:
+        console.print(f"{chosen(report.comparison)} Another one: --baseline ARM", markup=False)
+    if len(report.rows) > 40:
+        console.print(f"{len(report.rows) - 40} more arms are in the report")
+    if report.comparison.problems:
+        console.print(f"{len(report.comparison.problems)} of {report.comparison.found} runs are not counted:")
+        for problem in report.comparison.problems[:10]:
+            console.print(f"  {problem.path}: {problem.status}: {problem.reason}", markup=False)
+    console.print(f"written: {', '.join(str(file) for file in files)}, {files[0].parent / 'figures'}", markup=False)

@@ -1,0 +1,146 @@
+"""What Hydra calls for one run: the check before it, and the task, which starts a new run or continues one.
+
+Imports move inwards where they take long: a mistyped key needs Hydra only, a value out of range no torch.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from mnist_exp.compose import PACKAGE, resolve
+from mnist_exp.config import check
+from mnist_exp.errors import UsageError
+from mnist_exp.explain import through_hydra
+from mnist_exp.hashing import HASH_VERSION, config_hash
+from mnist_exp.runs import RunDirectory
+from mnist_exp.runs.directory import refuse_unless_free
+from mnist_exp.runs.provenance import provenance
+from mnist_exp.stored import check_resume, check_runs_named, resumed
+
+if TYPE_CHECKING:
+    from mnist_exp.build import Parts
+
+
+class CheckBeforeRun(Callback):
+    """Hydra's hook in front of a run: stops at a mistake before Hydra creates, or writes into, the run directory.
+
+    Everything is built here, so that what a constructor refuses leaves nothing on disk. Where the configuration says
+    ``resume``, whatever set it, the run directory is that one.
+
+    Attributes:
+        built: what the next run of this process trains with, and the seconds that it took with the import of torch.
+            Hydra's hook and its task share nothing else.
+    """
+
+    built: ClassVar[tuple[Parts, float] | None] = None
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        HydraConfig.instance().set_config(config)
+        with through_hydra():
+            if config.sweep.resume is not None:
+                raise UsageError(f"sweep.resume={config.sweep.resume} goes with -m: mnist-train -m sweep.resume=DIR")
+            if config.resume is not None:
+                typed = [override for override in config.hydra.overrides.hydra if override != "hydra.mode=RUN"]
+                check_resume(job, [*config.hydra.overrides.task, *typed])
+                with read_write(config.hydra):
+                    config.hydra.run.dir = config.resume
+                    config.hydra.output_subdir = None  # .hydra/ stays as the run began
+                return
+            here = Path(config.hydra.runtime.cwd)
+            directory = here / config.hydra.run.dir
+            checked = check(resolve(job))
+            check_runs_named(checked)
+            refuse_unless_free(Path(config.hydra.run.dir))
+            checked = checked.with_absolute_paths(here)
+            began = time.perf_counter()
+            from mnist_exp.build import build, check_parts
+            from mnist_exp.components import facts_of
+
+            check_parts(checked, directory)  # before data are read, or fetched
+            parts = build(checked, facts=facts_of(directory, checked))
+            CheckBeforeRun.built = parts, time.perf_counter() - began
+
+
+def run_path() -> Path:
+    """The run directory that Hydra chose, as the user would type it. To be called in Hydra's task."""
+    runtime = HydraConfig.get().runtime
+    path, here = Path(runtime.output_dir), Path(runtime.cwd)
+    return path.relative_to(here) if path.is_relative_to(here) and Path.cwd() == here else path
+
+
+def start_run(composed: DictConfig, arguments: Sequence[str]) -> float | None:
+    """Hydra's task: a new run in the directory that Hydra chose, or the run that ``resume`` names continued.
+
+    Args:
+        arguments: of the ``mnist-train`` that this run amounts to, for its record.
+
+    Returns:
+        validation accuracy of the result, the objective of a search; None without validation data.
+
+    Raises:
+        PastHydra: with a UsageError, a RunFailed, or whatever else happened.
+    """
+    job, path = HydraConfig.get(), run_path()
+    overrides = list(job.overrides.task)
+    if composed.resume is not None:
+        with through_hydra():
+            return resume_run(path, overrides, composed)  # what is not of the task was refused before
+    config = check(resolve(composed)).with_absolute_paths(Path(job.runtime.cwd))
+    built, CheckBeforeRun.built = CheckBeforeRun.built, None
+    record = {
+        "name": config.name,
+        "seed": config.seed,
+        "config_hash": config_hash(config),
+        "config_hash_version": HASH_VERSION,
+        "command": shlex.join(["mnist-train", *arguments]),
+        "sweep": None,
+        **provenance(PACKAGE),
+    }
+    with (
+        through_hydra(),
+        RunDirectory.create(path, config=config, overrides=overrides, record=record) as run,
+    ):
+        return train(run, built)
+
+
+def resume_run(path: Path, overrides: Sequence[str], composed: DictConfig) -> float | None:
+    """Continue the run in ``path`` from its last checkpoint, or from the start where it has none yet.
+
+    Raises:
+        UsageError: it cannot go on like that; its record is what it was.
+    """
+    with RunDirectory.reopen(path, partial(resumed, path, overrides, composed)) as run:
+        run.may_download = any(word.lstrip("+").startswith("data.root=") for word in overrides)
+        run.trusted = list(composed.trust)
+        try:
+            return train(run)
+        except UsageError:
+            run.restore()
+            raise
+
+
+def train(run: RunDirectory, built: tuple[Parts, float] | None = None, *, in_sweep: bool = False) -> float | None:
+    """Train what ``run`` describes, with what was ``built`` for it or is built now. Imports torch.
+
+    Args:
+        in_sweep: this process shows a whole sweep, and not each job.
+    """
+    from mnist_exp.signals import StopRequest
+
+    with StopRequest() as stop:
+        began = time.perf_counter()
+        from mnist_exp.experiment import run_experiment
+
+        parts, seconds = built or (None, 0.0)
+        imports = time.perf_counter() - began + (seconds - parts.build_seconds if parts else 0.0)
+        return run_experiment(run, stop, parts, import_seconds=imports, in_sweep=in_sweep)
