@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from mnist_exp import build, evaluate
+from mnist_exp import device, evaluate
 from mnist_exp.runs import read_run
 
 
@@ -24,7 +24,7 @@ def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("PATH", str(tmp_path))
     native_build._load.cache_clear()
-    build._say_once.cache_clear()
+    device._say_once.cache_clear()
 
 
 def unfinished(path: Path, **changes: Any) -> None:
