@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
@@ -17,6 +17,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from mnist_exp.sweeps.search import Search, SearchSettings
 
 
 class FinishingLauncher(Launcher):
@@ -133,11 +136,10 @@ class OptunaSweeper(Sweeper):
         """Run what is left of the study's trials.
 
         Raises:
-            PastHydra: with a UsageError where the search cannot be; see ``launching.launch`` for the others.
+            UsageError: the search cannot be. See ``launching.launch`` for the others.
         """
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        from mnist_exp.errors import PastHydra, UsageError
         from mnist_exp.sweeps.directory import read_job_status
         from mnist_exp.sweeps.launching import JobRefused
         from mnist_exp.terminal import say
@@ -148,18 +150,9 @@ class OptunaSweeper(Sweeper):
         parser = OverridesParser.create(self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*(f"{key!s}={value}" for key, value in self._params.items()), *arguments])
         last = {override.get_key_element(): override for override in parsed}
-        try:
-            try:
-                from mnist_exp.sweeps.search import Search, SearchSettings, assignments, space_of
-            except ImportError as error:
-                raise UsageError("hydra/sweeper=optuna needs Optuna: pip install 'mnist-exp[optuna]'") from error
-            settings = SearchSettings.check(self._settings)
-            if self.config.data.val_size == 0:
-                raise UsageError("a search needs validation data; hold some out: data.val_size=5000")
-            space = space_of(list(last.values()), self.config)
-            search = Search(Path(self.config.hydra.sweep.dir), space, settings)
-        except UsageError as error:
-            raise PastHydra(error) from error
+        search, settings = self._search(list(last.values()))
+        from mnist_exp.sweeps.search import assignments  # which imports Optuna
+
         fixed = [
             # Hydra would make ~KEY= of ~KEY, which deletes nothing.
             str(override.input_line) if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
@@ -180,11 +173,24 @@ class OptunaSweeper(Sweeper):
             overrides = [[*fixed, *assignments(trial)] for trial in trials]
             try:
                 results = self._launcher.launch(overrides, trials[0].number)
-            except PastHydra as passing:
-                if isinstance(passing.error, JobRefused):
-                    search.refuse(trials, str(passing.error))
+            except JobRefused as error:
+                search.refuse(trials, str(error))
                 raise
             for trial, result in zip(trials, results, strict=True):
                 assert result.working_dir is not None
                 job_status = read_job_status(Path(result.working_dir))
                 search.tell(trial, job_status.status, getattr(job_status, settings.metric))
+
+    def _search(self, overrides: Sequence[Override]) -> tuple[Search, SearchSettings]:
+        """The study of these settings, new or continued."""
+        from mnist_exp.errors import UsageError
+
+        try:
+            from mnist_exp.sweeps.search import Search, SearchSettings, space_of
+        except ImportError as error:
+            raise UsageError("hydra/sweeper=optuna needs Optuna: pip install 'mnist-exp[optuna]'") from error
+        assert self.config is not None
+        settings = SearchSettings.check(self._settings)
+        if self.config.data.val_size == 0:
+            raise UsageError("a search needs validation data; hold some out: data.val_size=5000")
+        return Search(Path(self.config.hydra.sweep.dir), space_of(overrides, self.config), settings), settings

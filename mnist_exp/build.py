@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from mnist_exp import native
 from mnist_exp.components import (
     build_callbacks,
     build_data,
@@ -161,7 +162,8 @@ def check_parts(config: Config, directory: Path, trusted: Trusted = None) -> Non
         config = config.with_found(found_by(build_data(config.data)))
     model = build_model(config)
     layers_of(model, config)
-    use_backend(model, config.trainer, device)
+    if config.trainer.backend == "native":  # else nothing is refused, and nothing need be compiled for a job that waits
+        use_backend(model, config.trainer, device)
     optimizer = build_optimizer(config.optimizer, model, decay_all=config.regularization.decay_all)
     build_scheduler(config.scheduler, optimizer, config.trainer.epochs, steps_per_epoch=100)
     known = {"parameters": count_parameters(model), "on_identity": lambda identity: None}
@@ -190,14 +192,17 @@ def build_training(
     strength = distortions.pop("strength")
     shape = {"elastic_sigma", "interpolation"}
     amplitudes = {key: strength * value for key, value in distortions.items() if key not in shape}
-    augment = Augment(**{**distortions, **amplitudes}, background=dataset.background)
+    augment: Callable[[Tensor], Tensor] | None = None
+    if any(amplitudes.values()):
+        augment = Augment(**{**distortions, **amplitudes}, background=dataset.background)
+        augment = native.NativeAugment(augment) if native.attached(model) else augment
     train_config = TrainConfig(
         epochs=trainer.epochs,
         batch_size=trainer.batch_size,
         eval_batch_size=trainer.eval_batch_size,
         seed=config.seed,
         objective=build_objective(config, model),
-        augment=augment if any(amplitudes.values()) else None,
+        augment=augment,
         mixup=Mixup(regularization.mixup) if regularization.mixup else None,
         distillation=build_distillation(config, dataset.digest, device, trusted),
         gradient_clipping=regularization.gradient_clipping,

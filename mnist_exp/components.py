@@ -24,6 +24,7 @@ from mnist_exp.data.splits import labelled, prepare
 from mnist_exp.errors import UsageError, as_typed, explain_validation
 from mnist_exp.models import LayerRow, layer_table
 from mnist_exp.runs import RunRecord
+from mnist_exp.torch_private import defer_dynamo
 from mnist_exp.training import Callback, Objective, evaluate, parameter_groups
 from mnist_exp.trust import find_target, instantiate, run_id_to_use
 
@@ -160,6 +161,7 @@ def build_optimizer(config: Optimizer, model: nn.Module, *, decay_all: bool) -> 
         UsageError: it refuses its arguments.
     """
     section = config.plain()
+    defer_dynamo()
     with refusals("optimizer", section):
         optimizer = instantiate(section)(parameter_groups(model, decay_all=decay_all))
     if not isinstance(optimizer, torch.optim.Optimizer):

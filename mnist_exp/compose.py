@@ -15,6 +15,7 @@ from types import CodeType
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -170,8 +171,10 @@ def explain_interpolation(error: OmegaConfBaseException, tree: Any) -> str:
 
 # The rest is about private parts of Hydra 1.3 and OmegaConf 2.3. tests/test_private_parts.py fails if they change.
 
-# The launcher that runs one job after the other in this process: Hydra has no other name for it.
+# The launcher that runs one job after the other in this process, and the sweeper that tries every combination: Hydra has no
+# other names for them.
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 def hydra_flags() -> argparse.ArgumentParser:
@@ -203,6 +206,19 @@ def composing_code() -> CodeType:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
     return ConfigLoaderImpl.load_configuration.__code__
+
+
+def directory_part_of(overrides: Sequence[Override], config: DictConfig) -> str:
+    """What ``hydra.job.override_dirname`` is for these overrides of a job."""
+    from hydra._internal.config_loader_impl import get_overrides_dirname
+
+    settings = config.hydra.job.config.override_dirname
+    return get_overrides_dirname(
+        overrides=list(overrides),
+        kv_sep=settings.kv_sep,
+        item_sep=settings.item_sep,
+        exclude_keys=settings.exclude_keys,
+    )
 
 
 def no_callbacks() -> Any:

@@ -167,6 +167,7 @@ def _hydra(error: HydraException, folders: Sequence[Path]) -> str:
             return f"{merged[1]} is not possible; give it another value instead"
         return f"{merged[1]} cannot be: {cause}"
     key = re.search(r" full_key: (?!object_type)(\S+)", text)
+    text = text.replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", "")
     text = re.sub(
         r"^In '[^']*': (\w+ raised while composing config: )?| (full_key|object_type|reference_type)[:=].*$", "", text
     )

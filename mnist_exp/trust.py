@@ -6,6 +6,7 @@ interpolations such as ``${oc.env:KEY}`` and ``${oc.create:...}``.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -176,6 +177,8 @@ def find_target(target: str, path: str = "") -> Any:
         [] if target.startswith(ALLOWED_TARGETS) else [folder for folder in _start_folders() if folder not in sys.path]
     )
     sys.path.extend(here)
+    log = logging.getLogger("hydra.utils")  # it would say in three lines what is said below in one
+    was_disabled, log.disabled = log.disabled, True
     try:
         return get_object(target)
     except Exception as error:
@@ -189,6 +192,7 @@ def find_target(target: str, path: str = "") -> Any:
             reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
         raise UsageError(f"{path}_target_={target} does not exist: {reason}") from error
     finally:
+        log.disabled = was_disabled
         for folder in here:
             sys.path.remove(folder)
 

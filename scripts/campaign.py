@@ -18,6 +18,7 @@ from pathlib import Path
 
 import yaml
 
+from mnist_exp.errors import as_override
 from mnist_exp.runs import Run, find_runs, read_run
 from mnist_exp.runs.files import open_file
 
@@ -82,7 +83,7 @@ class Campaign:
             for left, values in missing.items():
                 if left:
                     swept = [f"{grid.key}={','.join(values)}", f"seed={','.join(map(str, left))}"]
-                    where = f"hydra.sweep.dir={runs / str(number)}"
+                    where = as_override("hydra.sweep.dir", runs / str(number))
                     command = ["mnist_exp.cli.train", "-m", *grid.fixed, *swept, where, "logger=none", *overrides]
                     ended = subprocess.run([sys.executable, "-m", *command], check=False)
                     self.gather(runs)

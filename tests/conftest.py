@@ -21,6 +21,7 @@ from wandb_server import WandbServer
 from warm_commands import WarmCommands
 
 from mnist_exp.compose import CONF, resolve
+from mnist_exp.runs.provenance import available_cores
 
 # Before torch is imported: tests are small, and two pools of threads on the same cores are many times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -34,11 +35,24 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 SMALL = ["data=mnist5k", "data.limit=320", "trainer.epochs=2", "trainer.threads=1", "trainer.device=cpu", "logger=none"]
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """For ``--numprocesses=auto``: one more than there are cores, because many tests wait for other processes."""
+    return min(4, available_cores() + 1)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of pytest-xdist have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The bundled digits are parsed once for all tests, in-process and not."""
+def _shared_cache(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Iterator[None]:
+    """The bundled digits are parsed and each kind of kernels is compiled once for all tests, in whichever process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MNIST_EXP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MNIST_EXP_CACHE", str(shared_folder / "cache"))
         # PyTorch names this folder in the environment itself when it first needs one.
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield

@@ -49,6 +49,15 @@ FRESH = [
      "mnist-train: hydra.run.dir=r/lr=0.1 is not valid: = ( ) { } and the like need quotes; type "
      "'hydra.run.dir=\"r/lr=0.1\"'"),
     ("mnist-train -m 'seed=range(0)'", "mnist-train: seed=range(0) has no values, so this sweep has no jobs"),
+    ("mnist-train model._target_=my_module.Nope",
+     "mnist-train: model._target_=my_module.Nope does not exist: ModuleNotFoundError: No module named 'my_module'"),
+    ("mnist-train -m seed=0,1 hydra.launcher._target_=my_module.Nope",
+     "mnist-train: hydra.launcher._target_=my_module.Nope cannot be used: Invalid plugin 'my_module.Nope': not the "
+     "hydra_plugins package"),
+    ("mnist-train -m seed=0,1 +hydra.launcher.n_jobs=abc hydra.launcher._target_=hydra_plugins.x.Y",
+     "mnist-train: hydra.launcher.n_jobs=abc should be a number"),
+    ("mnist-train -m hydra/launcher=joblib hydra.launcher.n_jobs=abc seed=0,1",
+     "mnist-train: hydra.launcher.n_jobs=abc cannot be: Value 'abc' of type 'str' could not be converted to Integer"),
     ("mnist-train --config-dir nowhere model=mlp", "mnist-train: --config-dir {here}/nowhere: there is no such folder"),
     ("mnist-eval", "mnist-eval: DIR (run directory) is missing; type mnist-eval DIR"),
 ]  # fmt: skip

@@ -31,13 +31,12 @@ ELSEWHERE = {
     "pip install": "fetches packages; tests/test_install.py installs the wheel",
     "source ": "tests/test_readme.py: the activated commands are those of this file",
     "hydra/launcher=submitit_slurm": "needs Slurm: tests/sweeps/test_slurm.py; its overrides are tested below",
-    "python scripts/slurm.py": "needs Slurm; tests/sweeps/test_slurm.py",
     "launcher=ray": "needs a Ray cluster: tests/sweeps/test_ray.py; its overrides are tested below",
     "hydra.launcher.ray": "an override of hydra/launcher=ray; tests/sweeps/test_ray.py composes it",
     "wandb sweep": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "wandb agent": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "wandb sync": "needs a server; tests/loggers/test_wandb.py has a stand-in",
-    "python scripts/sync_wandb.py": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
+    "--wandb-sync": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "records.py --document --tried": "needs runs with validation data; tests/scripts/test_campaign.py has them",
     "mynet": "a network of examples/own_network: tests/test_python_docs.py types these lines there",
     "sweep=mlp_width,mlp_depth": "is shown as what is refused",
@@ -128,8 +127,8 @@ def shortened(text: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def examples(warm_commands: WarmCommands, tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    return Examples(tmp_path_factory.mktemp("examples"), warm_commands)
+def examples(warm_commands: WarmCommands, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    return Examples(tmp_path_factory.mktemp("examples"), shared_folder / "cache of examples", warm_commands)
 
 
 def type_in(line: Line, where: Path, examples: Examples, environment: dict[str, str]) -> None:

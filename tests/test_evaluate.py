@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exit_status import status_of
 from PIL import Image
 
 from mnist_exp.cli import eval as evaluate
@@ -24,14 +25,6 @@ from mnist_exp.training import load_checkpoint
 def run(trained: Callable[..., Path], small: list[str]) -> Path:
     """A finished run whose result is an average of weights, at a place where it was not trained."""
     return trained("moved", *small, "regularization=ema", "trainer.epochs=4")
-
-
-def status_of(main: Callable[[list[str]], None], *arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
-    return 0
 
 
 def test_evaluation_equals_the_record_bit_for_bit(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

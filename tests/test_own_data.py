@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from exit_status import status_of
 from PIL import Image
 
 from mnist_exp import native
@@ -71,14 +72,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     (tmp_path / "mine" / "data" / "colours.yaml").write_text(COLOUR_DATA)
     monkeypatch.delitem(sys.modules, "own_colours", raising=False)
     return ["--config-dir", "mine", "data=colours", *QUICK]
-
-
-def status_of(main: Callable[[list[str]], None], *arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
-    return 0
 
 
 @pytest.mark.parametrize(

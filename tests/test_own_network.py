@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exit_status import status_of
 
 from mnist_exp.cli import demo, predict, report
 from mnist_exp.cli import eval as evaluate
@@ -60,14 +61,6 @@ def mine(tmp_path: Path, small: list[str]) -> Iterator[list[str]]:
     (folder / "absent.yaml").write_text("_target_: mynets.Absent\n")
     yield [*small, *QUICK, "--config-dir", "myconf"]
     sys.modules.pop("mynets", None)
-
-
-def status_of(main: Callable[[list[str]], None], *arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
-    return 0
 
 
 def test_trained_evaluated_resumed_and_reported(

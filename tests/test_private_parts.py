@@ -7,23 +7,74 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import wandb
 from hydra import compose, initialize_config_dir, version
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from process_state import restored
 from wandb.proto import wandb_internal_pb2
+from warm_commands import WarmCommands
 
-from mnist_exp.compose import BASIC_LAUNCHER, CONF, composing_code, hydra_flags, no_callbacks, root_of, run_hydra_app
+from mnist_exp.compose import (
+    BASIC_LAUNCHER,
+    BASIC_SWEEPER,
+    CONF,
+    composing_code,
+    directory_part_of,
+    hydra_flags,
+    no_callbacks,
+    root_of,
+    run_hydra_app,
+)
 from mnist_exp.loggers import wandb_private
 from mnist_exp.sweeps.slurm import never_ask_accounts
 
 ROOT = Path(__file__).parents[1]
+WITHOUT_DYNAMO = """
+import copy, sys
+import mnist_exp, torch
+from mnist_exp.models import MLP
+from mnist_exp.models.table import layer_table
+from mnist_exp.training import MuonWithAdamW
+from mnist_exp.torch_private import defer_dynamo, has_hooks
+
+kinds = [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad, MuonWithAdamW]
+seen = []
+
+def train(kind):
+    torch.manual_seed(0)
+    model = MLP(hidden=[4], image_size=2)
+    optimizer = kind(model.parameters(), lr=0.1)
+    if kind is torch.optim.SGD:
+        optimizer.register_step_post_hook(lambda *arguments: seen.append(kind))
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(2, 1, 2, 2)).square().sum().backward()
+        optimizer.step()
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+defer_dynamo()
+rows = layer_table(MLP(hidden=[4], image_size=2), 2)
+plain = [train(kind) for kind in kinds]
+mnist_exp.train(*sys.argv[1:])
+assert "torch._dynamo" not in sys.modules
+import torch._dynamo
+assert layer_table(MLP(hidden=[4], image_size=2), 2) == rows
+assert sum(row.macs for row in rows) == 2 * 2 * 4 + 4 * 10
+for kind, expected in zip(kinds, plain):
+    assert all(map(torch.equal, train(kind), expected))
+assert len(seen) == 6
+disabled = [vars(f.__wrapped__)["__dynamo_disable"] for f in (torch.optim.Optimizer.zero_grad, torch.optim.Optimizer.add_param_group)]
+assert all(f.__module__.startswith("torch._dynamo") for f in disabled), disabled
+print("as PyTorch makes it")
+"""
 # The one module for each library. Anything whose path has a part that begins with an underscore is private, and so are the
 # parts of wandb that its documentation does not name.
 PRIVATE_IMPORTS = {"mnist_exp/compose.py": "hydra._internal", "mnist_exp/loggers/wandb_private.py": "wandb."}
@@ -84,12 +135,11 @@ def test_hydras_application_runs_a_task(tmp_path: Path) -> None:
     assert seen == [7]
 
 
-def test_hydras_launcher_for_this_process() -> None:
+def test_hydras_launcher_for_this_process_and_its_sweeper() -> None:
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         config = compose("train", return_hydra_config=True)
     assert config.hydra.launcher._target_ == BASIC_LAUNCHER
-    assert config.hydra.runtime.choices["hydra/launcher"] == "basic"
-    assert config.hydra.runtime.choices["hydra/sweeper"] == "basic"
+    assert config.hydra.sweeper._target_ == BASIC_SWEEPER
 
 
 def test_exceptions_of_hydras_loader_pass_through_this_function() -> None:
@@ -103,6 +153,13 @@ def test_exceptions_of_hydras_loader_pass_through_this_function() -> None:
         codes.append(trace.tb_frame.f_code)
         trace = trace.tb_next
     assert composing_code() in codes
+
+
+def test_the_directory_part_of_a_job() -> None:
+    overrides = OverridesParser.create().parse_overrides(["seed=1", "model=mlp"])
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        config = compose("train", return_hydra_config=True)
+    assert directory_part_of(overrides, config) == "model=mlp,seed=1"
 
 
 def test_hydras_context_without_callbacks() -> None:
@@ -180,5 +237,44 @@ def test_submitit_asks_its_watcher_for_the_state_of_jobs(monkeypatch: pytest.Mon
         assert watcher.get_info("1", mode="force") == {}
 
 
-def test_the_module_that_makes_optimizers_slow_to_import() -> None:
-    assert find_spec("torch._dynamo") is not None
+def test_training_imports_no_compiler_and_is_what_it_is_with_one(warm_commands: WarmCommands, small: list[str]) -> None:
+    """In a process of its own: in this one, another test may have compiled."""
+    script = Path("without.py")
+    script.write_text(WITHOUT_DYNAMO)
+    command = [warm_commands.add("python", None), script, *small, "quiet=true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("as PyTorch makes it\n")
+
+
+HOOKS: dict[str, Callable[[nn.Module, torch.optim.Optimizer], Any]] = {
+    "of every forward pass": lambda model, optimizer: nn.modules.module.register_module_forward_hook(print),
+    "before every forward pass": lambda model, optimizer: nn.modules.module.register_module_forward_pre_hook(print),
+    "of every backward pass": lambda model, optimizer: nn.modules.module.register_module_full_backward_hook(print),
+    "before every backward pass": lambda model, optimizer: nn.modules.module.register_module_full_backward_pre_hook(
+        print
+    ),
+    "of every optimizer": lambda model, optimizer: register_optimizer_step_post_hook(print),
+    "before every optimizer": lambda model, optimizer: register_optimizer_step_pre_hook(print),
+    "of the optimizer": lambda model, optimizer: optimizer.register_step_post_hook(print),
+    "before the optimizer": lambda model, optimizer: optimizer.register_step_pre_hook(print),
+    "of a layer": lambda model, optimizer: model[0].register_forward_hook(print),  # type: ignore[index]
+    "before a layer": lambda model, optimizer: model[0].register_forward_pre_hook(print),  # type: ignore[index]
+    "of a layer's backward pass": lambda model, optimizer: model[0].register_full_backward_hook(print),  # type: ignore[index]
+    "before a layer's backward pass": lambda model, optimizer: model[0].register_full_backward_pre_hook(print),  # type: ignore[index]
+    "of a gradient": lambda model, optimizer: next(model.parameters()).register_hook(print),
+    "after a gradient": lambda model, optimizer: next(model.parameters()).register_post_accumulate_grad_hook(print),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_hooks_are_seen(kind: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    optimizer = torch.optim.SGD(model.parameters())
+    assert not has_hooks(model, optimizer)
+    handle = HOOKS[kind](model, optimizer)
+    try:
+        assert has_hooks(model, optimizer)
+    finally:
+        handle.remove()
+    assert not has_hooks(model, optimizer)

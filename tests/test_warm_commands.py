@@ -46,7 +46,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 from omegaconf.basecontainer import BaseContainer
-import mnist_exp.experiment, torch._dynamo, torchvision
+import mnist_exp.experiment
 late = dict(
     hydra_config=HydraConfig.initialized(), global_hydra=GlobalHydra().is_initialized(),
     singletons=sorted(str(kind) for kind in Singleton._instances),

@@ -48,7 +48,7 @@ SUPPORTED = hasattr(os, "pidfd_open") and hasattr(socket, "SCM_RIGHTS")
 AT_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "TORCH", "CUDA_", "LD_", "LC_", "LANG", "TZ", "COV")
 # What the commands import besides the package, but nothing that does more than define things.
 PRELOADED = (
-    *("torch", "torch._dynamo", "torchvision", "numpy", "scipy.stats", "scipy.ndimage", "pandas", "PIL.ImageDraw"),
+    *("torch", "numpy", "scipy.stats", "scipy.ndimage", "pandas", "PIL.ImageDraw"),
     *("hydra", "omegaconf", "pydantic", "yaml", "rich.live", "rich.progress", "rich.table", "jinja2", "filelock"),
     *("hydra_plugins.hydra_joblib_launcher", "hydra_plugins.hydra_submitit_launcher", "hydra_plugins.mnist_exp_sweeps"),
     *("optuna", "joblib", "cloudpickle", "http.server"),

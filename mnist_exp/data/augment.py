@@ -80,7 +80,7 @@ class Augment:
     def elastic(self, count: int, side: int, device: torch.device) -> Tensor:
         """Smooth random displacements (N, 2, S, S), x before y, in units where the image spans [-1, 1]."""
         noise = torch.empty(count, 2, side, side, device=device).uniform_(-1, 1)
-        smoothing = self._smoothing_matrix(side, device)
+        smoothing = self.smoothing_matrix(side, device)
         return smoothing @ noise @ (smoothing.T * (self.elastic_alpha * 2 / side))
 
     def _pixels(self, side: int, device: torch.device) -> Tensor:
@@ -91,7 +91,7 @@ class Augment:
             self._centres[side, device] = torch.stack([x, y, torch.ones_like(x)]).view(3, -1).to(device)
         return self._centres[side, device]
 
-    def _smoothing_matrix(self, side: int, device: torch.device) -> Tensor:
+    def smoothing_matrix(self, side: int, device: torch.device) -> Tensor:
         """The Gaussian as a banded matrix (S, S): on 28 pixels two small products beat a convolution."""
         if (side, device) not in self._smoothing:
             radius = len(self._kernel) // 2

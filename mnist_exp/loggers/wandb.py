@@ -4,7 +4,7 @@ W&B is a guest. It never asks a question, keeps a run waiting for at most ``time
 and never fails one: the first thing that goes wrong is told in one line, and training goes on.
 
 What the server has is marked as W&B marks it, by an empty file ``run-ID.wandb.synced`` beside ``run-ID.wandb``; the rest
-is for ``wandb sync``, or for ``scripts/sync_wandb.py``, which does it for whole sweeps.
+is for ``wandb sync``, or for ``mnist-report DIR --wandb-sync``, which does it for whole sweeps.
 
 Curves are drawn against ``epoch``; ``images_seen`` is logged beside them and can be chosen as the x axis of any panel.
 The W&B step is the epoch, too, so an epoch that is trained again after a resume replaces nothing and doubles nothing.

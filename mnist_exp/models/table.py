@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mnist_exp.torch_private import defer_dynamo
+
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
@@ -45,6 +47,7 @@ def layer_table(model: nn.Module, image_size: int, in_channels: int = 1) -> list
     hooks = [module.register_forward_hook(record) for module in names]
     modes = [(module, module.training) for module in model.modules()]
     like = next(model.parameters())
+    defer_dynamo()
     counter = FlopCounterMode(display=False)
     try:
         model.eval()

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -33,14 +34,27 @@ FLAGS = (
     "-fno-trapping-math",
     "-Wno-psabi",
 )
+# What the libraries export, one or the other.
+POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
+FUNCTIONS: dict[str, tuple[type[ctypes.c_int64] | None, list[type[Any]]]] = {
+    "lanes": (INTEGER, []),
+    "workspace_floats": (INTEGER, [POINTER]),
+    "scratch_floats": (INTEGER, [POINTER]),
+    "forward": (None, [POINTER]),
+    "backward": (None, [POINTER]),
+    "train_step": (INTEGER, [POINTER]),
+    "distortion_floats": (INTEGER, [POINTER]),
+    "distort": (None, [POINTER]),
+    "draw_noise": (None, [INTEGER, INTEGER, ctypes.c_uint64, POINTER, POINTER]),
+}
 
 
 class NativeUnavailable(Exception):
     """The native kernels cannot be had here. The message is one line that says why."""
 
 
-def load(constants: Mapping[str, int]) -> ctypes.CDLL:
-    """The library for ``constants``, which the source takes as macros; from the cache, or compiled into it.
+def load(constants: Mapping[str, int], source: str = "network.c") -> ctypes.CDLL:
+    """The library of a source file for ``constants``, which it takes as macros; from the cache, or compiled into it.
 
     A library from a folder that others may write to is never loaded: it is compiled in a private folder for this
     process alone.
@@ -48,15 +62,15 @@ def load(constants: Mapping[str, int]) -> ctypes.CDLL:
     Raises:
         NativeUnavailable: no compiler, a failed compilation, a cache folder that cannot be written.
     """
-    return _load(tuple(sorted(constants.items())))
+    return _load(tuple(sorted(constants.items())), source)
 
 
 @cache
-def _load(constants: tuple[tuple[str, int], ...]) -> ctypes.CDLL:
+def _load(constants: tuple[tuple[str, int], ...], source: str = "network.c") -> ctypes.CDLL:
     if sys.platform not in {"linux", "darwin"}:
         raise NativeUnavailable(f"they are not made for {sys.platform}")
     compiler = _compiler()
-    flags = (*FLAGS, _native_flag(), *(f"-D{name}={value}" for name, value in constants))
+    flags = (*FLAGS, _native_flag(), *(f"-D{name}={value}" for name, value in constants), str(SOURCES / source))
     name = f"{_key(compiler, flags)}.so"
     folder = cache_directory() / "native"
     try:
@@ -84,7 +98,7 @@ def _compile(library: Path, compiler: str, flags: tuple[str, ...]) -> Path:
     descriptor, temporary = tempfile.mkstemp(dir=library.parent, suffix=".so")
     try:
         os.close(descriptor)
-        command = [compiler, *flags, str(SOURCES / "network.c"), "-o", temporary, "-lm"]
+        command = [compiler, *flags, "-o", temporary, "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         if done.returncode != 0:
             first = next(iter(done.stderr.strip().splitlines()), f"exit status {done.returncode}")
@@ -102,10 +116,10 @@ def _open(library: Path) -> ctypes.CDLL:
         opened = ctypes.CDLL(str(library))
     except OSError as error:
         raise NativeUnavailable(f"{library} cannot be loaded: {error}") from error
-    for function in (opened.workspace_floats, opened.scratch_floats, opened.lanes):
-        function.restype = ctypes.c_int64
-    for function in (opened.workspace_floats, opened.scratch_floats, opened.forward, opened.backward):
-        function.argtypes = [ctypes.c_void_p]
+    for name, (restype, argtypes) in FUNCTIONS.items():
+        if hasattr(opened, name):
+            function = getattr(opened, name)
+            function.restype, function.argtypes = restype, argtypes
     opened.use_team.argtypes = [ctypes.c_void_p] * 3
     opened.use_team(*_team())
     return opened

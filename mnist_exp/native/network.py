@@ -60,6 +60,13 @@ class Call(ctypes.Structure):
         ("shards", ctypes.c_int64),
         ("from_step", ctypes.c_int64),
         ("to_step", ctypes.c_int64),
+        ("index", ctypes.c_void_p),
+        ("labels", ctypes.c_void_p),
+        ("examples", ctypes.c_int64),
+        ("smoothing", ctypes.c_double),
+        ("loss_sum", ctypes.c_void_p),
+        ("correct", ctypes.c_void_p),
+        ("update", ctypes.c_void_p),
     )
 
 
@@ -75,69 +82,70 @@ class NativeForward:
 
     def __init__(self, model: nn.Module, library: ctypes.CDLL | None = None) -> None:
         self._model = weakref.ref(model)
-        self._library = library or load(structure(model).constants)
+        self.library = library or load(structure(model).constants)
         self._ready = False
         self._lock = threading.Lock()  # C reads what a call fills in: one call at a time
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeForward:
         # The copy's modules do not exist yet: they are looked at when it is called first.
-        return NativeForward(memo[id(self._model())], self._library)
+        return NativeForward(memo[id(self._model())], self.library)
 
     def __call__(self, images: Tensor) -> Tensor:
         model = self._model()
         assert model is not None  # it holds this object
         if not self._ready:
-            self._prepare(model)
-        if not self._takes(images):
+            self.prepare(model)
+        if not self.takes(images, len(images)):
             logits: Tensor = type(model).forward(model, images)
             return logits
         images = images.contiguous()
         if torch.is_grad_enabled() and self._trained:
-            logits = Network.apply(self, images, *self._parameters)
+            logits = Network.apply(self, images, *self.parameters)
         else:
             logits = self._infer(images)
-        return logits if self._after is None else self._after(logits)
+        return logits if self.after is None else self.after(logits)
 
-    def _prepare(self, model: nn.Module) -> None:
+    def prepare(self, model: nn.Module) -> None:
         found = structure(model)
-        self._parts, self._after = found.parts, found.after
-        self._norms = [part.norm for part in found.parts if part.norm is not None]
+        self._parts, self.after = found.parts, found.after
+        self.norms = [part.norm for part in found.parts if part.norm is not None]
         self._shape = found.image_shape
-        self._parameters = tuple(parameter for part in found.parts for parameter in part.parameters())
-        self._trained = any(parameter.requires_grad for parameter in self._parameters)
-        self._shapes = [parameter.shape for parameter in self._parameters]
-        self._addresses: list[int] = []
+        self.parameters = tuple(parameter for part in found.parts for parameter in part.parameters())
+        self._trained = any(parameter.requires_grad for parameter in self.parameters)
+        self._shapes = [parameter.shape for parameter in self.parameters]
+        self.addresses: list[int] = []
         self._floats: dict[tuple[int, int, bool], tuple[int, int]] = {}
-        self._layers = (Layer * len(found.parts))()
-        self._call = Call(len(found.parts), ctypes.addressof(self._layers))
-        self._reference = ctypes.addressof(self._call)
+        self.layers = (Layer * len(found.parts))()
+        self.call = Call(len(found.parts), ctypes.addressof(self.layers))
+        self.reference = ctypes.addressof(self.call)
         self._ready = True
 
-    def _takes(self, images: Tensor) -> bool:
+    def takes(self, images: Tensor, count: int) -> bool:
+        """Whether the kernels are made for a batch of ``count`` of these images."""
         return (
             images.dtype is torch.float32
             and images.device.type == "cpu"
             and images.shape[1:] == self._shape
-            and len(images) > 0
+            and count > 0
             and not images.requires_grad
             and not torch.is_autocast_enabled("cpu")
             # Of a single image PyTorch takes no statistics, or says that there are none.
-            and not (len(images) == 1 and any(norm.training for norm in self._norms))
+            and not (count == 1 and any(norm.training for norm in self.norms))
         )
 
     def _check_parameters(self) -> None:
         """Before C gets an address: is there what it expects? Asked again when an address has changed."""
-        addresses = [parameter.data_ptr() for parameter in self._parameters]
-        if addresses == self._addresses:
+        addresses = [parameter.data_ptr() for parameter in self.parameters]
+        if addresses == self.addresses:
             return
-        for parameter, shape in zip(self._parameters, self._shapes, strict=True):
+        for parameter, shape in zip(self.parameters, self._shapes, strict=True):
             if parameter.shape != shape:
                 raise TypeError(f"native kernels were made for a parameter of shape {tuple(shape)}")
             if parameter.dtype is not torch.float32 or parameter.device.type != "cpu":
                 raise TypeError(f"native kernels take float32 on the CPU, not {parameter.dtype} on {parameter.device}")
             if parameter.ndim < 4 and not parameter.is_contiguous():
                 raise TypeError("native kernels take contiguous parameters of linear layers and norms")
-        for layer, part in zip(self._layers, self._parts, strict=True):
+        for layer, part in zip(self.layers, self._parts, strict=True):
             weight, bias, *scales = part.parameters()
             layer.inputs, layer.outputs = weight.shape[1], weight.shape[0]
             layer.weight, layer.bias = weight.data_ptr(), bias.data_ptr()
@@ -145,9 +153,9 @@ class NativeForward:
                 layer.strides = (ctypes.c_int64 * 4)(*weight.stride())
             if scales:
                 layer.norm, (layer.gamma, layer.beta) = part.position, (scale.data_ptr() for scale in scales)
-        self._addresses = addresses
+        self.addresses = addresses
 
-    def _draw_masks(self, count: int) -> list[Tensor | None]:
+    def draw_masks(self, count: int) -> list[Tensor | None]:
         """What dropout multiplies each layer's input by: the draws that ``nn.Dropout`` would make, in their order."""
         masks: list[Tensor | None] = []
         for part in self._parts:
@@ -158,8 +166,8 @@ class NativeForward:
                 masks.append(torch.empty(count, part.module.weight.shape[1]).bernoulli_(kept).div_(kept))
         return masks
 
-    def _set_norms(self) -> None:
-        for layer, part in zip(self._layers, self._parts, strict=True):
+    def set_norms(self) -> None:
+        for layer, part in zip(self.layers, self._parts, strict=True):
             norm = part.norm
             if norm is None:
                 continue
@@ -172,29 +180,29 @@ class NativeForward:
             if norm.training:
                 counter.add_(1)
 
-    def _set_call(self, images: Tensor, masks: list[Tensor | None], shards: int) -> tuple[int, int]:
-        """What both passes tell C; returns the floats of workspace and scratch that C wants."""
+    def set_call(self, images: Tensor, count: int, masks: list[Tensor | None], shards: int) -> tuple[int, int]:
+        """What every call tells C; returns the floats of workspace and scratch that C wants."""
         self._check_parameters()
-        call = self._call
-        call.n, call.shards, call.images = len(images), shards, images.data_ptr()
-        for layer, mask in zip(self._layers, masks, strict=True):
+        call = self.call
+        call.n, call.shards, call.images = count, shards, images.data_ptr()
+        for layer, mask in zip(self.layers, masks, strict=True):
             layer.mask = None if mask is None else mask.data_ptr()
-        key = (len(images), shards, masks[0] is None)
+        key = (count, shards, masks[0] is None)
         if key not in self._floats:
-            library, reference = self._library, self._reference
+            library, reference = self.library, self.reference
             self._floats[key] = library.workspace_floats(reference), library.scratch_floats(reference)
         return self._floats[key]
 
     def forward(self, images: Tensor, masks: list[Tensor | None]) -> tuple[Tensor, Tensor]:
         """Logits (N, C) and the workspace that the backward pass needs."""
         with self._lock:
-            size, _ = self._set_call(images, masks, torch.get_num_threads())
-            if self._norms:
-                self._set_norms()
+            size, _ = self.set_call(images, len(images), masks, torch.get_num_threads())
+            if self.norms:
+                self.set_norms()
             workspace = torch.empty(size)
-            logits = torch.empty(len(images), self._layers[-1].outputs)
-            self._call.workspace, self._call.logits = workspace.data_ptr(), logits.data_ptr()
-            self._library.forward(self._reference)
+            logits = torch.empty(len(images), self.layers[-1].outputs)
+            self.call.workspace, self.call.logits = workspace.data_ptr(), logits.data_ptr()
+            self.library.forward(self.reference)
         return logits, workspace
 
     def backward(
@@ -207,24 +215,24 @@ class NativeForward:
         gradient: Tensor,
     ) -> list[Tensor]:
         """Gradients of the parameters, in their order and layout."""
-        gradients = [torch.empty_like(parameter) for parameter in self._parameters]
+        gradients = [torch.empty_like(parameter) for parameter in self.parameters]
         addresses = iter([tensor.data_ptr() for tensor in gradients])
         with self._lock:
-            _, size = self._set_call(images, masks, shards)
-            for layer, of_batch in zip(self._layers, batch, strict=True):
+            _, size = self.set_call(images, len(images), masks, shards)
+            for layer, of_batch in zip(self.layers, batch, strict=True):
                 layer.weight_gradient, layer.bias_gradient = next(addresses), next(addresses)
                 if layer.norm:
                     layer.gamma_gradient, layer.beta_gradient = next(addresses), next(addresses)
                     layer.batch = of_batch
-            scratch, call = torch.empty(size), self._call
+            scratch, call = torch.empty(size), self.call
             call.workspace, call.scratch, call.logits = workspace.data_ptr(), scratch.data_ptr(), gradient.data_ptr()
-            self._library.backward(self._reference)
+            self.library.backward(self.reference)
         return gradients
 
     def _infer(self, images: Tensor) -> Tensor:
-        masks = self._draw_masks(len(images))
+        masks = self.draw_masks(len(images))
         chunk = CHUNK * torch.get_num_threads()
-        if len(images) <= chunk or any(norm.training for norm in self._norms):
+        if len(images) <= chunk or any(norm.training for norm in self.norms):
             return self.forward(images, masks)[0]
         parts = [
             self.forward(images[at : at + chunk], [None if mask is None else mask[at : at + chunk] for mask in masks])[
@@ -240,7 +248,7 @@ class Network(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, native: NativeForward, images: Tensor, *parameters: Tensor) -> Tensor:
-        masks = native._draw_masks(len(images))  # noqa: SLF001  # of the class above
+        masks = native.draw_masks(len(images))  # of the class above
         logits, workspace = native.forward(images, masks)
         ctx.native, ctx.masks, ctx.workspace, ctx.shards = native, masks, workspace, torch.get_num_threads()
         ctx.batch = [int(part.norm is not None and part.norm.training) for part in native._parts]  # noqa: SLF001  # as above

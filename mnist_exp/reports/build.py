@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from errno import EISDIR, ENOTDIR
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,9 +18,11 @@ from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures import Figure, all_figures, draw
 from mnist_exp.reports.pairwise import Pairwise, against_baseline
 from mnist_exp.reports.tables import Row, interval, percent, results_csv, rows
-from mnist_exp.runs.files import exists
+from mnist_exp.runs import RunDirectoryError
+from mnist_exp.runs.files import exists, open_file
 
 DOCUMENTS = ("report.html", "report.md", "results.csv")
+MANIFEST = "figures/.written.json"  # digests of the pictures, by name: so that nothing else is ever deleted
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,11 @@ def write(report: Report, output: Path, others: Mapping[str, str] | None = None)
             _refuse_folders(output, names)
             figures = output / "figures"
             figures.mkdir(exist_ok=True)
-            for old in [*figures.glob("*.svg"), *figures.glob("*.png")]:  # of an earlier report with other runs
-                old.unlink()
+            earlier = _written_earlier(figures)
             for name in names:
                 os.replace(staged / name, output / name)
+            for old in earlier - {output / name for name in names}:  # of a report with other runs
+                old.unlink()
     except OSError:
         for folder in made:
             if folder.is_dir() and not any(folder.iterdir()):
@@ -95,7 +101,29 @@ def _write_into(folder: Path, report: Report, others: Mapping[str, str]) -> list
         pictures = [name for names in drawn for name in names]
     for name, content in contents.items():
         (folder / name).write_text(content, encoding="utf-8")
-    return [*contents, *pictures]
+    digests = {Path(name).name: _digest(folder / name) for name in pictures}
+    (folder / MANIFEST).write_text(json.dumps(digests, indent=0), encoding="utf-8")
+    return [*contents, *pictures, MANIFEST]
+
+
+def _digest(file: Path) -> str:
+    with open_file(file) as stream:
+        return sha256(stream.read()).hexdigest()
+
+
+def _written_earlier(figures: Path) -> set[Path]:
+    """The pictures in a folder that an earlier report wrote there, and that nobody has changed since."""
+    try:
+        with open_file(figures.parent / MANIFEST, "r", below=figures.parent) as file:
+            digests = json.load(file)
+    except (OSError, ValueError):
+        return set()
+    found = set()
+    for name, digest in digests.items() if isinstance(digests, dict) else ():
+        with suppress(OSError, RunDirectoryError):  # it is gone, or something else
+            if Path(name).name == name and _digest(figures / name) == digest:
+                found.add(figures / name)
+    return found
 
 
 def _refuse_folders(output: Path, names: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, flag_override
 
+from mnist_exp.compose import BASIC_SWEEPER
 from mnist_exp.explain import through_hydra
 from mnist_exp.runs.files import refuse_links
 
@@ -22,7 +23,7 @@ class FinishSweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with flag_override(config, ["struct", "readonly"], False):
             config.hydra.launcher = {"_target_": LAUNCHER, "_recursive_": False, "inner": config.hydra.launcher}
-            if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
+            if config.hydra.sweeper._target_ == BASIC_SWEEPER:
                 config.hydra.sweeper._target_ = SWEEPER
         # Hydra does so for each job only, but the sweep's own directory may interpolate ${hydra:...}, too.
         HydraConfig.instance().set_config(config)

@@ -143,7 +143,7 @@ def _fork(*arguments: Any) -> Any:
     worker may have a start method of its own (loky), which a new process would not know.
     """
     multiprocessing.set_start_method("forkserver", force=True)
-    multiprocessing.set_forkserver_preload(["mnist_exp.experiment", "torch._dynamo"])
+    multiprocessing.set_forkserver_preload(["mnist_exp.experiment"])
     process = multiprocessing.Process(target=_apart, args=arguments)
     # Terminals and schedulers signal every process there is. Neither the server nor a job that does not listen yet may
     # die of it, so they are born with these signals blocked; a StopRequest lets them in. Python's tracker of resources

@@ -24,20 +24,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
-from hydra.types import HydraContext
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
-from mnist_exp.compose import BASIC_LAUNCHER, no_callbacks, resolve, with_choices_checked
+from mnist_exp.compose import BASIC_LAUNCHER, groups, no_callbacks, resolve, with_choices_checked
 from mnist_exp.config import Config, check, check_logger
 from mnist_exp.errors import PastHydra, RunFailed, RunInterrupted, UsageError
 from mnist_exp.explain import as_usage_error
 from mnist_exp.hashing import HASH_VERSION
-from mnist_exp.runs import RunDirectory, RunDirectoryError
+from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.directory import is_locked, read_config, resume_command
 from mnist_exp.runs.files import refuse_links
 from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.signals import StopRequest
 from mnist_exp.stored import check_runs_named
+from mnist_exp.sweeps.composing import JobComposer
 from mnist_exp.sweeps.directory import Job, SweepDirectory
 from mnist_exp.sweeps.job import StopAll, train_apart, train_here
 from mnist_exp.sweeps.matching import (
@@ -101,7 +103,7 @@ def launch(
         the validation accuracy of each job, in this order; None for a job that has none.
 
     Raises:
-        PastHydra: with a UsageError, before anything runs.
+        UsageError: a mistake, before anything runs.
         RunFailed, RunInterrupted: see ``conclude``; after an interruption.
     """
     setup_globals()
@@ -114,15 +116,13 @@ def launch(
                 f"sweep.resume={config.sweep.resume} is set by a configuration file; type it: mnist-train -m "
                 f"sweep.resume={config.sweep.resume}"
             )
-        composed = [
-            _compose(context, config, overrides, index)
-            for index, overrides in enumerate(job_overrides, initial_job_idx)
-        ]
+        composed = _compose_all(context, config, job_overrides, initial_job_idx)
         fixed = _fixed_keys(context, config)
         identities = identities_of([job.checked for job in composed], job_overrides, fixed)
+        shares = shares_of(inner, len(composed))
+        _instantiated(_with_launcher(inner, config), context, train_apart)  # refused before anything is written
         with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
             known = set(sweep.jobs)
-            shares = shares_of(inner, len(composed))
             if shares.at_once is not None:
                 warn_of_too_many_threads(shares.at_once, [job.checked.trainer.threads for job in composed])
             # Finishing a sweep whose data moved: a job is known by the folder of that time where that was its data's name.
@@ -152,15 +152,13 @@ def launch(
                 _run(sweep, wanted, _launcher(inner, config, sweep, said), stop, at_once)
             stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
             if _fingerprint(context) != files:
-                composed = [
-                    _compose(context, config, overrides, index) for index, overrides in enumerate(job_overrides)
-                ]
+                composed = _compose_all(context, config, job_overrides, initial_job_idx)
                 identities = identities_of([job.checked for job in composed], job_overrides, fixed)
             report_edits(sweep, jobs, [job.checked for job in composed], identities)
-    except (UsageError, RunDirectoryError) as error:
+    except UsageError:
         if fresh and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
             shutil.rmtree(path)  # Hydra made it before anybody looked
-        raise PastHydra(error) from error
+        raise
     _LAST[:] = [sweep]
     if stopped_by is not None:
         conclude(int(stopped_by or 0))
@@ -205,7 +203,19 @@ class Composed:
     checked: Config
 
 
-def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str], index: int) -> Composed:
+def _compose_all(
+    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+) -> list[Composed]:
+    composer = JobComposer(context.config_loader, config, groups(_folders(context)))
+    return [
+        _compose(context, composer, config, overrides, index)
+        for index, overrides in enumerate(job_overrides, initial_job_idx)
+    ]
+
+
+def _compose(
+    context: HydraContext, composer: JobComposer, config: DictConfig, overrides: Sequence[str], index: int
+) -> Composed:
     """The configuration of a job, checked.
 
     Raises:
@@ -215,7 +225,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: Sequence[str]
     sweep = hydra.cfg
     folders = _folders(context)
     try:
-        composed = context.config_loader.load_sweep_config(config, with_choices_checked(overrides, folders))
+        composed = composer.compose(with_choices_checked(overrides, folders))
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = index
         hydra.set_config(composed)
@@ -358,13 +368,11 @@ def _launcher(
         said: of each job by name, what its directory does not decide: see ``job.train_directory``.
     """
     on_slurm = is_of_slurm(inner)
-    job = OmegaConf.masked_copy(config, "hydra")
-    OmegaConf.set_readonly(job.hydra, None)
+    job = _with_launcher(inner, config)
     with flag_override(job, ["struct", "readonly"], False):
         job.directory = ""
         job.stop_file = str(sweep.stop_file)
         job.fail_fast = bool(config.sweep.fail_fast)
-        job.hydra.launcher = inner
         job.hydra.callbacks = {}
         job.hydra.output_subdir = None  # .hydra/ is there already
         job.hydra.sweep.dir = str(sweep.path)
@@ -390,7 +398,7 @@ def _launcher(
             "not have; leave hydra/launcher out, and jobs run one after the other"
         )
     context = HydraContext(config_loader=StoredJobs(said), callbacks=no_callbacks())
-    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=job)
+    launcher = _instantiated(job, context, task)
 
     def launch_all(jobs: Sequence[Job]) -> None:
         launch = partial(launcher.launch, [[job.directory] for job in jobs], initial_job_idx=0)
@@ -400,6 +408,30 @@ def _launcher(
             launch()
 
     return launch_all
+
+
+def _with_launcher(inner: DictConfig, config: DictConfig) -> DictConfig:
+    """Hydra's part of the sweep's configuration with the launcher that was chosen."""
+    job = OmegaConf.masked_copy(config, "hydra")
+    OmegaConf.set_readonly(job.hydra, None)
+    with flag_override(job, ["struct", "readonly"], False):
+        job.hydra.launcher = inner
+    return job
+
+
+def _instantiated(config: DictConfig, context: HydraContext, task: TaskFunction) -> Launcher:
+    """The launcher of a configuration.
+
+    Raises:
+        UsageError: there is none of that name, or it refuses its settings.
+    """
+    try:
+        return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+    except Exception as error:
+        reason = " ".join(str(error).splitlines()[:1]) or type(error).__name__
+        raise UsageError(
+            f"hydra.launcher._target_={config.hydra.launcher._target_} cannot be used: {reason}"
+        ) from error
 
 
 def _run(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.compose import BASIC_LAUNCHER
-from mnist_exp.errors import UsageError, report
+from mnist_exp.errors import UsageError, as_typed, report
 from mnist_exp.runs.provenance import available_cores, cores
 from mnist_exp.sweeps.progress import count
 
@@ -42,17 +42,30 @@ def shares_of(inner: DictConfig, jobs: int) -> Shares:
     if inner._target_ == BASIC_LAUNCHER:
         return Shares()
     if "n_jobs" in inner:  # as joblib counts: -1 is all cores
-        at_once = int(inner.n_jobs)
+        at_once = _number(inner, "n_jobs")
         at_once = at_once if at_once > 0 else max(1, available + 1 + at_once)
         return Shares(at_once, threads=min(cores(), max(1, available // at_once)))
     if "cpus_per_task" in inner:  # submitit's
-        threads = int(inner.cpus_per_task or inner.get("cpus_per_gpu") or 1)
+        threads = _number(inner, "cpus_per_task") or _number(inner, "cpus_per_gpu") or 1
         if is_of_slurm(inner):
             return Shares(threads=threads)
         return Shares(max(1, available // threads), capped=True, threads=threads)
     if "ray" in inner:
-        return Shares(threads=max(1, int(OmegaConf.select(inner, "ray.remote.num_cpus") or 1)))
+        return Shares(threads=max(1, _number(inner, "ray.remote.num_cpus")))
     return Shares(threads=min(cores(), max(1, available // max(1, jobs))))
+
+
+def _number(inner: DictConfig, key: str) -> int:
+    """A whole number of a launcher's settings, rounded down; 0 where it is not set.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    value = OmegaConf.select(inner, key)
+    try:
+        return int(value or 0)
+    except (TypeError, ValueError):
+        raise UsageError(f"hydra.launcher.{key}={as_typed(value)} should be a number") from None
 
 
 def is_of_slurm(inner: DictConfig) -> bool:

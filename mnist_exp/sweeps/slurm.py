@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from mnist_exp.runs.record import FAILED, SETTLED
 from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.directory import read_job_status
-from mnist_exp.sweeps.job import train_in_a_child
+from mnist_exp.sweeps.job import PATIENCE_SECONDS, train_in_a_child
 
 POLL_SECONDS = 0.5
 ASK_SECONDS = 10.0  # what a busy cluster does not mind
@@ -36,11 +36,23 @@ def train_on_slurm(job: DictConfig) -> None:
         return
     if stop.signal == signal.SIGUSR2 and callable(ahead_of_time_limit):
         ahead_of_time_limit(stop.signal, None)
-    # A job that Slurm stops itself is not running any more: cancelled, out of time, or back in the queue already.
-    number = HydraConfig.get().job.id
-    if "JobState=RUNNING" in (_ask("scontrol", "--oneliner", "show", "job", number) or ""):
-        _ask("scontrol", "requeue", number)
+    _requeue_unless_stopped(HydraConfig.get().job.id)
     sys.exit(128 + stop.signal)
+
+
+def _requeue_unless_stopped(number: str) -> None:
+    """Have Slurm start this job again later. A Slurm that is busy may not answer at once, so it is asked again.
+
+    A job that Slurm stops itself is not running any more: cancelled, out of time, or back in the queue already.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        state = _ask("scontrol", "--oneliner", "show", "job", number)
+        if state is not None and "JobState=RUNNING" not in state:
+            return
+        if state is not None and _ask("scontrol", "requeue", number) is not None:
+            return
+        time.sleep(POLL_SECONDS)
 
 
 def job_name(sweep: Path) -> str:

@@ -5,10 +5,11 @@ from mnist_exp.training.checkpoint import drop_previous, load_checkpoint, load_l
 from mnist_exp.training.ema import ExponentialMovingAverage
 from mnist_exp.training.evaluation import evaluate, score
 from mnist_exp.training.events import Callback, EpochMetrics, StepDone, TrainingEnded, TrainingStarted
-from mnist_exp.training.loop import Diverged, Interrupted, TrainConfig, TrainState, fit, predict
+from mnist_exp.training.loop import Diverged, Interrupted, fit, predict
 from mnist_exp.training.objective import Distillation, Mixup, Objective
 from mnist_exp.training.optimizers import MuonWithAdamW, parameter_groups
 from mnist_exp.training.schedules import constant, cosine, one_cycle, step_decay
+from mnist_exp.training.state import TrainConfig, TrainState
 
 __all__ = [
     "Callback",

@@ -19,6 +19,7 @@ class ExponentialMovingAverage:
 
     Attributes:
         model: the averaged model, in evaluation mode, without gradients.
+        averages, values: its floating-point tensors, and those of the model being trained that they follow.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -27,8 +28,8 @@ class ExponentialMovingAverage:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         source, target = model.state_dict(keep_vars=True), self.model.state_dict(keep_vars=True)
         floating = [name for name, value in source.items() if value.is_floating_point()]
-        self._averaged = [target[name].detach() for name in floating]
-        self._current = [source[name].detach() for name in floating]
+        self.averages = [target[name].detach() for name in floating]
+        self.values = [source[name].detach() for name in floating]
         self._copies = [(target[name], source[name]) for name in source if name not in floating]
 
     def current_decay(self) -> float:
@@ -39,10 +40,16 @@ class ExponentialMovingAverage:
     def update(self) -> None:
         """Move towards the model's weights; call after each optimizer step."""
         average = get_ema_multi_avg_fn(self.current_decay())  # type: ignore[no-untyped-call]  # PyTorch gives it no types
-        average(self._averaged, self._current, self.steps)
+        average(self.averages, self.values, self.steps)
+        self.advance()
+
+    def advance(self) -> float:
+        """Count an update and copy the counters, for who moves ``averages`` towards ``values``: by the returned weight."""
+        weight = 1 - self.current_decay()
         for target, source in self._copies:
             target.copy_(source)
         self.steps += 1
+        return weight
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "model": self.model.state_dict()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mnist_exp.data import Dataset
-    from mnist_exp.training.loop import TrainState
+    from mnist_exp.training.state import TrainState
 
 # Names of the curves in W&B and TensorBoard, by the name in metrics.jsonl.
 CURVES = {

@@ -1,28 +1,21 @@
-"""The training loop.
-
-Every number that changes while a run trains lives in ``TrainState``; what stays the same is the ``TrainConfig``. A checkpoint
-is ``TrainState.state_dict()``, and a run that loads it continues with the same bits.
-"""
+"""The training loop."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor
 
 from mnist_exp.data import Dataset
-from mnist_exp.training.ema import ExponentialMovingAverage
-from mnist_exp.training.evaluation import autocast, evaluate, score
+from mnist_exp.training.evaluation import evaluate, score
 from mnist_exp.training.events import RESERVED, Callback, EpochMetrics, StepDone, TrainingStarted
-from mnist_exp.training.objective import Distillation, Mixup, Objective
+from mnist_exp.training.state import TrainConfig, TrainState, random_state, restore_random_state
+from mnist_exp.training.train_step import Step
 
 
 class Diverged(Exception):
@@ -31,92 +24,6 @@ class Diverged(Exception):
 
 class Interrupted(Exception):
     """Training was asked to stop, and did after the step it was in."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What does not change during a run."""
-
-    epochs: int
-    batch_size: int
-    eval_batch_size: int
-    seed: int
-    objective: Objective
-    augment: Callable[[Tensor], Tensor] | None = None
-    mixup: Mixup | None = None
-    distillation: Distillation | None = None
-    gradient_clipping: float | None = None
-    patience: int | None = None  # epochs without a lower validation loss before training ends
-    bfloat16: bool = False
-    compile: bool = False
-
-
-@dataclass
-class TrainState:
-    """Everything that changes during a run, and so everything that a checkpoint holds.
-
-    Attributes:
-        epoch: epochs completed.
-        step: steps taken in the epoch under way; 0 between epochs.
-        loss_sum, correct: over the images of the epoch under way, on the device, so that no step waits for it.
-        seconds: spent on the steps of the epoch under way.
-        learning_rate: of the last step.
-        best_epoch, best_accuracy, best_loss: of the epoch with the highest validation accuracy, the lower loss where
-            two are equal; epoch 0 when there is none yet.
-        lowest_loss, lowest_loss_epoch: of validation data, for early stopping.
-    """
-
-    model: nn.Module
-    optimizer: Optimizer
-    scheduler: LRScheduler
-    ema: ExponentialMovingAverage | None
-    device: torch.device
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    learning_rate: float = 0.0
-    best_epoch: int = 0
-    best_accuracy: float = -1.0
-    best_loss: float = float("inf")
-    lowest_loss: float = float("inf")
-    lowest_loss_epoch: int = 0
-    loss_sum: Tensor = field(init=False)
-    correct: Tensor = field(init=False)
-
-    COUNTERS: ClassVar[tuple[str, ...]] = (
-        *("epoch", "step", "seconds", "learning_rate", "best_epoch", "best_accuracy", "best_loss"),
-        *("lowest_loss", "lowest_loss_epoch", "loss_sum", "correct"),
-    )
-
-    def __post_init__(self) -> None:
-        self.loss_sum = torch.zeros((), device=self.device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
-
-    @property
-    def evaluated_model(self) -> nn.Module:
-        """The weights that count: their moving average where there is one."""
-        return self.model if self.ema is None else self.ema.model
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain data from which ``load_state_dict`` continues bit for bit."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
-            "random": _random_state(self.device),
-            **{name: getattr(self, name) for name in self.COUNTERS},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        for name in self.COUNTERS:
-            setattr(self, name, state[name])
-        _restore_random_state(state["random"], self.device)
 
 
 def fit(
@@ -172,42 +79,16 @@ def _train_epoch(
     save: Callable[[TrainState, EpochMetrics | None, bool], None],
     stop: Callable[[], bool],
 ) -> None:
-    images, labels = dataset.train.images, dataset.train.labels
-    optimizer, scheduler, ema = state.optimizer, state.scheduler, state.ema
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    objective = train_config.objective
-    order = _order(train_config.seed, state.epoch, len(labels)).to(state.device)
+    order = _order(train_config.seed, state.epoch, len(dataset.train)).to(state.device)
     batches = torch.split(order, train_config.batch_size)
     epoch = state.epoch + 1
     state.model.train()
+    take_step = Step(state, train_config, dataset.train, forward)
     began = time.perf_counter() - state.seconds
     for index in batches[state.step :]:
-        batch, targets = images.index_select(0, index), labels.index_select(0, index)  # faster than images[index]
-        if train_config.augment is not None:
-            batch = train_config.augment(batch)
-        if train_config.mixup is not None:
-            batch, targets, second_targets, weight = train_config.mixup(batch, targets)
-        with autocast(state.device, bfloat16=train_config.bfloat16):
-            logits = forward(batch)
-            loss = objective(logits.float(), targets)
-            if train_config.mixup is not None:
-                loss = weight * loss + (1 - weight) * objective(logits.float(), second_targets)
-            if train_config.distillation is not None:
-                loss = train_config.distillation(loss, logits.float(), batch)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if train_config.gradient_clipping is not None:
-            nn.utils.clip_grad_norm_(parameters, train_config.gradient_clipping)
-        state.learning_rate = optimizer.param_groups[0]["lr"]
-        optimizer.step()
-        scheduler.step()
-        if ema is not None:
-            ema.update()
-        with torch.no_grad():
-            state.loss_sum += loss * len(index)
-            state.correct += (logits.argmax(dim=1) == targets).sum()
+        take_step(index)
         state.step += 1
-        done = StepDone(epoch, state.step, min(state.step * train_config.batch_size, len(labels)))
+        done = StepDone(epoch, state.step, min(state.step * train_config.batch_size, len(order)))
         for callback in callbacks:
             callback.on_step(done)
         if stop():
@@ -263,9 +144,9 @@ def _extra_metrics(state: TrainState, dataset: Dataset, callbacks: Sequence[Call
         kind = type(callback)
         if kind.epoch_metrics is Callback.epoch_metrics:
             continue
-        random_state = _random_state(state.device)
+        before = random_state(state.device)
         found = callback.epoch_metrics(state, dataset)
-        _restore_random_state(random_state, state.device)
+        restore_random_state(before, state.device)
         for name, value in found.items():
             where = f"{kind.__name__}.epoch_metrics: {name!r}"
             if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", name):
@@ -305,23 +186,6 @@ def _require_finite(state: TrainState) -> None:
     tensors = [state.loss_sum, *(parameter.detach() for parameter in state.model.parameters())]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
         raise Diverged(f"the training loss or a weight is not finite in epoch {state.epoch + 1}; lower optimizer.lr")
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def _restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(state["mps"].cpu())
 
 
 def _synchronize(device: torch.device) -> None:

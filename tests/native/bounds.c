@@ -10,6 +10,44 @@ static float *numbers(long count) {
   return p;
 }
 
+// A whole step of images by their index, with each optimizer; and one with an index out of range.
+static void take_step(Call *call, const float *images, long pixels) {
+  const long n = call->n, classes = call->layers[call->count - 1].out;
+  int64_t *index = malloc(n * sizeof(int64_t)), *labels = malloc(n * sizeof(int64_t)), correct = 0;
+  float loss_sum = 0;
+  for (long i = 0; i < n; i++) index[i] = n - 1 - i, labels[i] = i % classes;
+  free(call->workspace), free(call->scratch);
+  float *whole = numbers(n * pixels);
+  memcpy(whole, images, n * pixels * sizeof(float));
+  call->images = whole, call->index = index, call->labels = labels, call->examples = n;
+  call->loss_sum = &loss_sum, call->correct = &correct, call->smoothing = 0.1;
+  call->workspace = malloc(workspace_floats(call) * sizeof(float));
+  call->scratch = malloc(scratch_floats(call) * sizeof(float));
+  for (int kind = SGD; kind <= ADAMW; kind++) {
+    Group group = {0.1, 0.1, 0.9, 0.9, 0.999, 1e-8, n % 2};
+    Parameter parameters[MOST_LAYERS] = {0};
+    Average averages[MOST_LAYERS] = {0};
+    float steps = 0;
+    for (long l = 0; l < call->count; l++) {
+      const Layer *layer = &call->layers[l];
+      const long out = layer->out;
+      parameters[l] = (Parameter){out, (float *)layer->bias, layer->bias_gradient, numbers(out), numbers(out), &steps, &group};
+      averages[l] = (Average){out, numbers(out), layer->bias};
+      for (long o = 0; o < out; o++) parameters[l].second[o] += 1;
+    }
+    Update update = {kind, call->count, call->count, parameters, averages, n % 2 ? 0.5 : 0, 0.1};
+    call->update = &update;
+    if (train_step(call)) abort();
+    index[n - 1] = n;
+    if (!train_step(call)) abort();
+    index[n - 1] = 0, labels[0] = classes;
+    if (!train_step(call)) abort();
+    labels[0] = 0;
+    for (long l = 0; l < call->count; l++) free(parameters[l].first), free(parameters[l].second), free(averages[l].average);
+  }
+  free(index), free(labels), free(whole);
+}
+
 int main(int argc, char **argv) {
   const long size = atol(argv[1]), count = argc - 2;
   for (long n = 1; n < 40; n += n < 4 ? 1 : 9)
@@ -50,6 +88,7 @@ int main(int argc, char **argv) {
         call.scratch = malloc(scratch_floats(&call) * sizeof(float));
         forward(&call);
         backward(&call);
+        take_step(&call, images, size * size);
         free(images), free(logits), free(call.workspace), free(call.scratch);
         for (long l = 0; l < count; l++) {
           free((void *)layers[l].weight), free((void *)layers[l].bias), free((void *)layers[l].mask);

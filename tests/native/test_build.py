@@ -133,8 +133,12 @@ def test_with_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
         build.load(MLP)
 
 
-@pytest.mark.parametrize(("constants", "arguments"), SANITIZED)
-def test_the_kernels_stay_within_bounds(constants: dict[str, int], arguments: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "constants", "arguments"), [*(("bounds.c", *case) for case in SANITIZED), ("augment_bounds.c", {}, [])]
+)
+def test_the_kernels_stay_within_bounds(
+    name: str, constants: dict[str, int], arguments: list[str], tmp_path: Path
+) -> None:
     compiler, program = build._compiler(), tmp_path / "bounds"
     flags = [
         "-std=gnu11",
@@ -145,7 +149,7 @@ def test_the_kernels_stay_within_bounds(constants: dict[str, int], arguments: li
         "-fno-sanitize-recover=all",
     ]
     macros = [f"-D{name}={value}" for name, value in constants.items()]
-    source = Path(__file__).with_name("bounds.c")
+    source = Path(__file__).with_name(name)
     command = [compiler, *flags, *macros, f"-I{build.SOURCES}", str(source), "-o", str(program), "-lm"]
     compiled = subprocess.run(command, capture_output=True, text=True, check=False)
     if (compiled.returncode != 0 and "sanitize" in compiled.stderr + compiled.stdout) or "asan" in compiled.stderr:

@@ -22,7 +22,7 @@ from synthetic_runs import write_run
 
 from mnist_exp.cli import report
 from mnist_exp.data.embedded import mnist5k
-from mnist_exp.reports.build import Report, build, write
+from mnist_exp.reports.build import MANIFEST, Report, build, write
 from mnist_exp.reports.collect import Varied, compare, labels, paths_of, what_varies
 from mnist_exp.reports.figures import CURVES, for_file, for_page
 
@@ -309,7 +309,7 @@ class TestFiles:
         output = Path("outputs/report")
         assert {path.name for path in output.iterdir()} == {"report.html", "report.md", "results.csv", "figures"}
         figures = list((output / "figures").iterdir())
-        assert {path.suffix for path in figures} == {".svg", ".png"}
+        assert {path.suffix for path in figures} == {".svg", ".png", ".json"}
         names = {path.stem for path in figures}
         assert {f"curves_{split}_{what}" for split in ("train", "test") for what in ("loss", "accuracy")} <= names
         assert {"accuracy", "differences", "pareto_parameters", "confusion", "per_class", "reliability"} <= names
@@ -381,6 +381,30 @@ class TestFiles:
         assert (tmp_path / "out" / "figures" / "differences.svg").exists()
         write(make(runs / "base-0", baseline=None), tmp_path / "out")
         assert not (tmp_path / "out" / "figures" / "differences.svg").exists()
+
+    def test_nothing_but_figures_of_an_earlier_report_is_deleted(self, runs: Path, tmp_path: Path) -> None:
+        figures = tmp_path / "out" / "figures"
+        figures.mkdir(parents=True)
+        (figures / "mine.svg").write_text("<svg/>")
+        write(make(runs), tmp_path / "out")
+        (figures / "differences.svg").write_text("changed by hand")
+        (tmp_path / "elsewhere.png").write_bytes((figures / "differences.png").read_bytes())
+        (figures / "differences.png").unlink()
+        (figures / "differences.png").symlink_to(tmp_path / "elsewhere.png")
+        written = json.loads((tmp_path / "out" / MANIFEST).read_text())
+        digest = written["differences.png"]
+        (tmp_path / "out" / MANIFEST).write_text(json.dumps({**written, "../../elsewhere.png": digest}))
+        write(make(runs / "base-0", baseline=None), tmp_path / "out")
+        assert (figures / "mine.svg").read_text() == "<svg/>"
+        assert (figures / "differences.svg").read_text() == "changed by hand"
+        assert (figures / "differences.png").is_symlink()
+        assert (tmp_path / "elsewhere.png").exists()
+        assert not (figures / "pareto_parameters.svg").exists()
+        (figures / "differences.png").unlink()
+        for content in ("[]", "no JSON", '{"mine.svg": 1}'):
+            (tmp_path / "out" / MANIFEST).write_text(content)
+            write(make(runs), tmp_path / "out")
+            assert (figures / "mine.svg").exists()
 
 
 class Links(HTMLParser):

@@ -125,6 +125,7 @@ def test_the_account_owns_what_offline_runs_leave_open(
 def test_where_a_report_is_saved_is_for_the_user_to_say(
     tmp_path: Path,
     composed: Callable[..., dict[str, Any]],
+    mnist_train: Callable[..., int],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -141,6 +142,10 @@ def test_where_a_report_is_saved_is_for_the_user_to_say(
             "--wandb-project them/theirs\n"
         )
         assert not server.reports
+        assert mnist_train(*SETTINGS, "logger.project=theirs", "hydra.run.dir=known") == 0  # the server knows it now
+        report.main(["runs", "--wandb", "--output", "out", "--wandb-project", "them/theirs"])
+        (saved,) = server.reports
+    assert (saved["entityName"], saved["projectName"]) == ("them", "theirs")
 
 
 class TestMistakes:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import yaml
+from exit_status import status_of
 from PIL import Image
 
 from mnist_exp.cli import demo, predict, report
@@ -53,13 +54,6 @@ def command(
     mnist_train: Callable[..., int], small: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[[str, Path], int]:
     """Gives one of ``COMMANDS`` a directory; returns the exit status."""
-
-    def status_of(main: Callable[[list[str]], None], *arguments: str) -> int:
-        try:
-            main(list(arguments))
-        except SystemExit as leaving:
-            return int(leaving.code or 0)
-        return 0
 
     def start_demo(arguments: list[str]) -> None:
         monkeypatch.setattr(demo.Demo, "serve_forever", lambda server: None)

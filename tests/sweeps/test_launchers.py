@@ -17,6 +17,7 @@ from sweep_processes import breaking, rows, start, wait_for
 
 from mnist_exp.runs import read_run
 from mnist_exp.runs.provenance import available_cores
+from mnist_exp.sweeps import slurm
 
 LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
@@ -115,8 +116,8 @@ def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str
 
 def test_a_worker_that_dies_takes_no_other_job_along(small: list[str], tmp_path: Path) -> None:
     """joblib kills all workers when one is gone."""
-    command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=200", "seed=6,3", "hydra.sweep.dir=sweep"]
-    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
+    command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=3", "seed=6,3", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="3")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 1, out
     assert {name: job["status"] for name, job in rows(tmp_path).items()} == {"seed=6": "killed", "seed=3": "completed"}
@@ -131,8 +132,8 @@ def test_interrupted_once_and_finished(
     whole_group: bool, launcher: list[str], small: list[str], tmp_path: Path, mnist_train: Callable[..., int]
 ) -> None:
     """Ctrl-C on a terminal reaches every process; ``kill -INT`` only the first one."""
-    command = [*small, *launcher, "trainer.epochs=200", "seed=range(3)", "hydra.sweep.dir=sweep"]
-    process = start(tmp_path, *command)
+    command = [*small, *launcher, "trainer.epochs=3", "seed=3,4,8", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="3,4,8")
     wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) >= 2, process)
     if whole_group:
         os.killpg(process.pid, signal.SIGINT)
@@ -142,7 +143,7 @@ def test_interrupted_once_and_finished(
     assert process.returncode == 130, out
     statuses = {name: job["status"] for name, job in rows(tmp_path).items()}
     assert "interrupted" in statuses.values()
-    assert set(statuses.values()) <= {"interrupted", "waiting", "completed"}
+    assert set(statuses.values()) <= {"interrupted", "waiting"}
     told = " ".join(out.splitlines()[-1].split()[-2 - len(launcher) :])
     assert told == " ".join(["-m", "sweep.resume=sweep", *launcher])
     again = subprocess.run(
@@ -155,15 +156,15 @@ def test_interrupted_once_and_finished(
     assert again.returncode == 0, again.stderr
     assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
     name = next(name for name, status in statuses.items() if status == "interrupted")
-    assert mnist_train(*small, "trainer.epochs=200", name, "hydra.run.dir=whole") == 0
+    assert mnist_train(*small, "trainer.epochs=3", name, "hydra.run.dir=whole") == 0
     with np.load("whole/predictions.npz") as whole, np.load(f"sweep/{name}/predictions.npz") as job:
         np.testing.assert_array_equal(whole["logits"], job["logits"])
 
 
 def test_a_signal_after_a_job_has_ended_changes_nothing(small: list[str], tmp_path: Path) -> None:
     """A job hears of Ctrl-C from the terminal, and once more from its launcher, which may find it on its way out."""
-    command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=1000", "seed=7,8", "hydra.sweep.dir=sweep"]
-    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
+    command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=3", "seed=7,8", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="7,8")
     wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) == 2, process)
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=300)
@@ -188,6 +189,29 @@ def test_jobs_share_the_cores(launcher: list[str], small: list[str], tmp_path: P
         assert read_run(tmp_path / "sweep" / name).status == "completed"
 
 
+@pytest.mark.parametrize(
+    ("answers", "asked"),
+    [
+        ([None, "JobState=RUNNING", None, "JobState=RUNNING", ""], ["show", "show", "requeue", "show", "requeue"]),
+        ([None, "JobState=RUNNING", None, "JobState=PENDING"], ["show", "show", "requeue", "show"]),
+        (["JobState=COMPLETING"], ["show"]),
+    ],
+)
+def test_a_busy_slurm_is_asked_again(
+    answers: list[str | None], asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def ask(*command: str) -> str | None:
+        said.append("show" if "show" in command else command[1])
+        return answers[len(said) - 1]
+
+    monkeypatch.setattr(slurm, "_ask", ask)
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
+    slurm._requeue_unless_stopped("7")
+    assert said == asked
+
+
 def test_without_slurm_a_line_says_so(
     small: list[str],
     tmp_path: Path,
@@ -205,7 +229,7 @@ def test_without_slurm_a_line_says_so(
 
 def test_the_whole_sweep_on_a_terminal(small: list[str], mnist_train_terminal: Callable[..., tuple[int, str]]) -> None:
     """A bar that is drawn while jobs run in other processes; what stays on the screen is a line a job, and the table."""
-    sweep = ["-m", *small, *LAUNCHERS["joblib"], "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    sweep = ["-m", *small, "trainer.epochs=60", *LAUNCHERS["joblib"], "seed=0,1,2", "hydra.sweep.dir=sweep"]
     status, text = mnist_train_terminal(*sweep)
     assert status == 0
     assert re.search("sweep .*━.* 0 of 3 done, . running", text)

@@ -82,8 +82,9 @@ def test_whatever_ends_a_job_the_others_run_and_another_cluster_finishes(
 def test_interrupted_once_and_continued(
     small: list[str], tmp_path: Path, environment: dict[str, str], mnist_train: Callable[..., int]
 ) -> None:
-    small.append("trainer.epochs=200")
-    process = start(tmp_path, *small, *ON_RAY, OF_TWO, "seed=range(3)", **environment)
+    small.append("trainer.epochs=3")
+    command = [*small, *ON_RAY, OF_TWO, "seed=3,4,8"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="3,4,8", **environment)
     wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) >= 2, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=300)

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from one_node_slurm import one_node_slurm, why_not
 from sweep_processes import BREAKING, assert_each_broken_job_ended_alone, breaking, rows, start, wait_for
 from wandb_files import read_run as read_wandb
 
 from mnist_exp.runs.directory import read_metrics
 from mnist_exp.training import load_checkpoint
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm.py"
-spec = importlib.util.spec_from_file_location("slurm", SCRIPT)
-assert spec is not None
-assert spec.loader is not None
-slurm = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(slurm)
-
-REASON = slurm.why_not()
+REASON = why_not()
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.xdist_group("slurm"),
@@ -39,7 +31,7 @@ ON_SLURM = ["hydra/launcher=submitit_slurm", "hydra.sweep.dir=sweep"]
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
     """In which the programs of Slurm find theirs."""
-    with slurm.one_node_slurm() as environment:
+    with one_node_slurm() as environment:
         yield {name: environment[name] for name in ("PATH", "SLURM_CONF")}
 
 
@@ -51,13 +43,12 @@ def ask(environment: dict[str, str]) -> Callable[..., str]:
     )
 
 
-def test_starts_for_a_command_and_leaves_nothing(tmp_path: Path) -> None:
-    script = "echo $SLURM_CONF; sbatch --wrap 'sleep 60' >&2; sinfo --noheader --format=%D; exit 3"
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "bash", "-c", script], capture_output=True, text=True, timeout=300, check=False
-    )
+def test_a_slurm_that_ends_leaves_nothing() -> None:
+    script = "echo $SLURM_CONF; sbatch --wrap 'sleep 60' >&2; sinfo --noheader --format=%D"
+    with one_node_slurm() as own:
+        done = subprocess.run(["bash", "-c", script], env=own, capture_output=True, text=True, timeout=300, check=True)
     configuration, nodes = done.stdout.splitlines()
-    assert (nodes, done.returncode) == ("1", 3), done.stderr
+    assert nodes == "1", done.stderr
     assert not Path(configuration).parent.exists()
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
     assert not any(str(Path(configuration).parent).encode() in command for command in commands)
@@ -72,7 +63,7 @@ def test_failures_stay_alone_and_preempted_jobs_go_on(
 ) -> None:
     """The same command finishes the sweep, while Slurm wants its machine back three times."""
     small.remove("trainer.threads=1")
-    small += ["trainer.epochs=200", "regularization.dropout=0.2"]
+    small += ["trainer.epochs=3", "regularization.dropout=0.2"]
     command = [*small, *ON_SLURM, BREAKING, "hydra.launcher.max_num_timeout=1"]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), **environment)
     _, err = process.communicate(timeout=300)
@@ -81,7 +72,8 @@ def test_failures_stay_alone_and_preempted_jobs_go_on(
 
     parts = {index: len(record_of(tmp_path, index).get("resumed", [])) for index in range(3)}
 
-    process = start(tmp_path, *command, **environment)
+    healed = {"PYTHONPATH": str(tmp_path / "break"), "HEALED": "yes", "WAITING": "0,1,2"}
+    process = start(tmp_path, *command, **healed, **environment)
     # A signal is what a job gets ahead of a preemption or of its time limit; requeued is what it is in the end.
     takes = {0: ["scancel", "--signal=TERM"], 1: ["scontrol", "requeue"], 2: ["scancel", "--signal=USR2"]}
     for index, take in takes.items():
@@ -93,7 +85,9 @@ def test_failures_stay_alone_and_preempted_jobs_go_on(
         ask(*take, tasks[str(index)] + step)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1, f"the same bits diverge again{err}"
-    assert {name for name, job in rows(tmp_path).items() if job["status"] != "completed"} == {"seed=5"}
+    assert {name: job["status"] for name, job in rows(tmp_path).items() if job["status"] != "completed"} == {
+        "seed=5": "diverged"
+    }
     for index in takes:
         run = f"seed={index}"
         record = record_of(tmp_path, index)
@@ -128,7 +122,9 @@ def test_interrupted_leaves_nothing_in_the_queue(
 ) -> None:
     small[small.index("logger=none")] = "logger.mode=offline"
     cpus = len(os.sched_getaffinity(0))
-    process = start(tmp_path, *small, *ON_SLURM, "trainer.epochs=100", f"seed=range({cpus + 2})", **environment)
+    seeds = ",".join(str(seed) for seed in range(10, 12 + cpus))
+    command = [*small, *ON_SLURM, "trainer.epochs=3", f"seed={seeds}"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING=seeds, **environment)
     wait_for(lambda: any(tmp_path.glob("sweep/*/metrics.jsonl")), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=300)

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 from wandb_files import RunFile, read_run
 from wandb_server import WandbServer
+from warm_commands import WarmCommands
 
 from mnist_exp.loggers.wandb import WandbLogger
 from mnist_exp.runs.directory import read_metrics, read_record
@@ -149,6 +149,7 @@ def test_documented_commands(
     small: list[str],
     mnist_train: Callable[..., int],
     wandb_server: WandbServer,
+    warm_commands: WarmCommands,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -156,7 +157,8 @@ def test_documented_commands(
     lines = re.findall(r"^\$ (.*)", (ROOT / "docs" / "sweeps.md").read_text(), re.MULTILINE)
     commands = [shlex.split(line, comments=True) for line in lines]
     assert [words[:2] for words in commands] == [
-        *[["python", "scripts/sync_wandb.py"]] * 2,
+        ["mnist-report", "outputs"],
+        ["mnist-report", "outputs/sweeps/mlp_width"],
         ["wandb", "sweep"],
         ["wandb", "agent"],
     ]
@@ -168,8 +170,8 @@ def test_documented_commands(
     sweep["run_cap"] = 2
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "wandb_sweep.yaml").write_text(yaml.safe_dump(sweep))
-    (tmp_path / "scripts" / "sync_wandb.py").symlink_to(ROOT / "scripts" / "sync_wandb.py")
-    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    warm_commands.add("python", None)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(warm_commands.bin), os.environ["PATH"]]))
     said = []
     for words in commands:
         filled = [word.replace("ENTITY", "somebody").replace("ID", "sweep0") for word in words]

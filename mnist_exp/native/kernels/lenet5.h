@@ -5,7 +5,7 @@ static void pad_images(const Call *call, const Forward *f) {
   for (long i = 0; i < f->n; i++)
     for (long row = 0; row < SIDE; row++)
       memcpy(f->input + i * INPUT1 + (row + PADDING) * SIDE1 + PADDING,
-             call->images + (f->first + i) * PIXELS + row * SIDE, SIDE * sizeof(float));
+             call->images + example(call, f->first + i) * PIXELS + row * SIDE, SIDE * sizeof(float));
 }
 static void interleave(const float *one, const float *other, float *pair) {
   for (long k = 0; k < INPUT1; k++) pair[2 * k] = one[k], pair[2 * k + 1] = other[k];

@@ -27,17 +27,23 @@ static void add_feature_sums(const float *a, const float *b, long out, const For
     }
 }
 
+static void gather(const Call *call, const Forward *f) {
+  const long in = call->layers[0].in;
+  for (long i = 0; f->gathered && i < f->n; i++)
+    memcpy(f->gathered + i * in, call->images + example(call, f->first + i) * in, in * sizeof(float));
+}
+
 // Linear layer l: the product, and for batch norm the sums.
 static void begin_linear(const Call *call, const Forward *f, long l) {
   const Layer *layer = &call->layers[l];
   float *z = layer->norm ? f->normal[l + 1] : f->x[l + 1];
-  const float *images = call->images + f->first * layer->in;
   Product product = {layer->weight, layer->in, 1, f->x[l], f->padded, z, f->padded, layer->out, f->padded, layer->in, layer->bias, 0};
+  if (l == 0) gather(call, f);
   if (takes_images(layer, l)) {
     product.n = f->n;
-    multiply_turned(product, images, f->x[0]);
+    multiply_turned(product, f->images, f->x[0]);
   } else {
-    if (!CONVOLUTIONS && l == 0) transpose(images, layer->in, f->x[0], f->padded, f->n, layer->in);
+    if (!CONVOLUTIONS && l == 0) transpose(f->images, layer->in, f->x[0], f->padded, f->n, layer->in);
     if (l == CONVOLUTIONS) clear_padding(f->x[l], layer->in, f);
     if (layer->mask) multiply_by_mask(f->x[l], f->mask, layer, f);
     multiply(product);
@@ -50,7 +56,7 @@ static void finish_linear(const Call *call, const Forward *f, long l) {
   const Layer *layer = &call->layers[l];
   float *x = f->x[l + 1], *normal = f->normal[l + 1];
   if (l + 1 == call->count) {
-    transpose(x, f->padded, call->logits + f->first * layer->out, layer->out, layer->out, f->n);
+    if (!call->labels) transpose(x, f->padded, call->logits + f->first * layer->out, layer->out, layer->out, f->n);
     return;
   }
   const float *mean = statistics(call, l, 0), *scale = mean + layer->out;
@@ -79,7 +85,7 @@ static void backward_weights(const Call *call, long l, const Forward *f, const B
   const long in = layer->in, as_given = takes_images(layer, l);
   const long stride = as_given ? in : ROUND_UP(in, V);
   const float *rows = b->rows;
-  if (as_given) rows = call->images + f->first * in;
+  if (as_given) rows = f->images;
   else transpose(f->x[l], f->padded, b->rows, stride, in, f->n);
   float *weight = b->own[2 * l], *bias = b->own[2 * l + 1];
   float *to = in < V ? b->narrow : weight;
@@ -95,6 +101,10 @@ static void backward_weights(const Call *call, long l, const Forward *f, const B
 // b->gradient, of the output of linear layer l: to that of what batch norm gave, and its sums.
 static void begin_backward_linear(const Call *call, const Forward *f, const Backward *b, long l) {
   const Layer *layer = &call->layers[l];
+  if (l + 1 == call->count && call->labels) {
+    cross_entropy(call, f, b->gradient);
+    return;
+  }
   if (l + 1 == call->count) {
     transpose(call->logits + f->first * layer->out, layer->out, b->gradient, f->padded, f->n, layer->out);
     clear_padding(b->gradient, layer->out, f);

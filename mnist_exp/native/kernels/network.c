@@ -1,4 +1,5 @@
-// One network on a CPU: logits from images, and the gradients of its parameters from the gradient of the logits.
+// One network on a CPU: logits from images, and the gradients of its parameters from the gradient of the logits; or a whole
+// training step: the batch's images by their index, the loss and its gradient, and what an optimizer makes of it.
 //
 // The batch is split into shards, each with its part of the workspace. A shard's images share vectors in the linear layers:
 // features lie in memory as [feature][image], images rounded up to whole vectors. Sums over shards are taken in their order,
@@ -10,7 +11,9 @@
 #if CONVOLUTIONS
 #include "lenet5.h"
 #endif
+#include "loss.h"
 #include "linear.h"
+#include "update.h"
 
 static void forward_shard(const Call *call, long shard) {
   const Forward f = forward_part(call, shard);
@@ -158,4 +161,26 @@ void backward(Call *call) {
   memcpy(one->bias_gradient, bias1, CHANNELS1 * sizeof(float));
   memcpy(two->bias_gradient, bias1 + ROUND_UP(CHANNELS1, V), CHANNELS2 * sizeof(float));
 #endif
+}
+
+// A whole step: the gradients of the mean loss, then what `update` says. Returns 0, or 1 where an index or a label is out of
+// range; then nothing has changed.
+int64_t train_step(Call *call) {
+  const int64_t classes = call->layers[call->count - 1].out;
+  for (long i = 0; i < call->n; i++) {
+    if (call->index && (call->index[i] < 0 || call->index[i] >= call->examples)) return 1;
+    const int64_t label = call->labels[example(call, i)];
+    if (label < 0 || label >= classes) return 1;
+  }
+  forward(call);
+  backward(call);
+  double loss = 0, correct = 0;
+  for (long s = 0; s < call->shards; s++) {
+    const Forward f = forward_part(call, s);
+    if (f.n) loss += f.loss[0], correct += f.loss[1];
+  }
+  *call->loss_sum += (float)loss;
+  *call->correct += (int64_t)correct;
+  if (call->update) apply_update(call);
+  return 0;
 }

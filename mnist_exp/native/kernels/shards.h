@@ -1,7 +1,7 @@
-// What is computed with, and where it lies: layers, calls, the shards of a batch and their parts of the workspace; the team of
-// threads.
+// What is computed with, and where it lies: layers, calls, the shards of a batch and their parts of the workspace.
 #include "vectors.h"
 #include "product.h"
+#include "team.h"
 
 #ifdef KERNEL
 #include "convolution.h"
@@ -55,16 +55,29 @@ typedef struct {
   float *gamma_gradient, *beta_gradient, *running_mean, *running_variance;
 } Layer;
 
+struct Update;
+
 typedef struct {
   int64_t count; // of layers
   Layer *layers;
-  const float *images; // (n, pixels)
-  float *logits;       // (n, classes), or its gradient
+  const float *images; // (n, pixels), or with `index` (examples, pixels)
+  float *logits;       // (n, classes), or its gradient; not used with `labels`
   float *workspace;    // of the forward pass, kept for the backward pass
   float *scratch;      // of the backward pass
   int64_t n, shards;
   int64_t from, to;    // steps, of which each layer has two: what batch norm needs sums from, and the rest
+  // Of a whole training step; else NULL.
+  const int64_t *index;  // (n), the images of the batch among `examples`, or NULL: images and labels are the batch
+  const int64_t *labels; // (n) or (examples)
+  int64_t examples;
+  double smoothing;      // label smoothing
+  float *loss_sum;       // over images: the batch's is added
+  int64_t *correct;      // and the number of those whose label has the largest logit
+  struct Update *update; // or NULL: gradients only
 } Call;
+
+// The place of image i of the batch, and of its label.
+INLINE long example(const Call *call, long i) { return call->index ? call->index[i] : i; }
 
 #define MOST_LAYERS 64
 
@@ -76,12 +89,15 @@ typedef struct {
 // What one shard works with: images [first, first + n), n rounded up to `padded`.
 typedef struct {
   long first, n, padded;
+  double *loss; // sum over its images, then the number of those that are right
 #if CONVOLUTIONS
   float *input; // padded images [n][INPUT1]
   Maps maps[2];
   Full full[2];
   float *kernels, *pair, *value; // packed weights, then biases; two images; maps of one image
 #endif
+  const float *images; // [n][in] for a first layer that is linear
+  float *gathered;     // room for them where they come by index, else NULL
   float *x[MOST_LAYERS + 1];      // input of each linear layer, [in][padded]; at the end the logits
   float *slope[MOST_LAYERS + 1];  // derivative of the activation that made it, NULL where x says enough (ReLU)
   float *normal[MOST_LAYERS + 1]; // what batch norm made of it before gamma and beta
@@ -137,6 +153,7 @@ static uintptr_t forward_layout(const Call *call, long shard, uintptr_t at, Forw
   f->first = (blocks * shard + call->shards - 1) / call->shards * V;
   f->n = LEAST(end, call->n) - LEAST(f->first, call->n); // 0 where there are more shards than vectors of images
   f->padded = ROUND_UP(f->n, V);
+  f->loss = (double *)take(&at, 4);
 #if CONVOLUTIONS
   f->input = take(&at, most * INPUT1);
   for (long c = 0; c < 2; c++) {
@@ -150,6 +167,8 @@ static uintptr_t forward_layout(const Call *call, long shard, uintptr_t at, Forw
   f->pair = take(&at, 2 * INPUT1);
   f->value = DENSE ? take(&at, LARGER(full_floats(0), full_floats(1))) : 0;
 #endif
+  f->gathered = call->index && !CONVOLUTIONS ? take(&at, call->layers[0].in * most) : 0;
+  f->images = f->gathered ? f->gathered : call->images + f->first * call->layers[0].in;
   for (long l = 0; l < call->count; l++) {
     const Layer *layer = &call->layers[l];
     f->sums[l] = layer->norm ? (double *)take(&at, 4 * layer->out) : 0;
@@ -222,21 +241,14 @@ static long statistics_size(const Call *call) {
   return size;
 }
 
-// Team of threads: PyTorch's own, since a second one would fight with it for the cores. NULL: one shard after the other.
-static void (*start_team)(void (*)(void *), void *, unsigned, unsigned);
-static int (*my_number)(void), (*team_size)(void);
-void use_team(void *start, void *number, void *size) { start_team = start, my_number = number, team_size = size; }
-
 typedef struct {
   void (*work)(const Call *, long);
   const Call *call;
-} Task;
-static void member(void *data) {
-  const Task *task = data;
-  for (long shard = my_number(); shard < task->call->shards; shard += team_size()) task->work(task->call, shard);
+} ShardWork;
+static void do_shard(const void *data, long shard) {
+  const ShardWork *one = data;
+  one->work(one->call, shard);
 }
 static void for_each_shard(void (*work)(const Call *, long), const Call *call) {
-  if (call->shards > 1 && start_team) start_team(member, &(Task){work, call}, call->shards, 0);
-  else
-    for (long shard = 0; shard < call->shards; shard++) work(call, shard);
+  for_each_part(do_shard, &(ShardWork){work, call}, call->shards);
 }

@@ -1,18 +1,14 @@
 """Upload what Weights & Biases has not got: runs that were offline, and runs that lost the server on the way.
 
-python scripts/sync_wandb.py                            all runs in outputs/
-python scripts/sync_wandb.py outputs/sweeps/mlp_width   a sweep, a run, or any folder of them
+Each run arrives under the id, group and project it was recorded with, and is marked (run-ID.wandb.synced), so that the same
+again goes on with the rest.
 
-Prints a line for each run. Each arrives under the id, group and project it was recorded with, and is marked
-(run-ID.wandb.synced), so that the same command again goes on with the rest. Exit status 1 if something is left.
-
-A run directory may be somebody else's, so what it says is sent only where you send your runs anyway: to project mnist-exp
-of your account, or where WANDB_PROJECT, WANDB_ENTITY, --project and --entity say. Files of the run are sent only with --files.
+A run directory may be somebody else's, so what it says is sent only where the user sends runs anyway, and files of the run only
+if the user says so.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -22,21 +18,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-import wandb
-
-from mnist_exp.errors import UsageError, report
+from mnist_exp.errors import UsageError
 from mnist_exp.loggers.wandb_file import records
 from mnist_exp.loggers.wandb_private import staging_folder
-from mnist_exp.loggers.wandb_service import end_service, start_service
-from mnist_exp.runs import RunDirectoryError, find_runs
+from mnist_exp.loggers.wandb_service import start_service
+from mnist_exp.runs import RunDirectoryError
 from mnist_exp.runs.directory import is_locked
 from mnist_exp.runs.files import refuse_links_for_wandb
+from mnist_exp.terminal import say
 
 # Two ways in which a process that was killed leaves its file: without a record, this many bytes long; or in the middle of one.
 BEGUN = 7
+SECONDS_A_RUN = 300  # that one run may take
 PROJECT = "mnist-exp"  # as in conf/logger/wandb.yaml
 # Kinds of records that name no file and no destination.
 HARMLESS = {
@@ -50,43 +46,43 @@ class ServerGone(Exception):
     """W&B does not answer. One line."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="*", type=Path, default=[Path("outputs")], help="default: outputs")
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds that one run may take (300)")
-    parser.add_argument("--project", default=os.environ.get("WANDB_PROJECT") or PROJECT, help="whose runs are uploaded")
-    parser.add_argument(
-        "--entity", default=os.environ.get("WANDB_ENTITY"), help="whose runs are uploaded, beside yours"
-    )
-    parser.add_argument("--files", action="store_true", help="also files that runs were told to upload")
-    options = parser.parse_args(arguments)
-    try:
-        runs: dict[Path, Path] = {}
-        for path in options.paths:
-            for run in find_runs(path):
-                runs.setdefault(run.resolve(), run)  # a run and its sweep may both be named
-        found: dict[Path, list[Path]] = {}
-        refused = 0
-        for run in runs.values():
-            try:
-                files = not_uploaded(run)
-                for file in files:
-                    check_records(file, options.project, options.entity, files=options.files)
-            except (ValueError, RunDirectoryError) as error:
-                print(f"{run}: failed: {error}", flush=True)
-                refused += 1
-                continue
-            if files:
-                found[run] = files
-        left = refused + (upload_all(found, options.timeout) if found or not refused else 0)
-    except UsageError as error:
-        report(error, "sync_wandb.py")
-        sys.exit(2)
-    except ServerGone as error:
-        report(error, "sync_wandb.py")
-        end_service()
-        sys.exit(1)
-    sys.exit(1 if left else 0)
+def sync(runs: Iterable[Path], place: str | None = None, *, files: bool = False) -> int:
+    """Upload runs, with a line for each; returns how many could not be.
+
+    Args:
+        runs: run directories; one that is named twice counts once.
+        place: PROJECT or ENTITY/PROJECT that runs may be sent to, beside those of the account itself. None: where WANDB_PROJECT
+            and WANDB_ENTITY say, else mnist-exp.
+        files: whether files that runs were told to upload may be sent.
+
+    Raises:
+        UsageError: no API key, or one that is refused.
+        ServerGone: the server does not answer.
+    """
+    entity, _, project = (place or os.environ.get("WANDB_PROJECT") or PROJECT).rpartition("/")
+    found: dict[Path, list[Path]] = {}
+    refused = 0
+    for run in _each_once(runs):
+        try:
+            left = not_uploaded(run)
+            for file in left:
+                check_records(file, project, entity or os.environ.get("WANDB_ENTITY"), files=files)
+        except (ValueError, RunDirectoryError) as error:
+            say(f"{run}: failed: {error}")
+            refused += 1
+        else:
+            if left:
+                found[run] = left
+    if not found and not refused:
+        say("nothing to upload")
+    return refused + (_upload_all(found) if found else 0)
+
+
+def _each_once(runs: Iterable[Path]) -> Iterable[Path]:
+    found: dict[Path, Path] = {}
+    for run in runs:
+        found.setdefault(run.resolve(), run)  # a run and its sweep may both be named
+    return found.values()
 
 
 def not_uploaded(run: Path) -> list[Path]:
@@ -97,7 +93,7 @@ def not_uploaded(run: Path) -> list[Path]:
     """
     refuse_links_for_wandb(run)
     files = [file for file in run.glob("wandb/*run-*/run-*.wandb") if file.stat().st_size > BEGUN]
-    files = [file for file in files if not marker(file).exists()]
+    files = [file for file in files if not _marker(file).exists()]
     return sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))
 
 
@@ -117,18 +113,18 @@ def check_records(file: Path, project: str, entity: str | None, *, files: bool) 
             if kind in {"run", "artifact"}:
                 what = getattr(record, kind)
                 if what.project != project or what.entity not in {"", entity}:
-                    also = f" --entity {shlex.quote(what.entity)}" if what.entity else ""
+                    there = f"{what.entity}/{what.project}" if what.entity else what.project
                     raise ValueError(
                         f"it is recorded for project {what.project!r}{f' of {what.entity!r}' if what.entity else ''}; if "
-                        f"you want it there, type --project {shlex.quote(what.project)}{also}"
+                        f"you want it there, type --wandb-project {shlex.quote(there)}"
                     )
             if kind == "artifact":
                 if not files:
-                    raise ValueError("files of the run are to be uploaded, too; if you want that, type --files")
+                    raise ValueError("files of the run are to be uploaded, too; if you want that, type --wandb-files")
                 if record.artifact.manifest.manifest_file_path:
                     raise ValueError("the list of the files that it asks for lies elsewhere")
                 for entry in record.artifact.manifest.contents:
-                    if not entry.local_path or not is_copy(Path(entry.local_path)):
+                    if not entry.local_path or not _is_copy(Path(entry.local_path)):
                         raise ValueError(f"it asks for the file {entry.local_path!r}, which is no copy that W&B made")
             elif kind == "files":
                 for item in record.files.files:
@@ -138,46 +134,43 @@ def check_records(file: Path, project: str, entity: str | None, *, files: bool) 
             elif kind not in {"run", *HARMLESS}:
                 raise ValueError(f"it asks for what no run of this project asks for: {kind}")
     except ValueError as error:
-        raise ValueError(one_line(f"Failed to read {file}: {error}" if "no record" in str(error) else error)) from error
+        raise ValueError(
+            _one_line(f"Failed to read {file}: {error}" if "no record" in str(error) else error)
+        ) from error
 
 
-def is_copy(path: Path) -> bool:
+def _is_copy(path: Path) -> bool:
     """Whether W&B has put this file aside to upload it."""
     return path.resolve().parent == staging_folder() and not path.is_symlink()
 
 
-def marker(file: Path) -> Path:
+def _marker(file: Path) -> Path:
     """W&B's own mark of a file that the server has."""
     return file.with_suffix(".wandb.synced")
 
 
-def upload_all(runs: dict[Path, list[Path]], timeout: float) -> int:
-    """Upload runs one after the other, each with its files; returns how many could not be.
-
-    Raises:
-        UsageError: no API key, or one that is refused.
-        ServerGone: the server does not answer.
-    """
-    if not runs:
-        print("nothing to upload")
-        return 0
-    ask_server(min(timeout, 15.0))
+def _upload_all(runs: Mapping[Path, list[Path]]) -> int:
+    """Upload runs one after the other, each with its files; returns how many could not be."""
+    _ask_server()
     left = 0
     for run, files in runs.items():
         if is_locked(run):
-            print(f"{run}: still running, left for later")
+            say(f"{run}: still running, left for later")
             continue
         try:
-            print(f"{run}: uploaded{upload(run, files, timeout)}", flush=True)
+            say(f"{run}: uploaded{_upload(run, files)}")
         except ValueError as error:
             left += 1
-            print(f"{run}: failed: {error}", flush=True)
-            ask_server(min(timeout, 15.0))  # else the rest would wait for it one after the other
+            say(f"{run}: failed: {error}")
+            _ask_server()  # else the rest would wait for it one after the other
     return left
 
 
-def ask_server(patience: float) -> None:
-    """Raises what ``upload_all`` does; takes about ``patience`` seconds at most."""
+def _ask_server() -> None:
+    """Raises what ``sync`` does; takes about 15 seconds at most."""
+    import wandb
+
+    patience = min(SECONDS_A_RUN, 15)
     settings = start_service()
     began = time.monotonic()
     try:
@@ -189,10 +182,10 @@ def ask_server(patience: float) -> None:
     except wandb.errors.Error as error:
         if time.monotonic() - began >= patience:
             raise ServerGone(f"{settings.base_url} does not answer") from error
-        raise UsageError(f"the API key cannot be used: {one_line(error)}") from error
+        raise UsageError(f"the API key cannot be used: {_one_line(error)}") from error
 
 
-def upload(run: Path, files: Iterable[Path], timeout: float) -> str:
+def _upload(run: Path, files: Sequence[Path]) -> str:
     """Upload files of one run with ``wandb sync``; returns what else there is to say.
 
     Raises:
@@ -211,9 +204,9 @@ def upload(run: Path, files: Iterable[Path], timeout: float) -> str:
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=timeout)
+        output, _ = process.communicate(timeout=SECONDS_A_RUN)
     except subprocess.TimeoutExpired as error:
-        raise ValueError(f"not done after {timeout:g} s") from error
+        raise ValueError(f"not done after {SECONDS_A_RUN} s") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if process.poll() is None:
@@ -226,19 +219,15 @@ def upload(run: Path, files: Iterable[Path], timeout: float) -> str:
     cut_off = len(said) > len(errors)
     if errors:
         for file in files:
-            marker(file).unlink(missing_ok=True)
-        raise ValueError(one_line(errors[0]))
+            _marker(file).unlink(missing_ok=True)
+        raise ValueError(_one_line(errors[0]))
     for file in files:
         if cut_off:
-            marker(file).touch()  # nothing more can come of it
-        elif not marker(file).exists():
+            _marker(file).touch()  # nothing more can come of it
+        elif not _marker(file).exists():
             raise ValueError(f"{file} is not marked as uploaded")
     return ", without the last rows before its process was killed" if cut_off else ""
 
 
-def one_line(error: object) -> str:
+def _one_line(error: object) -> str:
     return " ".join(str(error).split())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,4 @@
-"""A Slurm of one node on this machine, for as long as a command runs. Needs root.
-
-    apt-get install --no-install-recommends slurm-wlm munge
-    python scripts/slurm.py mnist-train -m sweep=mlp_width hydra/launcher=submitit_slurm
-    python scripts/slurm.py                     # a shell, in which squeue, sbatch and scancel work
+"""A Slurm of one node on this machine, for as long as tests need it. Needs root.
 
 Everything it keeps lies in a temporary directory, its ports are free ones, and another Slurm on the machine is left alone.
 """
@@ -13,7 +9,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -144,24 +139,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def main() -> int:
-    if {"-h", "--help"} & set(sys.argv[1:2]):
-        print(__doc__)
-        return 0
-    if reason := why_not():
-        print(f"slurm.py: {reason}", file=sys.stderr)
-        return 2
-    with one_node_slurm() as environment:
-        command = sys.argv[1:] or [os.environ.get("SHELL", "/bin/sh")]
-        process = subprocess.Popen(command, env=environment)
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:  # the terminal told the command, too
-                continue
-
-
-if __name__ == "__main__":
-    sys.exit(main())

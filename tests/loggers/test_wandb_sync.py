@@ -17,15 +17,14 @@ import wandb
 from filelock import FileLock
 from wandb_server import WandbServer
 
+from mnist_exp.cli import report
+from mnist_exp.loggers import wandb_sync
 from mnist_exp.runs.directory import read_metrics, read_record
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "sync_wandb.py"
 
 
 def sync(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=300, check=False
-    )
+    command = [sys.executable, "-m", "mnist_exp.cli.report", "--wandb-sync", *(arguments or ["outputs"])]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture
@@ -140,7 +139,7 @@ def test_a_run_in_parts_is_one_run(
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (["nowhere"], {}, "nowhere is not a directory"),
+        (["nowhere"], {}, "nowhere does not exist; name run directories, folders of them, or a pattern"),
         (["outputs"], {"WANDB_API_KEY": ""}, "no API key is configured; type wandb login"),
         (
             ["outputs"],
@@ -162,16 +161,24 @@ def test_a_mistake_is_one_line(
     done = sync(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"sync_wandb.py: {said}")
+    assert line.startswith(f"mnist-report: {said}")
 
 
-def test_a_server_that_does_not_answer_is_one_line(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_a_server_that_does_not_answer_is_one_line(
+    offline: Callable[..., Path],
+    wandb_server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     offline("a")
     offline("b")
+    capsys.readouterr()
     wandb_server.silent = True
-    done = sync("--timeout", "1")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"sync_wandb.py: {os.environ['WANDB_BASE_URL']} does not answer\n"
+    monkeypatch.setattr(wandb_sync, "SECONDS_A_RUN", 1)
+    with pytest.raises(SystemExit) as leaving:
+        report.main(["outputs", "--wandb-sync"])
+    assert leaving.value.code == 1
+    assert capsys.readouterr() == ("", f"mnist-report: {os.environ['WANDB_BASE_URL']} does not answer\n")
 
 
 def test_a_server_that_is_lost_on_the_way_is_given_up(
@@ -195,15 +202,13 @@ def test_a_server_that_is_lost_on_the_way_is_given_up(
 
     with monkeypatch.context() as patch:
         patch.setattr(subprocess.Popen, "communicate", communicate_once_lost)
-        patch.syspath_prepend(str(SCRIPT.parent))
-        from sync_wandb import main
-
+        patch.setattr(wandb_sync, "SECONDS_A_RUN", 3)
         with pytest.raises(SystemExit) as leaving:
-            main(["--timeout", "3"])
+            report.main(["outputs", "--wandb-sync"])
     assert leaving.value.code == 1
     out, err = capsys.readouterr()
     assert out == "outputs/a: failed: not done after 3 s\n"
-    assert err == f"sync_wandb.py: {wandb_server.url} does not answer\n"
+    assert err == f"mnist-report: {wandb_server.url} does not answer\n"
     wandb_server.silent = False
     assert sync().stdout == "outputs/a: uploaded\noutputs/b: uploaded\n"
     assert [len(run.history) for run in wandb_server.runs.values()] == [2, 2]
@@ -218,11 +223,11 @@ def test_where_it_goes_is_for_the_user_to_say(
     done = sync()
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout == (
-        "outputs/a: failed: it is recorded for project 'theirs' of 'them'; if you want it there, type --project theirs "
-        "--entity them\n"
+        "outputs/a: failed: it is recorded for project 'theirs' of 'them'; if you want it there, type "
+        "--wandb-project them/theirs\n"
     )
     assert not wandb_server.runs
-    assert sync("--project", "theirs", "--entity", "them").stdout == "outputs/a: uploaded\n"
+    assert sync("outputs", "--wandb-project", "them/theirs").stdout == "outputs/a: uploaded\n"
     assert [run.project for run in wandb_server.runs.values()] == ["theirs"]
 
 
@@ -234,7 +239,7 @@ def test_files_are_sent_where_the_user_says_so(
     wandb.teardown()
     done = sync()
     assert done.stdout == (
-        "outputs/a: failed: files of the run are to be uploaded, too; if you want that, type --files\n"
+        "outputs/a: failed: files of the run are to be uploaded, too; if you want that, type --wandb-files\n"
     )
     assert not wandb_server.runs
 
@@ -285,17 +290,12 @@ def framed(*entries: dict[str, Any]) -> bytes:
     ],
 )  # fmt: skip
 def test_what_a_file_may_ask_for(record: dict[str, Any], said: str, tmp_path: Path) -> None:
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        from sync_wandb import check_records
-    finally:
-        del sys.path[0]
     file = tmp_path / "run-a.wandb"
     file.write_bytes(framed({"run": {"project": "mnist-exp"}}, record))
     with pytest.raises(ValueError, match=re.escape(said)):
-        check_records(file, "mnist-exp", None, files=True)
+        wandb_sync.check_records(file, "mnist-exp", None, files=True)
     file.write_bytes(framed({"run": {"project": "mnist-exp"}}, {"files": {"files": [{"path": "media/a.png"}]}}))
-    check_records(file, "mnist-exp", None, files=False)
+    wandb_sync.check_records(file, "mnist-exp", None, files=False)
     file.write_bytes(b":W&B...nonsense that is no record at all")
     with pytest.raises(ValueError, match="Failed to read"):
-        check_records(file, "mnist-exp", None, files=False)
+        wandb_sync.check_records(file, "mnist-exp", None, files=False)
