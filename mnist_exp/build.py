@@ -209,6 +209,7 @@ def build_training(
         patience=regularization.early_stopping,
         bfloat16=trainer.precision == "bfloat16",
         compile=trainer.compile,
+        profile=trainer.profile,
     )
     # Training draws from a stream of its own, whatever the number of draws that initial weights took.
     torch.manual_seed(config.seed + 1)

@@ -167,6 +167,7 @@ class Trainer(Section):
     compile: bool
     backend: Literal["auto", "torch", "native"] = "auto"  # runs of earlier versions do not say
     selection: Literal["last", "best"]
+    profile: bool = False  # runs of earlier versions do not say
 
 
 def _number_as_text(value: object) -> object:

@@ -172,6 +172,10 @@ def _build_and_fit(
     )
     parts.on_identity = lambda identity: run.update(wandb=identity)
     callbacks += parts.callbacks
+    if run.config.trainer.profile:
+        from mnist_exp.loggers.profile import Profiler
+
+        callbacks.append(Profiler(run.path))
     if run.record.search is not None:
         from mnist_exp.pruning import OptunaPruning
 

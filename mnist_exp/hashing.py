@@ -11,7 +11,7 @@ from mnist_exp.config import Component, Config, Data
 # What a run is called, where it runs, who hears of it and in which folder its data lie: none of it changes what is computed.
 NOT_COUNTED = (
     *("name", "resume", "quiet", "show_layers", "logger", "sweep", "trust"),
-    *("trainer.device", "trainer.threads", "trainer.backend", "data.root"),
+    *("trainer.device", "trainer.threads", "trainer.backend", "trainer.profile", "data.root"),
 )
 HASH_VERSION = (
     2  # 1, of runs that do not say: 10 and 10.0 differ, and so does a key that is absent from one with its default

@@ -4,6 +4,7 @@
     python scripts/benchmark.py loop --threads 1
     python scripts/benchmark.py startup
     python scripts/benchmark.py speedrun
+    python scripts/benchmark.py recipe --experiment record/lenet5 --images 10000
 
 Times on one machine are only comparable side by side, so every figure is a ratio of medians of runs that took turns.
 
@@ -14,6 +15,8 @@ loop     `mnist_exp.training.fit` with its bookkeeping (order of images, metrics
 startup  `mnist-train --help` and a mistyped key against a program that imports Hydra and composes the same configuration.
 speedrun experiment=record/speedrun, all of it, against the first epoch of the default recipe; full MNIST, the seconds of
          import, data, training and evaluation each on their own.
+recipe   an experiment with PyTorch alone and with native kernels: second epoch, and whole process of two epochs.
+growth   microseconds of a step by network, batch and backend; speed of a matrix product and of memory on this machine.
 """
 
 from __future__ import annotations
@@ -193,6 +196,82 @@ def speedrun(repetitions: int, threads: int, images: int) -> None:
         print(f"  {name:28s} {phases}  train against the first line {middle['train'] / reference:5.2f}  {accuracy}")
 
 
+def recipe(name: str, repetitions: int, threads: int, images: int) -> None:
+    """Whole processes of an experiment with both backends; of each the seconds of its second epoch."""
+    from mnist_exp.runs import read_run
+
+    seconds: dict[str, list[float]] = {"torch": [], "native": []}
+    whole: dict[str, list[float]] = {"torch": [], "native": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(repetitions):
+            for backend in seconds:
+                path = Path(folder) / f"{backend}{turn}"
+                common = [f"trainer.threads={threads}", "trainer.epochs=2", f"data.limit={images}", "quiet=true"]
+                command = [sys.executable, "-m", "mnist_exp.cli.train", f"experiment={name}", *common, "logger=none"]
+                began = time.perf_counter()
+                subprocess.run(
+                    [*command, f"trainer.backend={backend}", f"hydra.run.dir={path}"], check=True, capture_output=True
+                )
+                whole[backend].append(time.perf_counter() - began)
+                seconds[backend].append(read_run(path).metrics[1]["train_seconds"])
+    print(f"{name}: {images:,} images, {threads} threads, {repetitions} repetitions in turns, medians")
+    for backend, values in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds["torch"], values, strict=True))
+        print(
+            f"  {backend:8s} second epoch {statistics.median(values):7.3f} s ({ratio:4.2f} times as fast as torch), "
+            f"whole process {statistics.median(whole[backend]):7.3f} s"
+        )
+
+
+def growth(repetitions: int, threads: int) -> None:
+    """Microseconds of a step by network, batch and backend, and what this machine's products and memory allow."""
+    import torch
+
+    from mnist_exp import native
+    from mnist_exp.build import keep_freed_memory
+    from mnist_exp.data import Split
+    from mnist_exp.models import MLP, LeNet5
+    from mnist_exp.training import Objective, TrainConfig, TrainState, constant
+    from mnist_exp.training.train_step import Step
+
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    images, labels = torch.randn(20_000, 1, 28, 28), torch.randint(0, 10, (20_000,))
+
+    def steps(model: torch.nn.Module, batch: int, backend: str) -> Callable[[], None]:
+        model.to(memory_format=torch.channels_last)
+        if backend == "native":
+            native.attach(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+        scheduler = constant(optimizer, epochs=1, steps_per_epoch=1)
+        state = TrainState(model, optimizer, scheduler, None, torch.device("cpu"))
+        step = Step(state, TrainConfig(1, batch, 1000, 0, Objective()), Split(images, labels), model)
+        return lambda: step(torch.randint(0, len(labels), (batch,)))
+
+    def median(candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
+        times: dict[str, list[float]] = {name: [] for name in candidates}
+        for _ in range(20 * repetitions):
+            for name, candidate in candidates.items():
+                began = time.perf_counter()
+                candidate()
+                times[name].append(1e6 * (time.perf_counter() - began))
+        return {name: statistics.median(values[repetitions:]) for name, values in times.items()}
+
+    a, b, out = torch.randn(384, 384), torch.randn(384, 384), torch.empty(384, 384)
+    floor = median({"product": lambda: torch.mm(a, b, out=out), "copy": lambda: images[:10_000].copy_(images[10_000:])})
+    print(
+        f"sgemm {2 * 384**3 / floor['product'] / 1e3:.0f} GFLOP/s, memory {8e4 * 784 / floor['copy'] / 1e3:.1f} GB/s copied"
+    )
+    networks: dict[str, Callable[[], torch.nn.Module]] = {"LeNet-5": LeNet5, "MLP 784-71-71-10": MLP}
+    networks |= {f"MLP 784-{width}-{width}-10": lambda width=width: MLP(hidden=[width, width]) for width in (16, 256)}
+    for name, make in networks.items():
+        for batch in (16, 64, 256):
+            found = median({backend: steps(make(), batch, backend) for backend in ("torch", "native")})
+            print(
+                f"| {name} | {batch} | {found['torch']:.0f} | {found['native']:.0f} | {found['torch'] / found['native']:.1f} |"
+            )
+
+
 def take_turns(candidates: dict[str, Callable[[], float]], repetitions: int, *, reference: str, unit: str) -> None:
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repetitions):
@@ -210,17 +289,24 @@ def take_turns(candidates: dict[str, Callable[[], float]], repetitions: int, *, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["all", "loop", "startup", "speedrun"], default="all")
+    parser.add_argument(
+        "what", nargs="?", choices=["all", "loop", "startup", "speedrun", "recipe", "growth"], default="all"
+    )
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--model", choices=["lenet5", "mlp"], default="lenet5", help="of the loop")
+    parser.add_argument("--experiment", default="record/lenet5", help="of recipe")
     parser.add_argument("--no-loader", action="store_true", help="leave the DataLoader out")
     options = parser.parse_args()
     if options.what in {"all", "startup"}:
         startup(options.repetitions)
     if options.what in {"all", "loop"}:
         loop(options.repetitions, options.threads, options.images, not options.no_loader, options.model)
+    if options.what == "recipe":
+        recipe(options.experiment, options.repetitions, options.threads, options.images)
+    if options.what == "growth":
+        growth(options.repetitions, options.threads)
     if options.what == "speedrun":
         speedrun(options.repetitions, options.threads, options.images)
 

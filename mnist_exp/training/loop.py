@@ -58,14 +58,16 @@ def fit(
         callback.on_start(started)
     while state.epoch < train_config.epochs and not _out_of_patience(state, train_config):
         _train_epoch(state, forward, dataset, train_config, callbacks, save, stop)
-        metrics = _evaluate_epoch(state, dataset, train_config)
+        with train_config.span("evaluation"):
+            metrics = _evaluate_epoch(state, dataset, train_config)
         is_best = _compare(state, metrics)
         state.epoch += 1
         state.step, state.seconds = 0, 0.0
         state.loss_sum.zero_()
         state.correct.zero_()
         metrics = replace(metrics, extra=_extra_metrics(state, dataset, callbacks))
-        save(state, metrics, is_best)
+        with train_config.span("checkpoint"):
+            save(state, metrics, is_best)
         for callback in callbacks:
             callback.on_epoch(metrics)
 

@@ -7,11 +7,13 @@ is ``TrainState.state_dict()``, and a run that loads it continues with the same 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.profiler import record_function
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -35,6 +37,11 @@ class TrainConfig:
     patience: int | None = None  # epochs without a lower validation loss before training ends
     bfloat16: bool = False
     compile: bool = False
+    profile: bool = False  # a profiler listens: name the parts of an epoch
+
+    def span(self, name: str) -> AbstractContextManager[object]:
+        """A part of an epoch, as a profile shows it."""
+        return record_function(name) if self.profile else nullcontext()
 
 
 @dataclass

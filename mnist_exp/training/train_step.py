@@ -44,9 +44,11 @@ class Step:
         state.learning_rate = state.optimizer.param_groups[0]["lr"]
         images: Tensor | None = None
         if augment is not None:
-            images = augment(self._images.index_select(0, index))
-        if not self._take_fused(images, index):
-            self._take(self._images.index_select(0, index) if images is None else images, index)
+            with self._config.span("augmentation"):
+                images = augment(self._images.index_select(0, index))
+        with self._config.span("step"):
+            if not self._take_fused(images, index):
+                self._take(self._images.index_select(0, index) if images is None else images, index)
         state.scheduler.step()
 
     def _take_fused(self, images: Tensor | None, index: Tensor) -> bool:
