@@ -28,9 +28,9 @@ class Prepared(nn.Module):
 
 directory, file = sys.argv[1:]
 run = mnist_exp.load_run(directory)
-data = run.config["data"] | (run.record.get("preparation") or {})
-model = Prepared(mnist_exp.load_model(directory), data["mean"], data["std"]).eval()
-images = torch.rand(100, data["channels"], data["image_size"], data["image_size"])
+data = run.whole_config.data
+model = Prepared(mnist_exp.load_model(directory), data.mean, data.std).eval()
+images = torch.rand(100, data.channels, data.image_size, data.image_size)
 any_number = {"images": {0: torch.export.Dim("N")}}
 names = {"input_names": ["images"], "output_names": ["logits"]}
 torch.onnx.export(model, (images[:2],), file, **names, dynamic_shapes=any_number, external_data=False, verbose=False)

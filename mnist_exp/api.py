@@ -119,23 +119,22 @@ def _row(run: Run) -> dict[str, Any]:
     from mnist_exp.reports.settings import flatten
 
     record = run.record
-    seconds = record.get("seconds")
     settings = {
         key: as_typed(value) if isinstance(value, list | Mapping) else value
         for key, value in flatten(run.config.plain()).items()
     }
     return {
         "directory": str(run.path),
-        "status": run.status,
-        "name": record.get("name"),
-        "seed": record.get("seed"),
+        "status": str(run.status),
+        "name": record.name,
+        "seed": record.seed,
         **settings,
-        **(record.get("final") or (run.metrics[-1] if run.metrics else {})),
+        **(record.final or (run.metrics[-1] if run.metrics else {})),
         **{
-            key: record.get(key)
+            key: getattr(record, key)
             for key in ("parameters", "macs", "threads", "device", "backend", "config_hash", "error")
         },
-        "seconds": seconds.get("total") if isinstance(seconds, Mapping) else None,
+        "seconds": record.seconds.get("total"),
     }
 
 

@@ -37,7 +37,7 @@ from mnist_exp.device import choose_device, prepare_torch, use_backend
 from mnist_exp.errors import UsageError, as_typed
 from mnist_exp.models import LayerRow, count_parameters
 from mnist_exp.reader import trained_model
-from mnist_exp.runs import read_run
+from mnist_exp.runs import Status, read_run
 from mnist_exp.training import (
     Callback,
     Distillation,
@@ -230,9 +230,9 @@ def build_distillation(
 
     def trained(directory: str) -> nn.Module:
         run = read_run(Path(directory))
-        if run.status != "completed":
+        if run.status != Status.COMPLETED:
             raise UsageError(f"{directory} is {run.status}; a teacher must be completed")
-        its_digest = run.record.get("data_digest")
+        its_digest = run.record.data_digest
         if its_digest and digest and its_digest != digest:
             raise UsageError(f"{directory} was trained on other digits (digest {its_digest}, here {digest})")
         # Digits that are known to be the same may have been read from anywhere.

@@ -23,6 +23,7 @@ from mnist_exp.data import DataError, Dataset
 from mnist_exp.data.splits import labelled, prepare
 from mnist_exp.errors import UsageError, as_typed, explain_validation
 from mnist_exp.models import LayerRow, layer_table
+from mnist_exp.runs import RunRecord
 from mnist_exp.torch_private import defer_dynamo
 from mnist_exp.training import Callback, Objective, evaluate, parameter_groups
 from mnist_exp.trust import find_target, instantiate, run_id_to_use
@@ -184,7 +185,7 @@ def build_scheduler(
     return scheduler
 
 
-def facts_of(directory: Path, config: Config, record: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def facts_of(directory: Path, config: Config, record: RunRecord | None = None) -> dict[str, Any]:
     """What a callback may ask for about its run, by the name of the constructor's argument.
 
     Args:
@@ -192,13 +193,12 @@ def facts_of(directory: Path, config: Config, record: Mapping[str, Any] | None =
         config: its configuration.
         record: ``run.json`` of a run that exists already.
     """
-    record = record or {}
     return {
         "directory": directory.absolute(),
         "name": f"{config.name}-{config.seed}",
-        "sweep": record.get("sweep"),
+        "sweep": record.sweep if record else None,
         "config": config.plain(),
-        "run_id": run_id_to_use(record.get("wandb"), config.logger),
+        "run_id": run_id_to_use(record.wandb if record else None, config.logger),
     }
 
 

@@ -66,7 +66,7 @@ def evaluate_run(
 
     check_target_types(config.model_copy(update={"callbacks": {}}), trusted)  # which are not made here
     device = choose_device(config.trainer.device)
-    prepare_torch(config.trainer, device, run.record.get("threads"))
+    prepare_torch(config.trainer, device, run.record.threads)
     try:
         dataset = build_data(data, may_download=_names_folder(overrides))
     except UsageError as error:
@@ -84,7 +84,7 @@ def evaluate_run(
     classes = logits.shape[1]
     confusion = torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2)
     matrix = confusion.reshape(classes, classes)
-    digest = run.record.get("data_digest")
+    digest = run.record.data_digest
     same_data = None if digest is None else digest == dataset.digest
     prepared_alike = all(
         getattr(data, key) == getattr(own, key) for key in ("image_size", "mean", "std", "swap_splits")
@@ -104,7 +104,7 @@ def evaluate_run(
         "per_class_accuracy": [int(row[label]) / max(int(row.sum()), 1) for label, row in enumerate(matrix)],
         "confusion": matrix.tolist(),
         "matches_record": None
-        if recorded is None or state["step"] or native.attached(model) != (run.record.get("backend") == "native")
+        if recorded is None or state["step"] or native.attached(model) != (run.record.backend == "native")
         # Another device or number of threads rounds differently.
         else accuracy == recorded["test_accuracy"] and math.isclose(loss, recorded["test_loss"], rel_tol=1e-6),
     }

@@ -27,7 +27,7 @@ from mnist_exp.device import device_name
 from mnist_exp.errors import RunFailed, RunInterrupted, UsageError
 from mnist_exp.loggers.console import Console
 from mnist_exp.models import count_parameters
-from mnist_exp.runs import RunDirectory, write_atomically
+from mnist_exp.runs import RunDirectory, Status, write_atomically
 from mnist_exp.runs.directory import resume_command
 from mnist_exp.runs.files import exists
 from mnist_exp.runs.provenance import available_cores, peak_memory, reset_peak_memory
@@ -77,28 +77,28 @@ def run_experiment(
         RunInterrupted: a signal came; the last step is saved, unless it was a second SIGINT.
     """
     began = time.perf_counter() - import_seconds - (parts.build_seconds if parts else 0.0)
-    seconds = {**run.record.get("seconds", {}), "import": import_seconds}
+    seconds = {**run.record.seconds, "import": import_seconds}
     seconds_before = seconds.get("total", 0.0)
     callbacks: list[Callback] = []
 
-    def end(status: str, error: BaseException | None = None, **result: Any) -> None:
+    def end(status: Status, error: BaseException | None = None, **result: Any) -> None:
         seconds["total"] = seconds_before + time.perf_counter() - began
         run.end(status, error, seconds=seconds, peak_memory_bytes=peak_memory(), **result)
         summary = {
-            "parameters": run.record.get("parameters", 0),
+            "parameters": run.record.parameters or 0,
             "seconds": seconds["total"],
             **result.get("final", {}),
         }
         for callback in sorted(callbacks, key=lambda callback: type(callback).__module__.startswith("mnist_exp.")):
             try:
-                callback.on_end(TrainingEnded(run.record["status"], run.record["error"], summary))
+                callback.on_end(TrainingEnded(run.record.status, run.record.error, summary))
             except Exception as failure:
-                if status != "completed":  # how the run ended stays as it is
+                if status != Status.COMPLETED:  # how the run ended stays as it is
                     LOG.warning("%s.on_end failed", type(callback).__name__, exc_info=failure)
-                elif run.record["status"] == "completed":
-                    run.end("failed", failure)
-        if status != run.record["status"]:
-            raise RunFailed(f"{run.path} failed: {run.record['error']}; see train.log there")
+                elif run.record.status == Status.COMPLETED:
+                    run.end(Status.FAILED, failure)
+        if status != run.record.status:
+            raise RunFailed(f"{run.path} failed: {run.record.error}; see train.log there")
 
     def interrupted(number: int) -> RunInterrupted:
         return RunInterrupted(f"{run.path} is interrupted; to continue it: {resume_command(run.path)}", number)
@@ -111,24 +111,24 @@ def run_experiment(
         try:
             result = _build_and_fit(run, stop, console, callbacks, seconds, parts)
         except UsageError as error:
-            end("failed", error)
+            end(Status.FAILED, error)
             raise
         except Pruned as error:
-            end("pruned", error)
+            end(Status.PRUNED, error)
             return None
         except Interrupted as error:
-            end("interrupted", error)
+            end(Status.INTERRUPTED, error)
             raise interrupted(stop.signal or signal.SIGINT) from error
         except KeyboardInterrupt as error:
-            end("interrupted", error)
+            end(Status.INTERRUPTED, error)
             raise interrupted(signal.SIGINT) from error
         except Diverged as error:
-            end("diverged", error)
+            end(Status.DIVERGED, error)
             raise RunFailed(f"{run.path} diverged: {error}") from error
         except Exception as error:
-            end("failed", error)
+            end(Status.FAILED, error)
             raise RunFailed(f"{run.path} failed: {type(error).__name__}: {error}; see train.log there") from error
-        end("completed", **result)
+        end(Status.COMPLETED, **result)
     return cast("float | None", result["final"].get("val_accuracy"))
 
 
@@ -176,10 +176,10 @@ def _build_and_fit(
         from mnist_exp.loggers.profile import Profiler
 
         callbacks.append(Profiler(run.path))
-    if "search" in run.record:
+    if run.record.search is not None:
         from mnist_exp.pruning import OptunaPruning
 
-        callbacks.append(OptunaPruning(run.record["search"], run.path.absolute().parent))
+        callbacks.append(OptunaPruning(run.record.search, run.path.absolute().parent))
 
     def save(state: TrainState, metrics: EpochMetrics | None, is_best: bool) -> None:
         if metrics is not None:
@@ -219,13 +219,13 @@ def _build(run: RunDirectory, begun: bool) -> Parts:
         UsageError: something of it cannot be had; if it is the data, with what to type when they have moved.
     """
     # Before it was recorded, there was PyTorch only.
-    backend = run.record.get("backend") or ("torch" if begun else None)
+    backend = run.record.backend or ("torch" if begun else None)
     try:
         return build(
             run.config,
             trusted=run.trusted,
             may_download=run.may_download,
-            threads=run.record.get("threads"),
+            threads=run.record.threads,
             backend=backend,
             begun=begun,
             facts=facts_of(run.path, run.config, run.record),
@@ -242,7 +242,7 @@ def _compare_data(run: RunDirectory, dataset: Dataset, begun: bool) -> None:
     Raises:
         UsageError: they are others.
     """
-    recorded = run.record.get("data_digest")
+    recorded = run.record.data_digest
     if not begun:
         run.update(data_digest=dataset.digest)
     elif recorded is None:

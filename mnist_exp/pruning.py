@@ -6,13 +6,14 @@ import logging
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import Trial
 from sqlalchemy.pool import NullPool
 
+from mnist_exp.runs.record import SearchTrial
 from mnist_exp.training.events import Callback, EpochMetrics, Pruned
 
 LOG = logging.getLogger("mnist_exp")
@@ -29,20 +30,20 @@ class OptunaPruning(Callback):
         folder: the sweep directory. A run that was taken out of it has no study, and is not pruned.
     """
 
-    def __init__(self, search: Mapping[str, Any], folder: Path) -> None:
-        name = str(search.get("study"))
+    def __init__(self, search: SearchTrial, folder: Path) -> None:
+        name = search.study
         self._metric = name.partition("-")[0]
         self._trial: Trial | None = None
         try:
             if self._metric not in METRICS or not (folder / STUDY).is_file():
                 raise KeyError(name)
             storage = storage_of(folder.absolute() / STUDY)
-            study = optuna.load_study(study_name=name, storage=storage, pruner=pruner_of(search["startup_trials"]))
-            storage.get_trial(search["trial"])
+            study = optuna.load_study(study_name=name, storage=storage, pruner=pruner_of(search.startup_trials))
+            storage.get_trial(search.trial)
         except KeyError:
             LOG.warning("%s does not know this run: it is trained to the end, whatever its figures", folder / STUDY)
         else:
-            self._id = int(search["trial"])
+            self._id = search.trial
             self._trial = Trial(study, self._id)
 
     def on_epoch(self, event: EpochMetrics) -> None:

@@ -49,7 +49,7 @@ def trained_model(
         raise RunDirectoryError(f"{checkpoint} cannot be read: {' '.join(str(error).split())}") from error
     model = build_model(config).to(device)
     model.load_state_dict(state["model"] if state["ema"] is None else state["ema"]["model"])
-    if kernels and run.record.get("backend") == "native" and device.type == "cpu":
+    if kernels and run.record.backend == "native" and device.type == "cpu":
         with suppress(native.NativeUnavailable):  # PyTorch computes the same, to rounding
             native.attach(model)
     return model, state
@@ -165,7 +165,7 @@ class Classifier:
                 "images in 10 classes only"
             )
         self.path = run.path
-        self.name = str(run.record.get("name") or self.path.name)
+        self.name = str(run.record.name or self.path.name)
         self._model, _ = trained_model(run, torch.device("cpu"), trusted)
         self._prepared = data.model_dump(include={"image_size", "mean", "std"})
         self.images = training_images(run, data, self._prepared["image_size"])

@@ -24,6 +24,7 @@ from mnist_exp.errors import UsageError, nearest, report
 from mnist_exp.hashing import HASH_VERSION, config_hash, is_our_logger
 from mnist_exp.runs.directory import read_config, read_metrics, read_record, resume_command
 from mnist_exp.runs.files import open_file, refuse_links
+from mnist_exp.runs.record import RunRecord, Status
 from mnist_exp.trust import logger_to_use
 
 RESUMABLE = ("data.root", "logger", "quiet", "show_layers", "trainer.epochs", "trust")
@@ -88,7 +89,7 @@ def describe_data(data: Data | OwnData) -> str:
 
 
 def resumed(
-    path: Path, overrides: Sequence[str], composed: DictConfig, record: Mapping[str, Any], config: Config
+    path: Path, overrides: Sequence[str], composed: DictConfig, record: RunRecord, config: Config
 ) -> tuple[dict[str, Any], Config]:
     """What ``run.json`` and ``config.yaml`` of a run say from now on, when it is resumed.
 
@@ -192,19 +193,19 @@ def check_resume(composed: DictConfig, overrides: Sequence[str]) -> None:
         )
 
 
-def _continued(path: Path, record: Mapping[str, Any], before: Config, after: Config) -> dict[str, Any]:
+def _continued(path: Path, record: RunRecord, before: Config, after: Config) -> dict[str, Any]:
     """Fields of ``run.json`` that the number of epochs changes.
 
     Raises:
         UsageError: the run is over, or cannot have that many epochs.
     """
-    status = record["status"]
+    status = record.status
     old, new = before.trainer.epochs, after.trainer.epochs
     done = len(read_metrics(path))
-    if status == "diverged":
+    if status == Status.DIVERGED:
         raise UsageError(f"{path} holds a diverged run; there is nothing to resume, a new run needs other settings")
     if old == new:
-        if status != "completed":
+        if status != Status.COMPLETED:
             return {}
         more = resume_command(path, f"trainer.epochs={2 * old}")
         also = f", {more} trains it further" if after.scheduler.target in OPEN_ENDED else ""
@@ -219,7 +220,7 @@ def _continued(path: Path, record: Mapping[str, Any], before: Config, after: Con
         )
     if new <= done:
         raise UsageError(f"{path} has {done} epochs already; trainer.epochs={new} is not more")
-    if status == "completed" and done < old:
+    if status == Status.COMPLETED and done < old:
         raise UsageError(
             f"{path} was ended by early stopping after {done} of {old} epochs; it would end there with more, too"
         )
@@ -231,18 +232,18 @@ def _continued(path: Path, record: Mapping[str, Any], before: Config, after: Con
     history = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "epochs": {"from": old, "to": new},
-        "config_hash": record["config_hash"],
-        **{key: record[key] for key in ("final", "best") if key in record},
+        "config_hash": record.config_hash,
+        **record.model_dump(include={"final", "best"}, exclude_unset=True),
     }
-    continued = [*record.get("continued", []), history]
+    continued = [*record.continued, history]
     hashed = {"config_hash": config_hash(after), "config_hash_version": HASH_VERSION}
     return {**hashed, "continued": continued, "final": None, "best": None}
 
 
-def _command(path: Path, record: Mapping[str, Any], epochs: int) -> str:
+def _command(path: Path, record: RunRecord, epochs: int) -> str:
     """The command that trains the same from the start for another number of epochs."""
-    typed = shlex.split(record.get("command", ""))[1:]
-    if record.get("sweep") or not typed:
+    typed = shlex.split(record.command or "")[1:]
+    if record.sweep or not typed:
         with open_file(path / "overrides.yaml") as file:
             typed = yaml.safe_load(file) or []
     replaced = ("trainer.epochs=", "hydra.run.dir=", "hydra.sweep.dir=", "resume=")

@@ -18,6 +18,7 @@ from mnist_exp.errors import UsageError, as_typed
 
 if TYPE_CHECKING:
     from mnist_exp.config import Component, Config, Wandb
+    from mnist_exp.runs.record import WandbRun
 
     Logger: TypeAlias = Component | Wandb
 
@@ -265,16 +266,16 @@ def logger_to_use(
     return present, lost
 
 
-def run_id_to_use(recorded: Any, logger: Logger | None) -> str | None:
+def run_id_to_use(recorded: WandbRun | None, logger: Logger | None) -> str | None:
     """The W&B id of the run that ``run.json`` records, where it is in the project and of the entity that ``logger`` names;
     None for a new one."""
     section: dict[str, Any] = {} if logger is None else logger.plain()
-    if not isinstance(recorded, Mapping) or recorded.get("project") != section.get("project"):
+    if recorded is None or recorded.project != section.get("project"):
         return None
-    if section.get("entity") not in {None, recorded.get("entity")}:
+    if section.get("entity") not in {None, recorded.entity}:
         return None
-    found = recorded.get("id")
-    return found if isinstance(found, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found) else None
+    found = recorded.id
+    return found if found is not None and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found) else None
 
 
 def _items(node: Any) -> Iterable[tuple[Any, Any]]:

@@ -186,7 +186,7 @@ def speedrun(repetitions: int, threads: int, images: int) -> None:
                 command = [sys.executable, "-m", "mnist_exp.cli.train", *overrides, *common, f"hydra.run.dir={path}"]
                 subprocess.run(command, check=True, capture_output=True)
                 record = read_run(path).record
-                runs[name].append({**record["seconds"], "accuracy": record["final"]["test_accuracy"]})
+                runs[name].append({**record.seconds, "accuracy": record.final["test_accuracy"]})
     print(f"seconds, {threads} threads, {repetitions} repetitions in turns, medians")
     reference = statistics.median(run["train"] for run in runs["first epoch of the default"])
     for name, measured in runs.items():

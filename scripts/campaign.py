@@ -97,7 +97,7 @@ class Campaign:
         ]
         for run in found:
             if (arm := self.arm_of(run)) is not None:
-                self.rows[arm, run.record["seed"]] = row(arm, run)
+                self.rows[arm, run.record.seed] = row(arm, run)
         order = {arm: number for number, arm in enumerate(self.arms)}
         known = sorted((key for key in self.rows if key[0] in order), key=lambda key: (order[key[0]], key[1]))
         write_csv(self.csv, [self.rows[key] for key in known])
@@ -117,19 +117,19 @@ class Campaign:
 
 def row(arm: str, run: Run) -> dict[str, str]:
     """What a result file says of one run. The seconds of its fastest epoch hardly depend on what else the machine did."""
-    record, final = run.record, run.record["final"]
+    record, final = run.record, run.record.final
     return {
         "arm": arm,
-        "seed": str(record["seed"]),
+        "seed": str(record.seed),
         "epochs": str(final["epoch"]),
-        "parameters": str(record["parameters"]),
+        "parameters": str(record.parameters),
         **{name: f"{final[name]:.6f}" for name in ("train_accuracy", "test_loss", "test_accuracy")},
-        "train_seconds": f"{record['seconds']['train']:.1f}",
+        "train_seconds": f"{record.seconds['train']:.1f}",
         "fastest_epoch_seconds": f"{min(line['train_seconds'] for line in run.metrics):.2f}",
-        "peak_memory_mib": f"{record['peak_memory_bytes'] / 2**20:.0f}",
-        "threads": str(record["threads"]),
-        "torch": record["versions"]["torch"],
-        "config_hash": record["config_hash"],
+        "peak_memory_mib": f"{record.peak_memory_bytes / 2**20:.0f}",
+        "threads": str(record.threads),
+        "torch": record.versions["torch"],
+        "config_hash": record.config_hash,
     }
 
 

@@ -51,16 +51,16 @@ def gather_tried(folder: Path) -> None:
     """Bring the complete runs with validation images below ``folder`` into their CSV file."""
     rows = {(row["name"], row["seed"]): row for row in read_csv(TRIED_CSV)}
     for found in map(read_run, find_runs(folder)):
-        if found.status == "completed" and found.record["final"].get("val_accuracy") is not None:
+        if found.status == "completed" and found.record.final.get("val_accuracy") is not None:
             with open_file(found.path / "overrides.yaml", "r") as file:
                 typed = yaml.safe_load(file)
-            final, name, seed = found.record["final"], found.record["name"], str(found.record["seed"])
+            final, name, seed = found.record.final, found.record.name, str(found.record.seed)
             rows[name, seed] = {
                 "name": name,
                 "seed": seed,
                 "epochs": str(final["epoch"]),
                 **{figure: f"{final[figure]:.6f}" for figure in ("train_accuracy", "val_loss", "val_accuracy")},
-                "train_seconds": f"{found.record['seconds']['train']:.0f}",
+                "train_seconds": f"{found.record.seconds['train']:.0f}",
                 "overrides": " ".join(each for each in typed if not each.startswith(CIRCUMSTANCES)),
             }
     write_csv(TRIED_CSV, [rows[key] for key in sorted(rows)])

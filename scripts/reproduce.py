@@ -81,9 +81,9 @@ def gather_curves(runs: Iterable[Run]) -> None:
     curves = {(row["seed"], row["epoch"]): row for row in read_csv(CURVES_CSV)}
     names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
     for found in runs:
-        if found.record["name"] == "study_b.lenet5":
+        if found.record.name == "study_b.lenet5":
             for line in found.metrics:
-                key = (str(found.record["seed"]), str(line["epoch"]))
+                key = (str(found.record.seed), str(line["epoch"]))
                 curves[key] = {"seed": key[0], "epoch": key[1], **{name: f"{line[name]:.6f}" for name in names}}
     write_csv(CURVES_CSV, sorted(curves.values(), key=lambda row: (int(row["seed"]), int(row["epoch"]))))
 

@@ -65,8 +65,8 @@ def test_train_is_mnist_train(
         assert curves(run) == curves(command)
         assert same_weights(run.path, command.path)
         assert (run.config, run.status) == (command.config, "completed")
-        assert run.record["config_hash"] == command.record["config_hash"]
-        assert run.record["command"] == command.record["command"].replace("=command", f"={run.path}")
+        assert run.record.config_hash == command.record.config_hash
+        assert run.record.command == command.record.command.replace("=command", f"={run.path}")
         files = [
             {path.relative_to(folder).as_posix() for path in folder.rglob("*")} for folder in (run.path, command.path)
         ]
@@ -214,7 +214,7 @@ def test_load_runs(runs: Path) -> None:
     assert [row["model.hidden"] for row in rows] == ["[120,84]", "[16]", "[16]"]
     assert [row["seed"] for row in rows] == [0, 1, 1]
     assert len({tuple(row) for row in rows}) == 1  # the same keys, in the same order
-    final = mnist_exp.load_run("runs/mlp-1").record["final"]
+    final = mnist_exp.load_run("runs/mlp-1").record.final
     assert {key: rows[1][key] for key in final} == final
     assert rows[1]["parameters"] == 784 * 16 + 16 + 16 * 10 + 10
     assert rows[1]["seconds"] > 0
@@ -259,7 +259,7 @@ def test_a_network_of_ones_own_needs_trust(small: list[str]) -> None:
     Path("conf/model").mkdir(parents=True)
     Path("conf/model/own.yaml").write_text("_target_: ownnet.Net\n")
     run = mnist_exp.train(*small, "quiet=true", "model=own", directory="run", config_dir="conf")
-    assert "--config-dir conf" in run.record["command"]
+    assert "--config-dir conf" in run.record.command
     for wrong in ((), "own", ["own"]):  # a part of the name is not the name
         with pytest.raises(mnist_exp.UsageError, match=r"ownnet\.Net is not allowed"):
             mnist_exp.load_model("run", trust=wrong)

@@ -106,7 +106,7 @@ def test_named_on_the_command_line_and_in_a_folder_of_ones_own(
         assert (done.returncode, done.stderr) == (0, "")
         for metric, values in metrics.items():
             assert column(tmp_path / name, metric) == values
-            assert read_record(tmp_path / name)["final"][metric] == values[-1]
+            assert read_record(tmp_path / name).final[metric] == values[-1]
 
 
 def test_random_numbers_drawn_for_a_metric_change_no_weights(
@@ -180,7 +180,7 @@ def test_what_a_callback_raises_fails_the_run(
     message = "mnist-train: run failed: OSError: no such luck; see train.log there\n"
     assert capsys.readouterr().err == message
     record = read_record(tmp_path / "run")
-    assert (record["status"], record["error"]) == ("failed", "OSError: no such luck")
+    assert (record.status, record.error) == ("failed", "OSError: no such luck")
     log = (tmp_path / "run" / "train.log").read_text()
     assert "Traceback" in log
     assert "own_hooks.py" in log
@@ -204,7 +204,7 @@ def test_names_of_metrics(
     status = mnist_train(*small, "trainer.epochs=1", *callbacks, "hydra.run.dir=run")
     assert status == (1 if message else 0)
     expected = f"ValueError: Metrics.epoch_metrics: {message}" if message else None
-    assert read_record(tmp_path / "run").get("error") == expected
+    assert read_record(tmp_path / "run").error == expected
 
 
 def test_the_hash_counts_callbacks_and_no_loggers(composed: Callable[..., dict[str, Any]]) -> None:

@@ -30,7 +30,7 @@ def run(trained: Callable[..., Path], small: list[str]) -> Path:
 def test_evaluation_equals_the_record_bit_for_bit(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of(evaluate.main, str(run), "--json") == 0
     result = json.loads(capsys.readouterr().out)
-    final = read_run(run).record["final"]
+    final = read_run(run).record.final
     assert (result["test_loss"], result["test_accuracy"]) == (final["test_loss"], final["test_accuracy"])
     assert result["matches_record"] is True
     assert result["epoch"] == 4

@@ -88,13 +88,13 @@ def test_colour_images(
         mnist_train(*own, *model, "optimizer=adam", "trainer.epochs=3", "data.val_size=100", "hydra.run.dir=run") == 0
     )
     run = read_run(tmp_path / "run")
-    mean, std = run.record["preparation"]["mean"], run.record["preparation"]["std"]
-    assert run.record["preparation"]["image_size"] == 32
+    mean, std = run.record.preparation.mean, run.record.preparation.std
+    assert run.record.preparation.image_size == 32
     assert len(mean) == len(std) == 3
-    assert run.record["backend"] == ("torch" if model[0] == "model=lenet5" else "native")
+    assert run.record.backend == ("torch" if model[0] == "model=lenet5" else "native")
     if model[0] == "model=mlp":
-        assert run.record["parameters"] == (3 * 32 * 32 + 1) * 32 + 33 * 10
-        assert run.record["final"]["test_accuracy"] > 0.5, "it learns"
+        assert run.record.parameters == (3 * 32 * 32 + 1) * 32 + 33 * 10
+        assert run.record.final["test_accuracy"] > 0.5, "it learns"
     with np.load(tmp_path / "run" / "predictions.npz") as arrays:
         images, worst = arrays["worst_images"], arrays["worst"]
     assert images.shape[1:] == (32, 32, 3)
@@ -240,7 +240,7 @@ class Averaged(torch.nn.Module):
     (tmp_path / "mine" / "model").mkdir()
     (tmp_path / "mine" / "model" / "x.yaml").write_text("_target_: own_colours.Averaged\n")
     assert mnist_train(*own, "model=x", "trainer.epochs=1", "hydra.run.dir=run") == 0
-    assert read_run(tmp_path / "run").record["parameters"] == 3 * 9 * 10 + 10
+    assert read_run(tmp_path / "run").record.parameters == 3 * 9 * 10 + 10
 
 
 def test_example_in_fresh_processes(tmp_path: Path, mnist_train_process: Callable[..., Any]) -> None:
@@ -258,8 +258,8 @@ def test_example_in_fresh_processes(tmp_path: Path, mnist_train_process: Callabl
     own = ["--config-dir", "conf", "data=letters"]
     run("mnist-train", *own, "trainer.epochs=3", "optimizer=adam", *QUICK[1:], "hydra.run.dir=run")
     record = read_run(tmp_path / "run").record
-    assert record["status"] == "completed"
-    assert record["preparation"]["image_size"] == 24
+    assert record.status == "completed"
+    assert record.preparation.image_size == 24
     tables = run("mnist-eval", "run", "--trust", "letters")
     assert "Classes; the confusion matrix is in evaluation.json" in tables
     assert len(json.loads((tmp_path / "run" / "evaluation.json").read_text())["confusion"]) == 26
@@ -270,7 +270,7 @@ def test_example_in_fresh_processes(tmp_path: Path, mnist_train_process: Callabl
     again = mnist_train_process("-m", *sweep)
     assert again.returncode == 0, again.stderr
     runs = [read_run(path.parent) for path in sorted((tmp_path / "sweep").glob("*/run.json"))]
-    assert [run.record["status"] for run in runs] == ["completed"] * 4
+    assert [run.record.status for run in runs] == ["completed"] * 4
     run("mnist-report", "sweep", "--output", "report")
     page = next((tmp_path / "report").glob("*.html")).read_text()
     assert '"label": 25' in page or '"label":25' in page

@@ -71,7 +71,7 @@ def test_trained_evaluated_resumed_and_reported(
 ) -> None:
     assert mnist_train(*mine, "model=mynet", "regularization=dropout", "hydra.run.dir=run") == 0
     run = read_run(Path("run"))
-    assert run.record["parameters"] == 785 * 8 + 90
+    assert run.record.parameters == 785 * 8 + 90
     assert status_of(evaluate.main, "run") == 2
     assert "add: --trust mynets" in capsys.readouterr().err
     assert status_of(evaluate.main, "run", "--trust", "mynets") == 0

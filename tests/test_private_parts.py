@@ -8,16 +8,21 @@ from __future__ import annotations
 import ast
 import inspect
 import subprocess
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import wandb
 from hydra import compose, initialize_config_dir, version
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from process_state import restored
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from wandb.proto import wandb_internal_pb2
 from warm_commands import WarmCommands
 
@@ -34,6 +39,7 @@ from mnist_exp.compose import (
 )
 from mnist_exp.loggers import wandb_private
 from mnist_exp.sweeps.slurm import never_ask_accounts
+from mnist_exp.torch_private import has_hooks
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_DYNAMO = """

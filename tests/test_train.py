@@ -190,7 +190,7 @@ def test_signal_checkpoints_and_leaves(
     assert out.splitlines()[-1].endswith("; continue: mnist-train resume=run")
     record = read_run(run)
     assert record.status == "interrupted"
-    assert record.record["error"].startswith("Interrupted: after step ")
+    assert record.record.error.startswith("Interrupted: after step ")
     assert (run / "checkpoints" / "last.pt").exists()
 
 
@@ -267,7 +267,7 @@ def test_our_own_failure_is_recorded_with_its_traceback(
     monkeypatch.setattr(experiment, "fit", broken)
     assert mnist_train(*small, "hydra.run.dir=run") == 1
     run = read_run(tmp_path / "run")
-    assert (run.status, run.record["error"]) == ("failed", "ZeroDivisionError: a bug of ours")
+    assert (run.status, run.record.error) == ("failed", "ZeroDivisionError: a bug of ours")
     assert "Traceback (most recent call last)" in (tmp_path / "run" / "train.log").read_text()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("run failed: ZeroDivisionError: a bug of ours; see train.log there")
@@ -310,7 +310,7 @@ def test_best_on_validation_is_the_result_where_asked(
     assert mnist_train(*overrides, "hydra.run.dir=run") == 0
     record, rows = read_run(tmp_path / "run").record, read_metrics(tmp_path / "run")
     best = max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
-    assert record["final"] == best
+    assert record.final == best
     with np.load(tmp_path / "run" / "predictions.npz") as predictions:
         accuracy = (predictions["logits"].argmax(axis=1) == predictions["labels"]).mean()
     assert accuracy == best["test_accuracy"]

@@ -20,7 +20,7 @@ from mnist_exp.reports.baseline import choose
 from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, what_varies
 from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.reports.test_set import HardDigit, TestSet
-from mnist_exp.runs import Run, RunDirectoryError, find_runs, read_run
+from mnist_exp.runs import Run, RunDirectoryError, Status, find_runs, read_run
 from mnist_exp.runs.files import open_file
 
 
@@ -60,15 +60,13 @@ class Arm:
 
     def final(self, metric: str) -> dict[int, float]:
         """A metric of the result by seed, such as ``test_accuracy``, a fraction."""
-        return {seed: float(run.record["final"][metric]) for seed, run in self.runs.items()}
+        return {seed: float((run.record.final or {})[metric]) for seed, run in self.runs.items()}
 
     def recorded(self, *path: str) -> list[float]:
         """A number of ``run.json`` for each completed run that has it, such as ``("seconds", "train")``."""
         found = []
         for run in self.runs.values():
-            value: Any = run.record
-            for key in path:
-                value = value.get(key) if isinstance(value, Mapping) else None
+            value = _recorded(run, *path)
             if isinstance(value, int | float):
                 found.append(float(value))
         return found
@@ -186,21 +184,17 @@ class _Gathering:
             run = read_run(path)
             settings = hashed_config(run.config)
             seed = int(settings.pop("seed"))
-            final = run.record.get("final") or {}
-            if run.status == "completed" and not {"test_accuracy", "test_loss", "images_seen"} <= final.keys():
+            final = run.record.final or {}
+            if run.status == Status.COMPLETED and not {"test_accuracy", "test_loss", "images_seen"} <= final.keys():
                 raise RunDirectoryError(f"{path / 'run.json'}: a completed run without its final metrics")
         except RunDirectoryError as error:
             self.problems.append(Problem(str(path), "unreadable", str(error), 0, None))
             return
-        except (KeyError, TypeError, ValueError, AttributeError):
-            message = f"{path / 'config.yaml'} is not the configuration of a run of this project"
-            self.problems.append(Problem(str(path), "unreadable", message, 0, None))
-            return
         if cut_off(path, run):
             self.notes.append(f"{path / 'metrics.jsonl'} ends in half a line, which is left out")
         key = json.dumps(settings, sort_keys=True)
-        arm = self.arms.setdefault(key, Arm(flatten(settings), str(run.record.get("name") or path.name)))
-        if run.status != "completed":
+        arm = self.arms.setdefault(key, Arm(flatten(settings), str(run.record.name or path.name)))
+        if run.status != Status.COMPLETED:
             arm.others.append(run)
         elif seed in arm.runs:
             self.notes.append(
@@ -253,13 +247,21 @@ class _Gathering:
         arm.calibration = own if arm.calibration is None else arm.calibration + own
 
 
+def _recorded(run: Run, *path: str) -> Any:
+    """A value of ``run.json``; None where the run does not say."""
+    value: Any = run.record
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
+    return value
+
+
 def _not_completed(arms: Sequence[Arm]) -> list[Problem]:
     problems = []
     for arm in arms:
         for run in arm.others:
-            reason = run.record.get("error") or {
-                "running": "still running: counted when it is complete",
-                "killed": f"its process is gone without a word; to continue it: mnist-train {typed('resume', run.path)}",
+            reason = run.record.error or {
+                Status.RUNNING: "still running: counted when it is complete",
+                Status.KILLED: f"its process is gone without a word; to continue it: mnist-train {typed('resume', run.path)}",
             }.get(run.status, "no reason recorded")
             problems.append(Problem(str(run.path), run.status, " ".join(reason.split()), len(run.metrics), arm.label))
     return problems
@@ -274,9 +276,7 @@ def _notes(arms: Sequence[Arm]) -> Iterable[str]:
             yield f"{what}: " + ", ".join(f"{value} ({count})" for value, count in counts.most_common(6))
 
     def of(run: Run, *path: str) -> Any:
-        value: Any = run.record
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
+        value = _recorded(run, *path)
         return "unknown" if value is None else value
 
     test_sets = Counter(arm.test_set for arm in arms if arm.test_set)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
 from mnist_exp.reports.collect import Arm, Comparison
 from mnist_exp.runs import Run, RunDirectoryError
 from mnist_exp.runs.files import open_file
+from mnist_exp.runs.record import Hardware
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,20 @@ def _reproduction(arm: Arm) -> Reproduction:
         return "; ".join(dict.fromkeys(show(run) for run in runs))
 
     def commit(run: Run) -> str:
-        git = run.record.get("git")
-        return f"{git['commit']}{' with uncommitted changes' if git.get('dirty') else ''}" if git else "unknown commit"
+        git = run.record.git
+        return f"{git.commit}{' with uncommitted changes' if git.dirty else ''}" if git else "unknown commit"
 
     def versions(run: Run) -> str:
-        known = run.record.get("versions") or {}
-        return ", ".join(f"{name} {version}" for name, version in known.items() if version) or "unknown versions"
+        return (
+            ", ".join(f"{name} {version}" for name, version in run.record.versions.items() if version)
+            or "unknown versions"
+        )
 
     def hardware(run: Run) -> str:
-        known: Mapping[str, Any] = run.record.get("hardware") or {}
-        threads = f"{run.record.get('threads', '?')} threads of {known.get('cores', '?')} cores"
-        backend = ", native kernels" if run.record.get("backend") == "native" else ""
-        return (
-            f"{known.get('cpu', 'unknown processor')}, {run.record.get('device', 'unknown device')}, {threads}{backend}"
-        )
+        known = run.record.hardware or Hardware()
+        threads = f"{run.record.threads or '?'} threads of {known.cores or '?'} cores"
+        backend = ", native kernels" if run.record.backend == "native" else ""
+        return f"{known.cpu or 'unknown processor'}, {run.record.device or 'unknown device'}, {threads}{backend}"
 
     return Reproduction(
         label=arm.label,
@@ -73,4 +73,4 @@ def run_command(run: Run) -> str:
             overrides = yaml.safe_load(stream)
         return shlex.join(["mnist-train", *(str(item) for item in overrides)])
     except (OSError, RunDirectoryError, yaml.YAMLError, TypeError):
-        return str(run.record.get("command") or "unknown command")
+        return str(run.record.command or "unknown command")

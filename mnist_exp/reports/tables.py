@@ -76,7 +76,7 @@ def _row(arm: Arm, place: int, is_baseline: bool) -> Row:
     losses = list(arm.final("test_loss").values())
     accuracy = _within_bounds(over_seeds(accuracies)) if accuracies else None
     images = arm.test_images
-    ends = [int(run.record["final"]["epoch"]) for run in arm.runs.values()]
+    ends = [int(run.record.final["epoch"]) for run in arm.runs.values() if run.record.final]
     speeds = [speed for run in arm.runs.values() if (speed := _images_per_second(run)) is not None]
     record = arm.any_run.record
     return Row(
@@ -88,8 +88,8 @@ def _row(arm: Arm, place: int, is_baseline: bool) -> Row:
         loss=fmean(losses) if losses else None,
         best=_best_epoch(arm),
         last_epoch=(min(ends), max(ends)) if ends else None,
-        parameters=record.get("parameters"),
-        macs=record.get("macs"),
+        parameters=record.parameters,
+        macs=record.macs,
         train_seconds=_mean(arm.recorded("seconds", "train")),
         images_per_second=_mean(speeds),
         memory=_mean(arm.recorded("peak_gpu_memory_bytes") or arm.recorded("peak_memory_bytes")),
@@ -271,15 +271,15 @@ def results_csv(comparison: Comparison) -> str:
     for index, arm in enumerate(comparison.arms):
         counted = list(arm.runs.values())
         for run in [*counted, *arm.others]:
-            record, spent = run.record, run.record.get("seconds") or {}
+            record, spent = run.record, run.record.seconds
             # The result of a completed run; of another one how far it got.
-            last = record.get("final") or (run.metrics[-1] if run.metrics else {})
+            last = record.final or (run.metrics[-1] if run.metrics else {})
             writer.writerow(
-                [run.path, arm.label, run.status, record.get("error"), run.config.seed, last.get("epoch")]
+                [run.path, arm.label, run.status, record.error, run.config.seed, last.get("epoch")]
                 + [last.get(name) for name in figures]
-                + [record.get("parameters"), record.get("macs"), spent.get("train"), spent.get("total")]
-                + [_images_per_second(run), record.get("peak_memory_bytes"), record["config_hash"]]
-                + [(record.get("git") or {}).get("commit"), (record.get("versions") or {}).get("torch")]
+                + [record.parameters, record.macs, spent.get("train"), spent.get("total")]
+                + [_images_per_second(run), record.peak_memory_bytes, record.config_hash]
+                + [record.git.commit if record.git else None, record.versions.get("torch")]
                 + [run.extra.get(name) for name in extra]
                 + [None if column.values[index] == ABSENT else column.shown(index) for column in columns]
             )

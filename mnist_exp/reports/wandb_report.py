@@ -22,6 +22,7 @@ from mnist_exp.reports.collect import Arm
 from mnist_exp.reports.figures import CURVES, shown_arms, style
 from mnist_exp.reports.markdown import METHOD, arms_table, chosen, heading, pairs_table, problems_table
 from mnist_exp.runs import Run
+from mnist_exp.runs.record import WandbRun
 
 SECONDS = 60.0  # the longest wait for the server, from the first question to the saved report
 ONE_LINE_AN_ARM = "config.trainer.epochs"  # equal in all runs of an arm, so that grouping by it makes one line of them
@@ -36,7 +37,7 @@ def project_of(report: Report) -> tuple[str | None, str]:
     places: Counter[tuple[str | None, str]] = Counter()
     for run in _runs(report):
         if identity := _identity(run):
-            places[identity.get("entity"), str(identity["project"])] += 1
+            places[identity.entity, str(identity.project)] += 1
     if not places:
         raise UsageError("--wandb: none of these runs was logged to Weights & Biases; train with logger=wandb")
     entities = [entity for (entity, _), _ in places.most_common() if entity]  # offline runs do not know theirs
@@ -127,9 +128,9 @@ def _runs(report: Report) -> list[Run]:
     return [run for arm in report.comparison.arms for run in [*arm.runs.values(), *arm.others]]
 
 
-def _identity(run: Run) -> dict[str, Any] | None:
-    identity = run.record.get("wandb")
-    return identity if isinstance(identity, dict) and identity.get("mode") in {"online", "offline"} else None
+def _identity(run: Run) -> WandbRun | None:
+    identity = run.record.wandb
+    return identity if identity is not None and identity.mode in {"online", "offline"} else None
 
 
 def _blocks(report: Report, w: ModuleType, entity: str | None, project: str, *, server: bool) -> list[Any]:
@@ -184,7 +185,7 @@ def _blocks(report: Report, w: ModuleType, entity: str | None, project: str, *, 
 
 
 def _ids(arm: Arm) -> list[str]:
-    return [str(identity["id"]) for run in arm.curves() if (identity := _identity(run))]
+    return [str(identity.id) for run in arm.curves() if (identity := _identity(run))]
 
 
 def _left_out(report: Report, arms: Sequence[Arm]) -> list[str]:
@@ -200,7 +201,7 @@ def _links(report: Report) -> str:
     lines = []
     for arm in report.comparison.arms:
         links = [
-            f"[seed {seed}]({identity['url']})" if identity.get("url") else f"seed {seed} (offline, `{identity['id']}`)"
+            f"[seed {seed}]({identity.url})" if identity.url else f"seed {seed} (offline, `{identity.id}`)"
             for seed, run in arm.runs.items()
             if (identity := _identity(run))
         ]

@@ -25,10 +25,13 @@ from typing import Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from mnist_exp.config import Config, check
-from mnist_exp.errors import UsageError, typed
+from mnist_exp.errors import UsageError, explain_validation, typed
 from mnist_exp.runs.files import RunDirectoryError, exists, open_file, refuse_links, write_atomically
+from mnist_exp.runs.record import OVER, Metrics, RunRecord, Status
 
 LOG = logging.getLogger("mnist_exp")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is there, is ten times as fast
@@ -37,7 +40,9 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is t
 # What earlier versions called a target, and what it is called now; applied where a stored configuration is read.
 RENAMED = {"mnist_exp.training.step": "mnist_exp.training.step_decay"}
 
-Revision = Callable[[dict[str, Any], Config], tuple[dict[str, Any], Config]]
+METRICS: TypeAdapter[dict[str, Any]] = TypeAdapter(Metrics)
+
+Revision = Callable[[RunRecord, Config], tuple[dict[str, Any], Config]]
 
 
 class RunDirectory:
@@ -51,14 +56,14 @@ class RunDirectory:
         may_download: whether absent data may be fetched into ``data.root``: not where a directory alone names the folder.
     """
 
-    def __init__(self, path: Path, lock: FileLock, record: dict[str, Any], config: Config) -> None:
+    def __init__(self, path: Path, lock: FileLock, record: RunRecord, config: Config) -> None:
         self.path = path
         self.record = record
         self.config = config
         self.may_download = True
         self.trusted: Collection[str] | None = None
         self._lock = lock
-        self._before: tuple[dict[str, Any], Config] | None = None
+        self._before: tuple[RunRecord, Config] | None = None
         self._log = logging.StreamHandler(open_file(path / "train.log", "a"))
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOG.addHandler(self._log)
@@ -71,7 +76,7 @@ class RunDirectory:
         config: Config,
         overrides: Sequence[str],
         record: Mapping[str, Any],
-        status: Literal["running", "waiting"] = "running",
+        status: Literal[Status.RUNNING, Status.WAITING] = Status.RUNNING,
     ) -> RunDirectory:
         """Start a new run; or, waiting, write down all there is to it and let ``reopen`` start it.
 
@@ -88,7 +93,7 @@ class RunDirectory:
         except RunDirectoryError:
             lock.release()
             raise
-        run = cls(path, lock, {"status": status, "started": _now(), **record}, config)
+        run = cls(path, lock, RunRecord.model_validate({"status": status, "started": _now(), **record}), config)
         write_config(path, config)
         write_atomically(path / "overrides.yaml", yaml.safe_dump(list(overrides)).encode())
         (path / "checkpoints").mkdir(exist_ok=True)
@@ -116,25 +121,25 @@ class RunDirectory:
         except BaseException:
             lock.release()
             raise
-        record, status = {**before[0], **changes}, before[0]["status"]
+        record, status = before[0].with_fields(**changes), before[0].status
         run = cls(path, lock, record, config)
         (path / "checkpoints").mkdir(exist_ok=True)  # a copy by git or an archive may lack an empty folder
         run.may_download, run.trusted = False, ()
         run._before = before
         if config != before[1]:
             write_config(path, config)
-        if status == "waiting":
-            run.update(status="running", started=_now())
+        if status == Status.WAITING:
+            run.update(status=Status.RUNNING, started=_now())
         else:
-            run.update(status="running", error=None, resumed=[*record.get("resumed", []), _now()])
+            run.update(status=Status.RUNNING, error=None, resumed=[*record.resumed, _now()])
         return run
 
     def __enter__(self) -> RunDirectory:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self.record["status"] == "running":  # nobody said how it ended
-            self.end("interrupted" if kind is KeyboardInterrupt else "failed", error)
+        if self.record.status == Status.RUNNING:  # nobody said how it ended
+            self.end(Status.INTERRUPTED if kind is KeyboardInterrupt else Status.FAILED, error)
         LOG.removeHandler(self._log)
         self._log.stream.close()
         self._log.close()
@@ -150,12 +155,16 @@ class RunDirectory:
 
     def update(self, **fields: Any) -> None:
         """Change fields of ``run.json``."""
-        self.record.update(fields)
-        write_atomically(self.path / "run.json", json.dumps(self.record, indent=2).encode() + b"\n")
+        self._write_record(self.record.with_fields(**fields))
 
-    def end(self, status: str, error: BaseException | None = None, **fields: Any) -> None:
+    def _write_record(self, record: RunRecord) -> None:
+        self.record = record
+        content = record.model_dump(mode="json", exclude_unset=True)
+        write_atomically(self.path / "run.json", json.dumps(content, indent=2).encode() + b"\n")
+
+    def end(self, status: Status, error: BaseException | None = None, **fields: Any) -> None:
         """Record how the run ended; the traceback of an unexpected failure goes to ``train.log``."""
-        if status == "failed" and error is not None:
+        if status == Status.FAILED and error is not None:
             record = LOG.makeRecord(LOG.name, logging.ERROR, __file__, 0, "%s: %s", (type(error).__name__, error), None)
             record.exc_info = (type(error), error, error.__traceback__)
             self._log.handle(record)  # to the file alone: the console gets one line from the command
@@ -166,8 +175,7 @@ class RunDirectory:
         """Put the record and the configuration back as they were before ``reopen``; nothing else may have changed."""
         assert self._before is not None
         record, self.config = self._before
-        self.record.clear()
-        self.update(**record)
+        self._write_record(record)
         write_config(self.path, self.config)
 
     def append_metrics(self, row: Mapping[str, float | int | None]) -> None:
@@ -177,7 +185,7 @@ class RunDirectory:
             file.flush()
             os.fsync(file.fileno())
 
-    def keep_metrics(self, epochs: int) -> list[dict[str, float | int]]:
+    def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
         """Drop what was written after ``epochs`` epochs, half a line included, and return the rest.
 
         A process can die between a line and the checkpoint that belongs to it; that epoch is trained again.
@@ -192,7 +200,7 @@ class RunDirectory:
             has = f"it has {wrong[0]}" if wrong else "they are in another order"
             raise RunDirectoryError(
                 f"{self.path / 'metrics.jsonl'} should have a line of each of the {epochs} epochs of the checkpoint, and "
-                f"{has}; put the file back, or train anew: {self.record.get('command', 'mnist-train')}"
+                f"{has}; put the file back, or train anew: {self.record.command or 'mnist-train'}"
             )
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomically(self.path / "metrics.jsonl", text.encode())
@@ -202,9 +210,11 @@ class RunDirectory:
 def _unchanged(path: Path) -> Revision:
     """Nothing changes; a run that is over is refused."""
 
-    def revise(record: dict[str, Any], config: Config) -> tuple[dict[str, Any], Config]:
-        if (status := record["status"]) in {"completed", "diverged"}:
-            advice = f"mnist-eval {path} evaluates it" if status == "completed" else "a new run needs other settings"
+    def revise(record: RunRecord, config: Config) -> tuple[dict[str, Any], Config]:
+        if (status := record.status) in OVER:
+            advice = (
+                f"mnist-eval {path} evaluates it" if status == Status.COMPLETED else "a new run needs other settings"
+            )
             raise RunDirectoryError(f"{path} holds a {status} run; there is nothing to resume, {advice}")
         return {}, config
 
@@ -224,22 +234,27 @@ def explain_no_run(path: Path) -> str:
     return f"{path} is not a run directory: it has no run.json"
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> RunRecord:
     """``run.json`` of a run directory.
 
     Raises:
-        RunDirectoryError: it is missing or is not one of ours.
+        RunDirectoryError: it is missing, is not one of ours, or a value in it is of another type.
     """
     try:
-        with open_file(path / "run.json", "r") as file:
-            record = json.load(file)
+        with open_file(path / "run.json") as file:
+            content = file.read()
+        record = from_json(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunDirectoryError(explain_no_run(path)) from error
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{path / 'run.json'} cannot be read: {error}") from error
     if not isinstance(record, dict) or "status" not in record or "config_hash" not in record:
         raise RunDirectoryError(f"{path} holds a run of another project: run.json has no status and config_hash")
-    return record
+    try:
+        return RunRecord.model_validate_json(content)
+    except ValidationError as error:
+        lines = (f"{path / 'run.json'}: {line}" for line in explain_validation(error, record))
+        raise RunDirectoryError("\n".join(lines)) from error
 
 
 def read_config(path: Path) -> Config:
@@ -271,7 +286,7 @@ def write_config(path: Path, config: Config) -> None:
     write_atomically(path / "config.yaml", yaml.safe_dump(config.plain(), sort_keys=False).encode())
 
 
-def read_metrics(path: Path) -> list[dict[str, float | int]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The whole lines of ``metrics.jsonl``; a last line that is not whole yet is left out.
 
     Raises:
@@ -286,10 +301,9 @@ def read_metrics(path: Path) -> list[dict[str, float | int]]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            row["epoch"]
-        except (ValueError, TypeError, KeyError) as error:
-            if number == len(lines):
+            row = METRICS.validate_python(json.loads(line))
+        except (ValueError, RecursionError) as error:  # what pydantic refuses is a ValueError, too
+            if number == len(lines) and not line.endswith("}"):
                 break
             raise RunDirectoryError(f"{file}, line {number}: not a metrics line") from error
         rows.append(row)
@@ -351,10 +365,10 @@ def _refuse_run(path: Path) -> None:
     """Refuse a directory whose run has something to lose; one that failed before its first checkpoint has not."""
     if not (path / "run.json").exists():
         return
-    status = read_record(path)["status"]
-    if status in {"completed", "diverged"}:
+    status = read_record(path).status
+    if status in OVER:
         raise RunDirectoryError(f"{path} already holds a {status} run; choose another hydra.run.dir")
-    if status != "failed" or any((path / "checkpoints").glob("*.pt")):
+    if status != Status.FAILED or any((path / "checkpoints").glob("*.pt")):
         raise RunDirectoryError(f"{path} holds an unfinished run; continue it: {resume_command(path)}")
 
 

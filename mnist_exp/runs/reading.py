@@ -8,15 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.config import Config, Found
+from mnist_exp.config import Config
 from mnist_exp.runs.directory import explain_no_run, is_locked, read_config, read_metrics, read_record
 from mnist_exp.runs.files import RunDirectoryError
-
-# Figures of a line of metrics.jsonl that training itself records; callbacks add others.
-FIGURES = (
-    *("epoch", "images_seen", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "learning_rate"),
-    *("train_seconds", "eval_seconds", "images_per_second", "val_loss", "val_accuracy"),
-)
+from mnist_exp.runs.record import FIGURES, RunRecord, Status
 
 
 @dataclass(frozen=True)
@@ -29,21 +24,20 @@ class Run:
     """
 
     path: Path
-    status: str
-    record: dict[str, Any]
+    status: Status
+    record: RunRecord
     config: Config
-    metrics: list[dict[str, float | int]]
+    metrics: list[dict[str, Any]]
 
     @property
     def whole_config(self) -> Config:
         """The configuration with what the run found of its images, where it leaves that to the data."""
-        found = self.record.get("preparation")
-        return self.config.with_found(None if found is None else Found.model_validate(found))
+        return self.config.with_found(self.record.preparation)
 
     @property
     def extra(self) -> dict[str, float]:
         """What callbacks recorded at the end, by name: finite numbers only. Of a run that is not completed, how far it got."""
-        last = self.record.get("final") or (self.metrics[-1] if self.metrics else {})
+        last = self.record.final or (self.metrics[-1] if self.metrics else {})
         return {
             name: float(value)
             for name, value in last.items()
@@ -59,9 +53,9 @@ def read_run(path: str | Path) -> Run:
     """
     path = Path(path)
     record = read_record(path)
-    status = record["status"]
-    if status == "running" and not is_locked(path):
-        status = "killed"
+    status = record.status
+    if status == Status.RUNNING and not is_locked(path):
+        status = Status.KILLED
     return Run(path, status, record, read_config(path), read_metrics(path))
 
 

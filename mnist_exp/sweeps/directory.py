@@ -21,13 +21,10 @@ from filelock import FileLock, Timeout
 
 from mnist_exp.config import Config
 from mnist_exp.hashing import HASH_VERSION, NOT_COUNTED, config_hash
-from mnist_exp.runs import RunDirectoryError, write_atomically
+from mnist_exp.runs import RunDirectoryError, Status, write_atomically
 from mnist_exp.runs.directory import is_locked, read_config, read_record, resume_command
 from mnist_exp.runs.files import open_file, refuse_links
 
-# How a job stands that nobody needs to run again. A run that diverged would diverge again with the same bits.
-SETTLED = {"completed", "diverged", "pruned"}
-FAILED = {"failed", "diverged", "killed"}
 LONGEST_NAME = 80
 PLAIN_NAME = r"[^./\\:\x00-\x1f][^/\\:\x00-\x1f]*"  # of a folder: no path, nothing hidden
 
@@ -60,7 +57,7 @@ class JobStatus:
         val_loss: of the result.
     """
 
-    status: str
+    status: Status
     error: str | None = None
     val_accuracy: float | None = None
     test_accuracy: float | None = None
@@ -225,15 +222,15 @@ def read_job_status(path: Path) -> JobStatus:
     """How the run in this directory stands; damaged or missing is failed."""
     try:
         record = read_record(path)
-        status = record["status"]
-        if status == "running" and not is_locked(path):
+        status = record.status
+        if status == Status.RUNNING and not is_locked(path):
             record = read_record(path)  # it may have ended between the two looks
-            status = "killed" if record["status"] == "running" else record["status"]
+            status = Status.KILLED if record.status == Status.RUNNING else record.status
     except RunDirectoryError as problem:
-        return JobStatus("failed", str(problem))
-    final = record.get("final") or {}
-    error = record.get("error") or ("its process is gone" if status == "killed" else None)
-    seconds = (record.get("seconds") or {}).get("total")
+        return JobStatus(Status.FAILED, str(problem))
+    final = record.final or {}
+    error = record.error or ("its process is gone" if status == Status.KILLED else None)
+    seconds = record.seconds.get("total")
     return JobStatus(
         status, error, final.get("val_accuracy"), final.get("test_accuracy"), seconds, final.get("val_loss")
     )

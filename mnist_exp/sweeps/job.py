@@ -30,8 +30,9 @@ from mnist_exp.runs import RunDirectory, RunDirectoryError
 from mnist_exp.runs.directory import read_record
 from mnist_exp.runs.files import open_file
 from mnist_exp.runs.provenance import provenance
+from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.signals import StopRequest
-from mnist_exp.sweeps.directory import FAILED, SETTLED, ask_to_stop, read_job_status
+from mnist_exp.sweeps.directory import ask_to_stop, read_job_status
 
 POLL_SECONDS = 0.5
 # Longer than an optimizer step and a checkpoint take; then what does not listen is killed, and resumes from its last epoch.
@@ -55,7 +56,7 @@ def train_here(job: DictConfig) -> None:
     except (UsageError, RunDirectoryError, RunFailed):
         pass  # run.json says it
     except BaseException as error:
-        if read_job_status(path).status == "interrupted":
+        if read_job_status(path).status == Status.INTERRUPTED:
             ask_to_stop(stop_file, error.signal if isinstance(error, RunInterrupted) else int(signal.SIGINT))
         # Else it called sys.exit, or failed in a way that nobody foresaw: that is its own affair.
     _stop_others_after_a_failure(job)
@@ -89,7 +90,7 @@ def train_in_a_child(job: DictConfig, stop: StopRequest) -> None:
         number = signal.Signals(-process.exitcode)
         hint = ", as Linux does for want of memory" if number == signal.SIGKILL else "; see output.log there"
         _record_death(path, f"its process was killed by {number.name}{hint}")
-    elif read_job_status(path).status == "waiting" and not stop() and not stop_file.exists():
+    elif read_job_status(path).status == Status.WAITING and not stop() and not stop_file.exists():
         _record_death(path, f"ended with exit status {process.exitcode} before it began; see output.log there")
     _stop_others_after_a_failure(job)
 
@@ -126,7 +127,7 @@ def train_directory(path: Path, said: Mapping[str, Any], *, in_sweep: bool = Fal
     if path.is_relative_to(Path.cwd()) and path != Path.cwd():
         path = path.relative_to(Path.cwd())  # as the user would type it
     with RunDirectory.reopen(path) as run:
-        if "versions" not in run.record:
+        if not run.record.versions:
             run.update(**provenance(PACKAGE))
         run.update(process={"host": platform.node(), "pid": os.getpid()})
         run.config = check({**run.config.plain(), **{key: said[key] for key in ("logger", "callbacks") if key in said}})
@@ -190,10 +191,10 @@ def _end_when(condition: Callable[[], bool]) -> None:
 
 def _record_death(path: Path, message: str) -> None:
     try:
-        if read_record(path)["status"] not in {"waiting", "running"}:
+        if read_record(path).status not in {Status.WAITING, Status.RUNNING}:
             return  # it said how it ended; the signal found it on its way out
         with RunDirectory.reopen(path) as run:
-            run.end("failed", ProcessDied(message))
+            run.end(Status.FAILED, ProcessDied(message))
     except RunDirectoryError:
         return  # somebody else continues it already
 

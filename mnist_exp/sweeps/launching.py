@@ -36,10 +36,11 @@ from mnist_exp.hashing import HASH_VERSION
 from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.directory import is_locked, read_config, resume_command
 from mnist_exp.runs.files import refuse_links
+from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.signals import StopRequest
 from mnist_exp.stored import check_runs_named
 from mnist_exp.sweeps.composing import JobComposer
-from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, SweepDirectory
+from mnist_exp.sweeps.directory import Job, SweepDirectory
 from mnist_exp.sweeps.job import StopAll, train_apart, train_here
 from mnist_exp.sweeps.matching import (
     distinguishing,
@@ -185,7 +186,7 @@ def conclude(stopped_by: int = 0) -> None:
     print_table(sweep, statuses)
     if stopped_by:
         raise RunInterrupted("", stopped_by)
-    if any(job_status.status in FAILED | {"interrupted"} for job_status in statuses.values()):
+    if any(job_status.status in FAILED | {Status.INTERRUPTED} for job_status in statuses.values()):
         raise PastHydra(RunFailed(""))
 
 
@@ -312,7 +313,7 @@ def _find_or_add(
     }
     if record["threads"] is None or checked.trainer.threads is not None:
         del record["threads"]  # else its share of the cores, now and when it is resumed
-    with RunDirectory.create(path, config=checked, overrides=arguments, record=record, status="waiting"):
+    with RunDirectory.create(path, config=checked, overrides=arguments, record=record, status=Status.WAITING):
         hydra = path / ".hydra"
         hydra.mkdir(exist_ok=True)
         OmegaConf.save(composed.task, hydra / "config.yaml")
@@ -462,11 +463,11 @@ def _run(
         if sweep.stop_file.exists():
             return
         statuses = {job: sweep.job_status(job).status for job in batch}
-        begun = [job for job in batch if statuses[job] != "waiting"]
+        begun = [job for job in batch if statuses[job] != Status.WAITING]
         if alone:
             del suspects[0]
         elif isinstance(failure, BrokenProcessPool):
-            suspects = [job for job in begun if statuses[job] == "killed"]
+            suspects = [job for job in begun if statuses[job] == Status.KILLED]
         if not begun and failure is not None and tried.issuperset(batch):
             message = " ".join(str(failure).split())
             raise UsageError(f"the launcher started no job: {type(failure).__name__}: {message}") from failure

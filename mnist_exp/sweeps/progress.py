@@ -20,7 +20,8 @@ from rich.text import Text
 from mnist_exp.errors import typed
 from mnist_exp.runs import RunDirectoryError
 from mnist_exp.runs.directory import read_metrics
-from mnist_exp.sweeps.directory import FAILED, SETTLED, Job, JobStatus, SweepDirectory
+from mnist_exp.runs.record import FAILED, SETTLED, Status
+from mnist_exp.sweeps.directory import Job, JobStatus, SweepDirectory
 from mnist_exp.sweeps.resuming import left_to_user
 from mnist_exp.terminal import Terminal
 
@@ -94,9 +95,9 @@ class Progress:
         statuses = {name: self._statuses[name] for name in self._wanted}
         counts = Counter(job_status.status for job_status in statuses.values())
         failed = sum(counts[status] for status in FAILED)
-        waiting = counts["waiting"] + counts["running"] + counts["interrupted"]
-        parts = [f"{counts['completed'] + counts['pruned']} of {len(statuses)} done"]
-        parts += [f"{counts['running']} running{self._epochs()}"] if counts["running"] else []
+        waiting = counts[Status.WAITING] + counts[Status.RUNNING] + counts[Status.INTERRUPTED]
+        parts = [f"{counts[Status.COMPLETED] + counts[Status.PRUNED]} of {len(statuses)} done"]
+        parts += [f"{counts[Status.RUNNING]} running{self._epochs()}"] if counts[Status.RUNNING] else []
         parts += [f"{failed} failed"] if failed else []
         if waiting and self._ended:
             left = (self._last_end - self._began) / self._ended * waiting - (time.monotonic() - self._last_end)
@@ -107,7 +108,7 @@ class Progress:
 
     def _epochs(self) -> str:
         """The epoch that the job is in, where one runs."""
-        running = [name for name in self._wanted if self._statuses[name].status == "running"]
+        running = [name for name in self._wanted if self._statuses[name].status == Status.RUNNING]
         if len(running) != 1:
             return ""
         try:
@@ -133,7 +134,7 @@ def best_so_far(statuses: Mapping[str, JobStatus]) -> str | None:
 
 def job_line(number: str, name: str, status: JobStatus) -> str:
     """One job that has ended: its accuracy and seconds, or what went wrong."""
-    if status.status != "completed":
+    if status.status != Status.COMPLETED:
         return f"{number} {name}: {what_happened(status)}"
     figures = [
         f"{split} {value:.2%}"
@@ -161,7 +162,7 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
     out = Terminal(soft_wrap=False)
     arms: dict[str, list[JobStatus]] = {}
     for name, job in sweep.jobs.items():
-        if statuses[name].status == "completed":
+        if statuses[name].status == Status.COMPLETED:
             settings = [override for override in job.overrides if not override.lstrip("+").startswith("seed=")]
             arms.setdefault(" ".join(map(short, settings)) or "all jobs", []).append(statuses[name])
     has_validation = any(job.val_accuracy is not None for jobs in arms.values() for job in jobs)

@@ -29,6 +29,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from mnist_exp.config import Config, Section
 from mnist_exp.errors import UsageError, explain_validation
 from mnist_exp.pruning import METRICS, STUDY, pruner_of, storage_of
+from mnist_exp.runs import Status
 from mnist_exp.sweeps.directory import read_sweep
 from mnist_exp.trust import find_target
 
@@ -167,10 +168,10 @@ class Search:
 
     def tell(self, trial: Trial, status: str, value: float | None) -> None:
         """What became of a trial."""
-        if status == "completed" and value is not None:
+        if status == Status.COMPLETED and value is not None:
             self.study.tell(trial, value)
         else:
-            self.study.tell(trial, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
+            self.study.tell(trial, state=TrialState.PRUNED if status == Status.PRUNED else TrialState.FAIL)
 
 
 def assignments(trial: Trial) -> list[str]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from mnist_exp.runs.record import FAILED, SETTLED
 from mnist_exp.signals import StopRequest
-from mnist_exp.sweeps.directory import FAILED, SETTLED, read_job_status
+from mnist_exp.sweeps.directory import read_job_status
 from mnist_exp.sweeps.job import PATIENCE_SECONDS, train_in_a_child
 
 POLL_SECONDS = 0.5

@@ -837,7 +837,7 @@ class TestTrainCommand:
             assert server.runs[run_id].exit_code == 1
             assert mnist_train("resume=run") == 0
             wandb.teardown()
-            assert list(server.runs) == [run_id] == [read_record(tmp_path / "run")["wandb"]["id"]]
+            assert list(server.runs) == [run_id] == [read_record(tmp_path / "run").wandb.id]
             assert [row["epoch"] for row in server.runs[run_id].history] == [1, 2]
             assert server.runs[run_id].exit_code == 0
 
@@ -854,4 +854,4 @@ class TestTrainCommand:
             for name in ("without", "with")
         )
         assert without == with_
-        assert read_record(tmp_path / "with")["wandb"]["mode"] == "offline"
+        assert read_record(tmp_path / "with").wandb.mode == "offline"

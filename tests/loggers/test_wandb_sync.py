@@ -56,7 +56,7 @@ def test_after_an_outage_the_whole_sweep_is_there(
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [f"{job}: uploaded" for job in jobs[1:]]  # the first had arrived
     for seed, job in enumerate(jobs):
-        run = wandb_server.runs[read_record(job)["wandb"]["id"]]
+        run = wandb_server.runs[read_record(job).wandb.id]
         rows = [row for row in run.history if "epoch" in row]
         assert [row["test/accuracy"] for row in rows] == [row["test_accuracy"] for row in read_metrics(job)]
         assert (run.group, run.name, run.project, run.config["seed"]) == ("widths", f"lenet5-{seed}", "mnist-exp", seed)
@@ -79,7 +79,7 @@ def test_one_that_fails_does_not_stop_the_rest(offline: Callable[..., Path], wan
     assert failed.startswith("outputs/a: failed: Failed to read ")
     assert running == "outputs/b: still running, left for later"
     assert uploaded == "outputs/c: uploaded"
-    assert list(wandb_server.runs) == [read_record(runs[2])["wandb"]["id"]]
+    assert list(wandb_server.runs) == [read_record(runs[2]).wandb.id]
 
 
 def test_what_a_killed_process_wrote_is_uploaded_once(offline: Callable[..., Path], wandb_server: WandbServer) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from mnist_exp import build, evaluate
+from mnist_exp import device, evaluate
 from mnist_exp.runs import read_run
 
 
@@ -24,7 +24,7 @@ def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("PATH", str(tmp_path))
     native_build._load.cache_clear()
-    build._say_once.cache_clear()
+    device._say_once.cache_clear()
 
 
 def unfinished(path: Path, **changes: Any) -> None:
@@ -40,12 +40,12 @@ def test_native_is_the_default_and_is_recorded_but_not_hashed(
     for name, override in (("auto", []), ("native", ["trainer.backend=native"]), ("torch", ["trainer.backend=torch"])):
         assert mnist_train(*small, *override, f"hydra.run.dir={name}") == 0
     runs = {name: read_run(Path(name)) for name in ("auto", "native", "torch")}
-    assert {name: run.record["backend"] for name, run in runs.items()} == {
+    assert {name: run.record.backend for name, run in runs.items()} == {
         "auto": "native",
         "native": "native",
         "torch": "torch",
     }
-    assert len({run.record["config_hash"] for run in runs.values()}) == 1
+    assert len({run.record.config_hash for run in runs.values()}) == 1
     assert Path("auto/predictions.npz").read_bytes() == Path("native/predictions.npz").read_bytes()
     states = [torch.load(f"{name}/checkpoints/last.pt", weights_only=True)["model"] for name in ("native", "torch")]
     assert states[0].keys() == states[1].keys()
@@ -77,7 +77,7 @@ def test_a_run_goes_on_as_it_began(
     unfinished(Path("ours"))
     for name in ("theirs", "old"):
         assert mnist_train(f"resume={name}") == 0
-        assert read_run(Path(name)).record["backend"] == "torch"
+        assert read_run(Path(name)).record.backend == "torch"
     request.getfixturevalue("no_compiler")
     capsys.readouterr()
     assert mnist_train("resume=ours") == 2

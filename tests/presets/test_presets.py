@@ -35,7 +35,7 @@ def test_choice_trains(choice: str, mnist_train: Callable[..., int], small: list
     assert mnist_train(choice, *small, "trainer.epochs=1", "data.limit=192", "hydra.run.dir=run") == 0
     run = read_run(tmp_path / "run")
     assert run.status == "completed"
-    assert math.isfinite(run.record["final"]["test_loss"])
+    assert math.isfinite(run.record.final["test_loss"])
 
 
 @pytest.mark.parametrize("model", ["lenet5", "mlp"])
@@ -54,5 +54,5 @@ def test_compiled_model_trains_to_the_same_figures(
     monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend="eager"))
     for name, flag in (("plain", "false"), ("compiled", "true")):
         assert mnist_train(*small, f"trainer.compile={flag}", f"hydra.run.dir={name}") == 0
-    plain, compiled = (read_run(tmp_path / name).record["final"]["test_loss"] for name in ("plain", "compiled"))
+    plain, compiled = (read_run(tmp_path / name).record.final["test_loss"] for name in ("plain", "compiled"))
     assert compiled == pytest.approx(plain, rel=1e-5)

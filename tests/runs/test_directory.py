@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_exp.runs import RunDirectory, RunDirectoryError, find_runs, read_run, write_atomically
+from mnist_exp.runs import RunDirectory, RunDirectoryError, Status, find_runs, read_run, write_atomically
 from mnist_exp.runs.directory import read_config
 from mnist_exp.runs.provenance import cores, git_state, peak_memory, provenance, reset_peak_memory
 
@@ -25,11 +25,11 @@ def test_second_process_is_refused_while_the_first_lives(tmp_path: Path) -> None
         for attempt in (lambda: new(run.path), lambda: RunDirectory.reopen(run.path)):
             with pytest.raises(RunDirectoryError, match="is in use by another process"):
                 attempt()
-        run.end("interrupted")
+        run.end(Status.INTERRUPTED)
     with RunDirectory.reopen(run.path) as again:
-        assert again.record["status"] == "running"
-        assert len(again.record["resumed"]) == 1
-        again.end("completed")
+        assert again.record.status == "running"
+        assert len(again.record.resumed) == 1
+        again.end(Status.COMPLETED)
     with pytest.raises(RunDirectoryError, match="holds a completed run; there is nothing to resume"):
         RunDirectory.reopen(run.path)
 
@@ -38,16 +38,16 @@ def test_a_run_that_nobody_ended_failed(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), new(tmp_path / "run"):
         raise ZeroDivisionError("boom")
     run = read_run(tmp_path / "run")
-    assert (run.status, run.record["error"]) == ("failed", "ZeroDivisionError: boom")
+    assert (run.status, run.record.error) == ("failed", "ZeroDivisionError: boom")
     assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
 
 
 def test_a_run_that_failed_before_it_began_may_be_started_again(tmp_path: Path) -> None:
     with new(tmp_path / "run") as run:
-        run.end("failed", FileNotFoundError("no digits"))
+        run.end(Status.FAILED, FileNotFoundError("no digits"))
     with new(tmp_path / "run") as run:
         (run.path / "checkpoints" / "last.pt").touch()
-        run.end("failed", OSError("disk full"))
+        run.end(Status.FAILED, OSError("disk full"))
     with pytest.raises(RunDirectoryError, match=r"holds an unfinished run; continue it: mnist-train resume="):
         new(tmp_path / "run")
 

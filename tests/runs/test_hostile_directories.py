@@ -20,8 +20,9 @@ from PIL import Image
 from mnist_exp.cli import demo, predict, report
 from mnist_exp.cli import eval as evaluate
 from mnist_exp.config import check_logger
-from mnist_exp.runs import RunDirectoryError
+from mnist_exp.runs import RunDirectoryError, read_run
 from mnist_exp.runs.files import exists, open_file, refuse_links_for_wandb, write_atomically
+from mnist_exp.runs.record import WandbRun
 from mnist_exp.trust import instantiate, logger_to_use, run_id_to_use
 
 SECRET = "hunter2"
@@ -415,8 +416,6 @@ class TestLogger:
             ({"id": "abc", "project": "mnist-exp", "entity": "them"}, "me", None),
             ({"id": "abc", "project": "theirs", "entity": None}, None, None),
             ({"id": "../abc", "project": "mnist-exp"}, None, None),
-            ({"id": 5, "project": "mnist-exp"}, None, None),
-            ("abc", None, None),
             (None, None, None),
         ],
     )
@@ -424,7 +423,10 @@ class TestLogger:
         self, recorded: Any, entity: str | None, expected: Any
     ) -> None:
         assert (
-            run_id_to_use(recorded, check_logger({**self.PRESENT, "project": "mnist-exp", "entity": entity}))
+            run_id_to_use(
+                recorded and WandbRun.model_validate(recorded),
+                check_logger({**self.PRESENT, "project": "mnist-exp", "entity": entity}),
+            )
             == expected
         )
 
@@ -440,9 +442,10 @@ class TestLogger:
             "mnist-train: where a run is sent is not taken over from run; if you want the same, type mnist-train "
             "resume=run 'logger.tags=[y]' logger.project=theirs logger.entity=them logger.upload_files=true\n"
         )
-        recorded = json.loads((run / "run.json").read_text())["wandb"]
-        assert (recorded["project"], recorded["entity"], recorded["mode"]) == ("mnist-exp", None, "offline")
-        assert recorded["id"] != "theirs"
+        recorded = read_run(run).record.wandb
+        assert recorded is not None
+        assert (recorded.project, recorded.entity, recorded.mode) == ("mnist-exp", None, "offline")
+        assert recorded.id != "theirs"
 
     @pytest.mark.parametrize("kind", ["settings", "link", "folder"])
     def test_what_wandb_would_follow_is_refused(self, kind: str, tmp_path: Path) -> None:

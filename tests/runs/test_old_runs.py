@@ -11,6 +11,7 @@ import pytest
 
 from mnist_exp.cli import eval as evaluate
 from mnist_exp.cli import report
+from mnist_exp.hashing import HASH_VERSION, config_hash
 from mnist_exp.runs import read_run
 
 OLD = Path(__file__).parent / "version_0_1"
@@ -26,7 +27,7 @@ def old(tmp_path: Path) -> Path:
 def test_a_completed_run_is_evaluated(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate.main([str(old / "completed"), "--json"])
     result = json.loads(capsys.readouterr().out)
-    final = read_run(old / "completed").record["final"]
+    final = read_run(old / "completed").record.final
     assert result["test_accuracy"] == pytest.approx(final["test_accuracy"], abs=0.01)
     assert result["test_loss"] == pytest.approx(final["test_loss"], rel=1e-4)
 
@@ -57,6 +58,28 @@ def test_a_sweep_is_finished(old: Path, mnist_train: Callable[..., int]) -> None
     assert [read_run(job).status for job in jobs] == ["completed", "completed"]
     assert (jobs[0] / "run.json").read_bytes() == before, "what was complete is not trained again"
     assert len(sorted((old / "sweep").glob("*/run.json"))) == 2, "the jobs are recognised"
+
+
+def test_jobs_of_the_first_hash_are_known_by_what_they_compute(old: Path, mnist_train: Callable[..., int]) -> None:
+    file = old / "sweep" / "sweep.json"
+    content = json.loads(file.read_text())
+    assert "config_hash_version" not in content
+    for job in content["jobs"]:
+        job["arguments"] = ["seed=77"]  # so that their overrides do not tell
+    file.write_text(json.dumps(content))
+    names = [job["directory"] for job in content["jobs"]]
+    assert mnist_train("-m", f"sweep.resume={old / 'sweep'}") == 0
+    after = json.loads(file.read_text())
+    assert [job["directory"] for job in after["jobs"]] == names, "no job is there twice"
+    assert after["config_hash_version"] == HASH_VERSION
+    for job in after["jobs"]:
+        assert job["id"] == config_hash(read_run(old / "sweep" / job["directory"]).config)
+    assert {read_run(old / "sweep" / name).status for name in names} == {"completed"}
+
+
+def test_the_schedule_step_is_step_decay_now(old: Path) -> None:
+    assert "mnist_exp.training.step\n" in (old / "interrupted" / "config.yaml").read_text()
+    assert read_run(old / "interrupted").config.scheduler.target == "mnist_exp.training.step_decay"
 
 
 def test_a_report_reads_all_of_them(old: Path, tmp_path: Path) -> None:

@@ -127,8 +127,8 @@ def test_where_runs_are_sent_is_not_taken_over(
     )
     assert statuses(stored) == ["completed", "completed"]
     for run in stored.glob("seed=*"):
-        recorded = read_run(run).record["wandb"]
-        assert (recorded["project"], recorded["entity"], recorded["mode"]) == ("mnist-exp", None, "offline")
+        recorded = read_run(run).record.wandb
+        assert (recorded.project, recorded.entity, recorded.mode) == ("mnist-exp", None, "offline")
 
 
 @pytest.mark.parametrize(

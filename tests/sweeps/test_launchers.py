@@ -85,7 +85,7 @@ def test_a_launcher_of_a_users_own(small: list[str], tmp_path: Path) -> None:
     assert (process.returncode, err) == (0, "")
     assert "hello 3" in out
     assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
-    threads = {read_run(tmp_path / "sweep" / f"seed={seed}").record["threads"] for seed in range(3)}
+    threads = {read_run(tmp_path / "sweep" / f"seed={seed}").record.threads for seed in range(3)}
     assert threads == {max(1, available_cores() // 3)}
 
 

@@ -92,8 +92,8 @@ def test_two_data_sets_are_two_jobs_and_each_trains_on_its_own(
     assert "sweep sweep: 2 jobs\n" in done.stdout
     runs = [read_run(Path("sweep") / job["directory"]) for job in read_sweep(Path("sweep"))["jobs"]]
     assert [Path(run.config.data.folder or "").name for run in runs] == ["A", "B"]
-    assert len({run.record["data_digest"] for run in runs}) == 2
-    assert len({run.record["config_hash"] for run in runs}) == 1
+    assert len({run.record.data_digest for run in runs}) == 2
+    assert len({run.record.config_hash for run in runs}) == 1
 
 
 @pytest.mark.parametrize("data", ["data=mnist", "data=idx"])

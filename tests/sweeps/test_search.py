@@ -14,6 +14,7 @@ import pytest
 
 optuna = pytest.importorskip("optuna", reason="needs mnist-exp[optuna]")
 
+from mnist_exp.runs.record import SearchTrial  # noqa: E402
 from mnist_exp.sweeps.directory import read_sweep  # noqa: E402
 
 SEARCH = [
@@ -227,7 +228,7 @@ def test_a_run_without_its_study_is_trained_to_the_end(tmp_path: Path, caplog: p
     from mnist_exp.pruning import OptunaPruning
 
     told = {"storage": "sqlite:////long/gone/study.db", "trial": 1, "study": "val_accuracy", "startup_trials": 5}
-    OptunaPruning(told, tmp_path)
+    OptunaPruning(SearchTrial.model_validate(told), tmp_path)
     assert "study.db does not know this run: it is trained to the end" in caplog.text
     assert list(tmp_path.iterdir()) == []
 

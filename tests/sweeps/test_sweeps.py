@@ -51,8 +51,8 @@ def test_jobs_lie_directly_in_the_sweep_directory(
     assert {path.parent.name for path in Path("sweep").glob("*/run.json")} == names
     runs = {name: read_run(Path("sweep") / name) for name in names}
     assert {run.status for run in runs.values()} == {"completed"}
-    assert runs["model=mlp,seed=2"].record["seed"] == 2
-    assert {run.record["sweep"] for run in runs.values()} == {"sweep"}
+    assert runs["model=mlp,seed=2"].record.seed == 2
+    assert {run.record.sweep for run in runs.values()} == {"sweep"}
     assert all("versions" in run.record for run in runs.values())
     assert {path.name for path in Path("sweep/model=mlp,seed=2/.hydra").iterdir()} == {
         *("config.yaml", "hydra.yaml", "overrides.yaml")
@@ -62,12 +62,12 @@ def test_jobs_lie_directly_in_the_sweep_directory(
     job = stored["jobs"][0]
     assert job["overrides"] == ["seed=0", "model=lenet5"]
     assert job["status"] == "completed"
-    assert job["test_accuracy"] == runs["model=lenet5,seed=0"].record["final"]["test_accuracy"]
+    assert job["test_accuracy"] == runs["model=lenet5,seed=0"].record.final["test_accuracy"]
     out = capsys.readouterr().out
     assert "sweep sweep: 6 jobs\n" in out
     assert re.findall(r"^\[(\d)/6\] model=\w+,seed=\d: test \d+\.\d\d%, \d+ s$", out, re.MULTILINE) == list("123456")
     assert "epoch" not in out, "of a job, its result is enough"
-    accuracies = {name: run.record["final"]["test_accuracy"] for name, run in runs.items()}
+    accuracies = {name: run.record.final["test_accuracy"] for name, run in runs.items()}
     for model in ("lenet5", "mlp"):
         values = [100 * value for name, value in accuracies.items() if name.startswith(f"model={model},")]
         row = f" model={model} +. 3 . {statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} % "
@@ -92,7 +92,7 @@ def test_a_job_of_a_sweep_equals_the_same_run_alone(
     assert mnist_train(*small, "data.limit=64", "trainer.epochs=1", "seed=1", "hydra.run.dir=alone") == 0
     with np.load("alone/predictions.npz") as alone, np.load("sweep/seed=1/predictions.npz") as job:
         np.testing.assert_array_equal(alone["logits"], job["logits"])
-    assert read_run(Path("alone")).record["config_hash"] == read_run(Path("sweep/seed=1")).record["config_hash"]
+    assert read_run(Path("alone")).record.config_hash == read_run(Path("sweep/seed=1")).record.config_hash
     alone_config, job_config = read_run(Path("alone")).config, read_run(Path("sweep/seed=1")).config
     assert {**job_config, "quiet": False} == alone_config
 
@@ -211,7 +211,7 @@ def test_threads_and_device_distinguish_where_they_are_swept_over(
     mnist_train: Callable[..., int], small: list[str]
 ) -> None:
     assert mnist_train("-m", *small, *QUICK, "trainer.threads=1,2") == 0
-    assert {name: read_run(Path("sweep") / name).record["threads"] for name in statuses()} == {
+    assert {name: read_run(Path("sweep") / name).record.threads for name in statuses()} == {
         "threads=1": 1,
         "threads=2": 2,
     }

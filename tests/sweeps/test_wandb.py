@@ -50,12 +50,12 @@ def logged(history: list[dict[str, Any]]) -> list[float]:
 
 def assert_whole(job: Path) -> RunFile:
     """Everything that the run directory says of a job is in the one W&B file that lies there."""
-    assert read_record(job)["status"] == "completed"
+    assert read_record(job).status == "completed"
     assert (job / "predictions.npz").exists()
     run = read_run(job)
     assert logged(run.history) == accuracies(job)
-    assert (run.id, run.group) == (read_record(job)["wandb"]["id"], "widths")
-    assert run.config["seed"] == read_record(job)["seed"]
+    assert (run.id, run.group) == (read_record(job).wandb.id, "widths")
+    assert run.config["seed"] == read_record(job).seed
     assert run.exit_code == 0
     return run
 
@@ -79,7 +79,7 @@ def test_each_job_arrives_as_a_run_of_its_own(
     assert done.returncode == 0, done.stderr
     for seed in (0, 1):
         job = tmp_path / "widths" / f"seed={seed}"
-        run = wandb_server.runs.pop(read_record(job)["wandb"]["id"])
+        run = wandb_server.runs.pop(read_record(job).wandb.id)
         assert (run.group, run.name, run.config["seed"], run.exit_code) == ("widths", f"lenet5-{seed}", seed, 0)
         assert logged(run.history) == accuracies(job)
     assert wandb_server.runs == {}
@@ -126,7 +126,7 @@ def test_an_outage_loses_nothing_and_delays_little(
     assert max(delays.values()) < 60, delays
     assert attempts == 3  # the last job was not made to wait
     jobs = [tmp_path / "widths" / f"seed={seed}" for seed in range(4)]
-    assert [read_record(job)["wandb"]["mode"] for job in jobs] == ["online", "online", "offline", "offline"]
+    assert [read_record(job).wandb.mode for job in jobs] == ["online", "online", "offline", "offline"]
     files = [assert_whole(job) for job in jobs]
     assert len({file.id for file in files}) == 4
     assert {row["status"] for row in read_sweep(tmp_path / "widths")["jobs"]} == {"completed"}
@@ -142,7 +142,7 @@ def test_an_outage_in_processes(
     jobs = [tmp_path / "widths" / f"seed={seed}" for seed in range(4)]
     for job in jobs:
         assert_whole(job)
-    assert sorted(read_record(job)["wandb"]["mode"] for job in jobs) == ["offline", "offline", "online", "online"]
+    assert sorted(read_record(job).wandb.mode for job in jobs) == ["offline", "offline", "online", "online"]
 
 
 def test_documented_commands(
@@ -185,8 +185,8 @@ def test_documented_commands(
     assert len(runs) == 2
     for run in runs:
         job = Path("outputs/sweeps/sweep0") / run.id
-        assert read_record(job)["status"] == "completed"
-        assert read_record(job)["wandb"]["id"] == run.id
+        assert read_record(job).status == "completed"
+        assert read_record(job).wandb.id == run.id
         assert [row[sweep["metric"]["name"]] for row in run.history] == [
             row["val_accuracy"] for row in read_metrics(job)
         ]

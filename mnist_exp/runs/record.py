@@ -1,0 +1,144 @@
+"""``run.json``: how a run stands, where its result comes from, and the result. Checked when it is read."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from mnist_exp.config import Found
+
+
+class Status(StrEnum):
+    """How a run stands."""
+
+    WAITING = "waiting"  # stored, not begun
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    DIVERGED = "diverged"
+    INTERRUPTED = "interrupted"
+    PRUNED = "pruned"  # a search gave up on it
+    KILLED = "killed"  # never recorded: the record says running, and no process holds the directory
+
+
+# A run that diverged would diverge again with the same bits.
+OVER = frozenset({Status.COMPLETED, Status.DIVERGED})  # there is nothing to resume
+SETTLED = OVER | {Status.PRUNED}  # a sweep need not run it again
+FAILED = frozenset({Status.FAILED, Status.DIVERGED, Status.KILLED})
+
+# Figures of a line of metrics.jsonl that training itself records; callbacks add others.
+FIGURES = (
+    *("epoch", "images_seen", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "learning_rate"),
+    *("train_seconds", "eval_seconds", "images_per_second", "val_loss", "val_accuracy"),
+)
+
+
+def _check_metrics(row: dict[str, Any]) -> dict[str, Any]:
+    for name, value in row.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number and (value is not None or name in FIGURES):  # what a callback records may not be finite: null
+            raise ValueError(f"{name}={value} should be a finite number")
+        if name.endswith("_accuracy") and name in FIGURES and not 0 <= value <= 1:
+            raise ValueError(f"{name}={value} should be a fraction")
+    if not isinstance(row.get("epoch"), int) or row["epoch"] < 1:
+        raise ValueError("it has no epoch")
+    return row
+
+
+def _check_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("should hold no control characters")
+    return text
+
+
+# A line of metrics.jsonl: finite numbers by name; accuracies are fractions. Null where a callback's is not finite.
+Metrics = Annotated[dict[str, Any], AfterValidator(_check_metrics)]
+Printable = Annotated[str, AfterValidator(_check_printable)]
+Number = Annotated[int, Field(ge=0)]
+
+
+class Part(BaseModel):
+    """Keys of later versions are kept as they are."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False)
+
+
+class Git(Part):
+    """The commit of the code, and whether tracked files differed from it."""
+
+    commit: Printable
+    dirty: bool = False
+
+
+class Hardware(Part):
+    """The machine."""
+
+    machine: Printable | None = None
+    system: Printable | None = None
+    cpu: Printable | None = None
+    cores: Number | None = None
+
+
+class WandbRun(Part):
+    """The run on Weights & Biases."""
+
+    mode: str | None = None
+    id: str | None = None
+    project: str | None = None
+    entity: str | None = None
+    url: str | None = None
+
+
+class SearchTrial(Part):
+    """The trial of a search that the run is: ``trial`` is its number in the file of the study."""
+
+    trial: int
+    study: str
+    startup_trials: Number
+
+
+class RunRecord(Part):
+    """What ``run.json`` says. Only ``status`` and ``config_hash`` are there from the start in every version."""
+
+    status: Status
+    config_hash: Printable
+    config_hash_version: int = 1
+    name: Printable | None = None
+    seed: Number | None = None
+    command: str | None = None
+    sweep: Printable | None = None
+    started: Printable | None = None
+    resumed: list[Printable] = []
+    continued: list[dict[str, Any]] = []
+    ended: Printable | None = None
+    error: str | None = None
+    git: Git | None = None
+    versions: dict[str, Printable | None] = {}
+    hardware: Hardware | None = None
+    process: dict[str, Any] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    device: Printable | None = None
+    backend: Printable | None = None
+    data_digest: Printable | None = None
+    preparation: Found | None = None
+    init_from: dict[str, Any] | None = None
+    search: SearchTrial | None = None
+    wandb: WandbRun | None = None
+    parameters: Number | None = None
+    macs: Number | None = None
+    seconds: dict[str, float] = {}
+    peak_memory_bytes: Number | None = None
+    peak_gpu_memory_bytes: Number | None = None
+    final: Metrics | None = None
+    best: dict[str, Any] | None = None
+
+    def with_fields(self, **fields: Any) -> RunRecord:
+        """The same with other fields, checked.
+
+        Raises:
+            ValidationError: one is of another type.
+        """
+        return RunRecord.model_validate({**self.model_dump(exclude_unset=True), **fields})
