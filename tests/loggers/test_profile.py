@@ -17,7 +17,7 @@ def test_a_profile_says_where_the_first_epoch_went_and_changes_no_result(
     for name, override in (("plain", []), ("profiled", ["trainer.profile=true"])):
         assert mnist_train(*small, augmented, *override, f"hydra.run.dir={name}") == 0
     plain, profiled = read_run(Path("plain")), read_run(Path("profiled"))
-    assert plain.record["config_hash"] == profiled.record["config_hash"]
+    assert plain.record.config_hash == profiled.record.config_hash
     assert Path("plain/predictions.npz").read_bytes() == Path("profiled/predictions.npz").read_bytes()
     table = Path("profiled/profile.txt").read_text()
     assert table.startswith("epoch 1\n")
