@@ -378,3 +378,7 @@ def test_hydras_own_habits(
     for run in (tmp_path / "run", tmp_path / "sweep" / "lenet5"):
         for log in ("train.log", "mnist-train.log"):
             assert "Epoch [1/1]" in (run / log).read_text()
+
+
+def test_without_arguments_the_defaults_are_trained() -> None:
+    assert read_arguments([]).overrides == []

@@ -107,7 +107,7 @@ def as_typed(line: Line) -> str:
 
 def shortened(text: str) -> str:
     """The line with overrides at its end, before a comment."""
-    command, comment = re.fullmatch(r"(.*?)(\s+#.*)?", text).groups()  # type: ignore[union-attr]
+    command, comment = re.fullmatch(r"(.*?)(\s+[#|].*)?", text).groups()  # type: ignore[union-attr]
     more: list[str] = []
     if command.startswith("mnist-train") and not PRINTS_ONLY.search(command) and "resume=" not in command:
         preset = re.search(r"\bsweep=(\w+)", command)

@@ -69,7 +69,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         SystemExit: with 2 for a flag that there is not; with 0 after ``--version``.
     """
-    following = [*arguments[1:], ""]
+    following = [*arguments, ""][1:]
     # --info may stand alone, and would take the override behind it for its value.
     alone = [
         f"{word}=all"
