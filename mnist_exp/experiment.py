@@ -91,7 +91,7 @@ def run_experiment(
         }
         for callback in sorted(callbacks, key=lambda callback: type(callback).__module__.startswith("mnist_exp.")):
             try:
-                callback.on_end(TrainingEnded(run.record.status, run.record.error, summary))
+                callback.on_end(TrainingEnded(run.record.status.value, run.record.error, summary))
             except Exception as failure:
                 if status != Status.COMPLETED:  # how the run ended stays as it is
                     LOG.warning("%s.on_end failed", type(callback).__name__, exc_info=failure)

@@ -805,9 +805,9 @@ class TestTrainCommand:
             assert mnist_train("-m", *small, "logger=wandb", "seed=0,1", "hydra.sweep.dir=widths") == 0
             wandb.teardown()
             jobs = [read_record(tmp_path / "widths" / name) for name in ("seed=0", "seed=1")]
-            assert set(server.runs) == {job["wandb"]["id"] for job in jobs}
+            assert set(server.runs) == {job.wandb.id for job in jobs}
             for job, name in zip(jobs, ("seed=0", "seed=1"), strict=True):
-                arrived = server.runs[job["wandb"]["id"]]
+                arrived = server.runs[job.wandb.id]
                 assert arrived.group == "widths"
                 assert arrived.config["seed"] == job["seed"]
                 assert arrived.config["optimizer"]["lr"] == 0.01
