@@ -28,7 +28,15 @@ from filelock import FileLock, Timeout
 
 from mnist_exp.config import Config, check
 from mnist_exp.errors import UsageError, typed
-from mnist_exp.runs.files import RunDirectoryError, exists, open_file, refuse_links, write_atomically
+from mnist_exp.runs.files import (
+    TEMPORARY,
+    RunDirectoryError,
+    exists,
+    open_file,
+    refuse_links,
+    remove_temporaries,
+    write_atomically,
+)
 
 LOG = logging.getLogger("mnist_exp")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is there, is ten times as fast
@@ -36,6 +44,9 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is t
 
 # What earlier versions called a target, and what it is called now; applied where a stored configuration is read.
 RENAMED = {"mnist_exp.training.step": "mnist_exp.training.step_decay"}
+
+# What ``create`` writes before run.json; where there is no run.json yet, none of it can be lost.
+BEFORE_THE_RECORD = {"config.yaml", "overrides.yaml", "train.log", "checkpoints"}
 
 Revision = Callable[[dict[str, Any], Config], tuple[dict[str, Any], Config]]
 
@@ -337,7 +348,10 @@ def refuse_unless_free(path: Path) -> None:
         _refuse_run(path)
         return
     ours = {".hydra", ".lock", *_logs_written_in(path)}
-    if foreign := sorted(item.name for item in path.iterdir() if item.name not in ours):
+    if (path / ".lock").exists() and not any((path / "checkpoints").glob("*")):
+        ours |= BEFORE_THE_RECORD  # a run was killed while it wrote down what it is
+    names = [item.name for item in path.iterdir()]
+    if foreign := sorted(name for name in names if name not in ours and not TEMPORARY.fullmatch(name)):
         raise RunDirectoryError(f"{path} holds no run but other files ({foreign[0]}); choose another hydra.run.dir")
 
 
@@ -366,6 +380,7 @@ def _acquire(path: Path) -> FileLock:
         raise RunDirectoryError(f"{path} is in use by another process") from error
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be written to: {error.strerror or error}") from error
+    remove_temporaries(path)
     return lock
 
 
