@@ -263,7 +263,7 @@ def read_config(path: Path) -> Config:
     file = path / "config.yaml"
     try:
         with open_file(file, "r") as stream:
-            tree = yaml.load(stream, LOADER)
+            tree = yaml.load(stream, LOADER)  # noqa: S506  # a SafeLoader, in C where there is libyaml
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RunDirectoryError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict) or not {"data", "model", "trainer"} <= tree.keys():

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-
 NOT_KILLED = "not killed"  # a sweep writes its table as time goes by, so the last changes are not always reached
 
 

@@ -1,6 +1,6 @@
 """Kill each recipe at every change of a file, and print what became of it: tried, survived, lost for each kind.
 
-python tests/faults/soak.py [EVERY [SECONDS]]    every EVERYth change only (1), no new kill after SECONDS (86400)
+python tests/faults/soak.py [EVERY [SECONDS]]    every EVERYth change only (1), at most SECONDS for each kind (86400)
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from faults.kills import NOT_KILLED, RECIPES, lost, whole
-from warm_commands import WarmCommands
+from faults.kills import NOT_KILLED, RECIPES, lost, whole  # noqa: E402  # found by the line above
+from warm_commands import WarmCommands  # noqa: E402  # as well
 
 
 def main(every: int, seconds: float) -> int:
     """Returns the number of kills after which something was lost."""
-    end, failures = time.monotonic() + seconds, 0
+    failures = 0
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as base:
         os.environ["MNIST_EXP_CACHE"] = f"{base}/cache"
@@ -31,7 +31,7 @@ def main(every: int, seconds: float) -> int:
                 folder = Path(base) / name.replace(", ", "-")
                 folder.mkdir()
                 expected, changes = whole(recipe, kill_at, folder / "whole", os.environ)
-                tried, wrong = 0, {}
+                tried, wrong, end = 0, {}, time.monotonic() + seconds
                 for number in range(1, changes + 1, every):
                     if time.monotonic() > end:
                         break
