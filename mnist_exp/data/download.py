@@ -76,7 +76,7 @@ def _answering(mirrors: Sequence[str], name: str) -> tuple[list[str], dict[str, 
 
     def ask(mirror: str) -> None:
         try:
-            request = Request(mirror + name, headers={"User-Agent": "mnist-exp"})  # noqa: S310  # mirrors are named in this file
+            request = Request(mirror + name, headers={"User-Agent": "mnist-exp"})  # noqa: S310  # torchvision names the mirrors
             urlopen(request, timeout=PATIENCE).close()  # noqa: S310  # the same
         except (OSError, HTTPException, ValueError) as error:
             replies.put((mirror, _reason(error)))
