@@ -2,6 +2,7 @@
 # make test         install into .venv, run all checks and tests; SEED=2 runs them in another order
 # make coverage     the same tests, and which lines of the package they leave out
 # make check        lint, types, directions of imports, and the tests that take a moment
+# make soak       kill runs and sweeps at every change of a file, and finish them: an hour or so
 # make format       format the code
 # make docs         build the documentation site into outputs/site
 # make clean        remove .venv
@@ -15,7 +16,7 @@ PYTEST  = $(BIN)/python -m pytest --numprocesses=auto --dist=loadgroup --randoml
 # What can be told without training, processes of their own, browsers or clusters.
 FAST   := tests/data/test_idx.py tests/data/test_splits.py tests/models tests/reports/test_statistics.py tests/test_config.py
 
-.PHONY: help quickstart test coverage check format docs clean
+.PHONY: help quickstart test coverage check soak format docs clean
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -42,6 +43,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(PYTEST) -q $(FAST)
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python tests/faults/soak.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -49,7 +49,12 @@ class PastHydra(BaseException):
 def report(error: Exception, command: str = "mnist-train") -> None:
     """Print each line of a message on standard error, behind the command's name."""
     for line in str(error).splitlines():
-        print(f"{command}: {line}", file=sys.stderr)
+        print(f"{command}: {printable(line)}", file=sys.stderr)
+
+
+def printable(line: str) -> str:
+    """Text without what a terminal obeys, such as escape sequences in a stranger's record."""
+    return "".join(letter if letter.isprintable() or letter == "\t" else ascii(letter)[1:-1] for letter in line)
 
 
 def flag_as_override(given: Sequence[str], flag: str, is_override: Callable[[str], bool]) -> tuple[str, str]:

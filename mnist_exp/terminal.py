@@ -8,6 +8,8 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
+from mnist_exp.errors import printable
+
 
 class Terminal(Console):
     """Rich's console without its colours for numbers and paths, and without its end of the program for a closed pipe."""
@@ -23,7 +25,7 @@ class Terminal(Console):
 
 def say(line: str) -> None:
     """Print a line."""
-    Terminal().print(Text(line))
+    Terminal().print(Text(printable(line)))
 
 
 def discard_output() -> None:

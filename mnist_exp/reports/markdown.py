@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from mnist_exp.errors import as_typed
@@ -16,7 +17,7 @@ def document(
     comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise], figures: Sequence[Figure], headline: str
 ) -> str:
     """The whole file."""
-    parts = [f"# {heading(comparison)}", headline]
+    parts = [f"# {heading(comparison)}", _cell(headline)]
     parts.append("\n".join(f"- {_cell(note)}" for note in comparison.notes))
     parts.append("## What differs")
     if comparison.varied:
@@ -34,7 +35,10 @@ def document(
     parts.append(f"<details><summary>Settings that all arms share</summary>\n\n{_code(shared)}\n\n</details>")
     parts += ["## Arms", arms_table(rows)]
     parts += ["## Curves", *_pictures(figures, "curves")]
-    parts += [f"## Against the baseline: {comparison.arms[comparison.baseline].label}", chosen(comparison)]
+    parts += [
+        f"## Against the baseline: {_cell(comparison.arms[comparison.baseline].label)}",
+        _cell(chosen(comparison)),
+    ]
     parts += [pairs_table(pairs), METHOD, *_pictures(figures, "pairwise")]
     parts += ["## Costs and settings", *_pictures(figures, "costs"), *_pictures(figures, "settings")]
     parts += ["## Errors", *_pictures(figures, "errors")]
@@ -56,7 +60,7 @@ def document(
     parts.append("## Reproduce")
     for item in reproductions(comparison):
         parts.append(f"**{_cell(item.label)}**\n\n" + _code("\n".join(item.commands)))
-        parts.append(f"git {item.commit}; {item.versions}; {item.hardware}")
+        parts.append(_cell(f"git {item.commit}; {item.versions}; {item.hardware}"))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -125,7 +129,7 @@ def problems_table(comparison: Comparison) -> str:
 
 
 def _pictures(figures: Sequence[Figure], section: str) -> list[str]:
-    return [f"![{f.title}](figures/{f.name}.svg)\n\n{f.caption}" for f in figures if f.section == section]
+    return [f"![{_cell(f.title)}](figures/{f.name}.svg)\n\n{_cell(f.caption)}" for f in figures if f.section == section]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -134,8 +138,24 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+    return " ".join(_words(text).replace("|", "\\|").split())
+
+
+def _words(text: str) -> str:
+    """Text that Markdown takes for words: no HTML, links, pictures or code, whatever a stranger's record holds.
+
+    Underscores and stars stay where they are, because names of keys would be hard to read without them.
+    """
+    printable = "".join(
+        letter if letter.isprintable() or letter.isspace() else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
+    safe = printable.replace("&", "&amp;").replace("<", "&lt;").replace("`", "\\`")
+    # A bracket alone is no link: what makes it one is a parenthesis, a colon or another bracket behind it.
+    safe = re.sub(r"\](?=\s*[\[(:])", r"\\]", safe)
+    return re.sub(r"\b(https?|ftp|javascript|data|www)([:.])", r"\1&#8203;\2", safe, flags=re.IGNORECASE)
 
 
 def _code(text: str) -> str:
-    return f"```\n{text}\n```"
+    # A fence ends at a line of as many marks: it gets one more than any that the text holds.
+    fence = "`" * max(3, 1 + max((len(marks) for marks in re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from mnist_exp.errors import printable
 from mnist_exp.reports.build import Report
 from mnist_exp.reports.markdown import chosen
 from mnist_exp.reports.tables import COLUMNS
@@ -24,15 +25,16 @@ def print_summary(report: Report, files: Sequence[Path]) -> None:
         words = column.title in {"arm", "not completed"}
         table.add_column(column.title, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in report.rows[:40]:
-        table.add_row(*(escape(column.show(row)) for column in columns))
+        table.add_row(*(escape(printable(column.show(row))) for column in columns))
     console = Terminal()
     console.print(table)
     if len(report.rows) > 1:
-        console.print(f"{chosen(report.comparison)} Another one: --baseline ARM", markup=False)
+        console.print(f"{printable(chosen(report.comparison))} Another one: --baseline ARM", markup=False)
     if len(report.rows) > 40:
         console.print(f"{len(report.rows) - 40} more arms are in the report")
     if report.comparison.problems:
         console.print(f"{len(report.comparison.problems)} of {report.comparison.found} runs are not counted:")
         for problem in report.comparison.problems[:10]:
-            console.print(f"  {problem.path}: {problem.status}: {problem.reason}", markup=False)
+            line = f"{problem.path}: {problem.status}: {' '.join(problem.reason.split())}"
+            console.print(f"  {printable(line)}", markup=False)
     console.print(f"written: {', '.join(str(file) for file in files)}, {files[0].parent / 'figures'}", markup=False)

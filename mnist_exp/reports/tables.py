@@ -263,7 +263,11 @@ def results_csv(comparison: Comparison) -> str:
     figures = ("test_accuracy", "test_loss", "train_accuracy", "train_loss", "val_accuracy", "val_loss")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
+
+    def write(cells: Iterable[object]) -> None:
+        writer.writerow([_no_formula(cell) for cell in cells])
+
+    write(
         ["directory", "arm", "status", "error", "seed", "epoch", *figures, "parameters", "macs", "train_seconds"]
         + ["total_seconds", "images_per_second", "peak_memory_bytes", "config_hash", "git_commit", "torch", *extra]
         + [column.key for column in columns]
@@ -274,7 +278,7 @@ def results_csv(comparison: Comparison) -> str:
             record, spent = run.record, run.record.seconds
             # The result of a completed run; of another one how far it got.
             last = record.final or (run.metrics[-1] if run.metrics else {})
-            writer.writerow(
+            write(
                 [run.path, arm.label, run.status, record.error, run.config.seed, last.get("epoch")]
                 + [last.get(name) for name in figures]
                 + [record.parameters, record.macs, spent.get("train"), spent.get("total")]
@@ -285,5 +289,16 @@ def results_csv(comparison: Comparison) -> str:
             )
     for problem in comparison.problems:
         if problem.arm is None:
-            writer.writerow([problem.path, None, problem.status, problem.reason])
+            write([problem.path, None, problem.status, problem.reason])
     return stream.getvalue()
+
+
+def _no_formula(cell: object) -> object:
+    """Text that a spreadsheet would run as a formula, behind an apostrophe, which makes it text there."""
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell

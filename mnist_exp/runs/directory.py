@@ -30,7 +30,15 @@ from pydantic_core import from_json
 
 from mnist_exp.config import Config, check
 from mnist_exp.errors import UsageError, explain_validation, typed
-from mnist_exp.runs.files import RunDirectoryError, exists, open_file, refuse_links, write_atomically
+from mnist_exp.runs.files import (
+    TEMPORARY,
+    RunDirectoryError,
+    exists,
+    open_file,
+    refuse_links,
+    remove_temporaries,
+    write_atomically,
+)
 from mnist_exp.runs.record import OVER, Metrics, RunRecord, Status
 
 LOG = logging.getLogger("mnist_exp")
@@ -41,6 +49,8 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is t
 RENAMED = {"mnist_exp.training.step": "mnist_exp.training.step_decay"}
 
 METRICS: TypeAdapter[dict[str, Any]] = TypeAdapter(Metrics)
+# What ``create`` writes before run.json; where there is no run.json yet, none of it can be lost.
+BEFORE_THE_RECORD = {"config.yaml", "overrides.yaml", "train.log", "checkpoints"}
 
 Revision = Callable[[RunRecord, Config], tuple[dict[str, Any], Config]]
 
@@ -267,7 +277,7 @@ def read_config(path: Path) -> Config:
     file = path / "config.yaml"
     try:
         with open_file(file, "r") as stream:
-            tree = yaml.load(stream, LOADER)
+            tree = yaml.load(stream, LOADER)  # noqa: S506  # a SafeLoader, in C where there is libyaml
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RunDirectoryError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict) or not {"data", "model", "trainer"} <= tree.keys():
@@ -351,7 +361,10 @@ def refuse_unless_free(path: Path) -> None:
         _refuse_run(path)
         return
     ours = {".hydra", ".lock", *_logs_written_in(path)}
-    if foreign := sorted(item.name for item in path.iterdir() if item.name not in ours):
+    if (path / ".lock").exists() and not any((path / "checkpoints").glob("*")):
+        ours |= BEFORE_THE_RECORD  # a run was killed while it wrote down what it is
+    names = [item.name for item in path.iterdir()]
+    if foreign := sorted(name for name in names if name not in ours and not TEMPORARY.fullmatch(name)):
         raise RunDirectoryError(f"{path} holds no run but other files ({foreign[0]}); choose another hydra.run.dir")
 
 
@@ -380,6 +393,7 @@ def _acquire(path: Path) -> FileLock:
         raise RunDirectoryError(f"{path} is in use by another process") from error
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be written to: {error.strerror or error}") from error
+    remove_temporaries(path)
     return lock
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ NO_LINK = getattr(
 )  # Windows has neither this nor dir_fd: there each part is looked at before it is opened
 HAS_DIR_FD = os.open in os.supports_dir_fd and bool(NO_LINK)
 FOLDERS = ("checkpoints", ".hydra")
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")  # how write_atomically names a file until it is whole
 # Links that W&B makes itself, and replaces without following them.
 LINKS_OF_WANDB = {"latest-run", "debug.log", "debug-internal.log", "debug-core.log"}
 
@@ -101,6 +103,19 @@ def write_atomically(path: Path, content: bytes, *, below: Path | None = None, k
     finally:
         if folder is not None:
             os.close(folder)
+
+
+def remove_temporaries(directory: Path, folders: Iterable[str] = FOLDERS) -> None:
+    """Remove what killed writes left in a directory whose lock is held, so that nobody writes there now.
+
+    Args:
+        folders: in it, that are cleaned as well.
+    """
+    for folder in (directory, *(directory / name for name in folders)):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for name in filter(TEMPORARY.fullmatch, os.listdir(folder)):
+                if exists(folder / name, below=directory):
+                    (folder / name).unlink(missing_ok=True)
 
 
 def _keep(path: Path, name: str, folder: int | None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from mnist_exp.config import Config
 from mnist_exp.hashing import HASH_VERSION, NOT_COUNTED, config_hash
 from mnist_exp.runs import RunDirectoryError, Status, write_atomically
 from mnist_exp.runs.directory import is_locked, read_config, read_record, resume_command
-from mnist_exp.runs.files import open_file, refuse_links
+from mnist_exp.runs.files import open_file, refuse_links, remove_temporaries
 
 LONGEST_NAME = 80
 PLAIN_NAME = r"[^./\\:\x00-\x1f][^/\\:\x00-\x1f]*"  # of a folder: no path, nothing hidden
@@ -92,6 +92,7 @@ class SweepDirectory:
             self._lock.acquire()
         except Timeout as error:
             raise RunDirectoryError(f"{self.path} is in use by another process") from error
+        remove_temporaries(self.path, folders=())
         if (self.path / "sweep.json").exists():
             earlier = read_sweep(self.path).get("config_hash_version") != HASH_VERSION
             for job in stored_jobs(self.path):
@@ -137,11 +138,20 @@ class SweepDirectory:
     def job_status(self, job: Job) -> JobStatus:
         return read_job_status(self.path / job.directory)
 
+    def write_names(self, known: Collection[str]) -> None:
+        """Write ``sweep.json`` before the directories of the new jobs are there.
+
+        Args:
+            known: names of the jobs that are not new.
+        """
+        waiting = JobStatus(Status.WAITING)
+        self.write({name: self.job_status(job) if name in known else waiting for name, job in self.jobs.items()})
+
     def write(self, statuses: Mapping[str, JobStatus]) -> None:
         """Write ``sweep.json``.
 
         Args:
-            standings: of every job, by directory name.
+            statuses: of every job, by directory name.
         """
         content = {
             "command": self.command,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import select
 import signal
 import sys
 import threading
@@ -64,11 +65,16 @@ def train_here(job: DictConfig) -> None:
 
 def train_apart(job: DictConfig) -> None:
     """Hydra's task in a process of its own: neither a signal nor want of memory takes another job along."""
-    with StopAll(Path(job.stop_file)) as stop:
-        train_in_a_child(job, stop)
+    _follow(job.launched_by.host, job.launched_by.pid)
+    _JOBS.append(job.directory)
+    try:
+        with StopAll(Path(job.stop_file)) as stop:
+            train_in_a_child(job, lambda: stop() or _ALONE.is_set())
+    finally:
+        _JOBS.remove(job.directory)
 
 
-def train_in_a_child(job: DictConfig, stop: StopRequest) -> None:
+def train_in_a_child(job: DictConfig, stop: Callable[[], bool]) -> None:
     """Train the run in ``job.directory`` in a process of its own, which is told to stop when ``stop`` says so.
 
     A process that died without saying how its run ended has this recorded for it.
@@ -93,6 +99,48 @@ def train_in_a_child(job: DictConfig, stop: StopRequest) -> None:
     elif read_job_status(path).status == Status.WAITING and not stop() and not stop_file.exists():
         _record_death(path, f"ended with exit status {process.exitcode} before it began; see output.log there")
     _stop_others_after_a_failure(job)
+
+
+_JOBS: list[str] = []  # that this process has at this moment
+_ALONE = threading.Event()  # the command is gone
+
+
+def _follow(host: str, command: int) -> None:
+    """Have this worker of a launcher end when the command that started it is gone, killed perhaps; its job checkpoints
+    first. Its fork server ends with it.
+
+    Args:
+        host, command: where the command runs, and its process. Jobs on other hosts have a cluster that cares for them.
+    """
+    if command == os.getpid() or host != platform.node() or any(t.name == "follow" for t in threading.enumerate()):
+        return
+
+    def follow() -> None:
+        while _is_there(command):
+            time.sleep(POLL_SECONDS)
+        _ALONE.set()
+        while _JOBS:
+            time.sleep(POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=follow, name="follow", daemon=True).start()
+
+
+def _is_there(process: int) -> bool:
+    """Whether a process lives; one that nobody has waited for yet does not."""
+    try:
+        if hasattr(os, "pidfd_open"):
+            descriptor = os.pidfd_open(process)
+            try:
+                return not select.select([descriptor], [], [], 0)[0]
+            finally:
+                os.close(descriptor)
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # it is another user's, or there are no descriptors left
+    return True
 
 
 class StopAll(StopRequest):

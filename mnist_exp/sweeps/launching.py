@@ -7,6 +7,8 @@ became of the job is read there, not from what the launcher returns.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import platform
 import secrets
 import shlex
 import shutil
@@ -129,9 +131,10 @@ def launch(
             folders = folders_of(sweep) if config.sweep.resume else []
             more = [{**record, "threads": shares.threads} for record in records]
             jobs = [
-                _find_or_add(sweep, job, identity, list(overrides), fixed, folders, own)
-                for job, identity, overrides, own in zip(composed, identities, job_overrides, more, strict=True)
+                _find_or_add(sweep, job.checked, identity, overrides, fixed, folders)
+                for job, identity, overrides in zip(composed, identities, job_overrides, strict=True)
             ]
+            _store(sweep, jobs, composed, identities, job_overrides, more, known)
             report_merged(sweep, jobs, job_overrides, fixed)
             follow_data(sweep, jobs, [job.checked for job in composed])
             wanted = list(dict.fromkeys(jobs))
@@ -286,22 +289,50 @@ def _fixed_keys(context: HydraContext, config: DictConfig) -> set[str]:
 
 def _find_or_add(
     sweep: SweepDirectory,
-    composed: Composed,
+    checked: Config,
     identity: str,
-    arguments: list[str],
+    arguments: Sequence[str],
     fixed: set[str],
     folders: Sequence[str | None],
-    more: Mapping[str, Any],
 ) -> Job:
-    """The job that computes this, or that the same overrides made when the sweep began; else a new one that waits."""
-    checked = composed.checked
-    arguments = [argument for argument in arguments if not argument.startswith("sweep.")]
+    """The job that computes this, or that the same overrides made when the sweep began; else a new one, not stored yet."""
+    arguments = _of_the_job(arguments)
     overrides = distinguishing(arguments, fixed)
-    job = sweep.find(identity) or find_moved(sweep, checked, overrides, folders) or sweep.find_composed_from(arguments)
-    if job is not None and (sweep.path / job.directory / "run.json").exists():
-        return job
-    job = job or sweep.add(identity, overrides, arguments, checked.name)
-    path = sweep.path / job.directory
+    found = sweep.find(identity) or find_moved(sweep, checked, overrides, folders)
+    return found or sweep.find_composed_from(arguments) or sweep.add(identity, overrides, arguments, checked.name)
+
+
+def _of_the_job(arguments: Sequence[str]) -> list[str]:
+    return [argument for argument in arguments if not argument.startswith("sweep.")]
+
+
+def _store(
+    sweep: SweepDirectory,
+    jobs: Sequence[Job],
+    composed: Sequence[Composed],
+    identities: Sequence[str],
+    job_overrides: Sequence[Sequence[str]],
+    more: Sequence[Mapping[str, Any]],
+    known: set[str],
+) -> None:
+    """Write down every job that is not, so that it waits.
+
+    ``sweep.json`` names them first: after a kill in between, the same command finds each again under its name.
+
+    Args:
+        known: names of the jobs that ``sweep.json`` holds.
+    """
+    if not known.issuperset(sweep.jobs):
+        sweep.write_names(known)
+    for job, made, identity, arguments, own in zip(jobs, composed, identities, job_overrides, more, strict=True):
+        if not (sweep.path / job.directory / "run.json").exists():
+            _store_one(sweep, job, made, identity, _of_the_job(arguments), own)
+
+
+def _store_one(
+    sweep: SweepDirectory, job: Job, composed: Composed, identity: str, arguments: list[str], more: Mapping[str, Any]
+) -> None:
+    checked, path = composed.checked, sweep.path / job.directory
     record = {
         "name": checked.name,
         "seed": checked.seed,
@@ -319,7 +350,6 @@ def _find_or_add(
         OmegaConf.save(composed.task, hydra / "config.yaml")
         OmegaConf.save(OmegaConf.masked_copy(composed.config, "hydra"), hydra / "hydra.yaml")
         OmegaConf.save(composed.config.hydra.overrides.task, hydra / "overrides.yaml")
-    return job
 
 
 def _said_of_stored(
@@ -371,6 +401,7 @@ def _launcher(
     job = _with_launcher(inner, config)
     with flag_override(job, ["struct", "readonly"], False):
         job.directory = ""
+        job.launched_by = {"host": platform.node(), "pid": os.getpid()}
         job.stop_file = str(sweep.stop_file)
         job.fail_fast = bool(config.sweep.fail_fast)
         job.hydra.callbacks = {}

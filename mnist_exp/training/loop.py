@@ -131,7 +131,7 @@ def _evaluate_epoch(state: TrainState, dataset: Dataset, train_config: TrainConf
         learning_rate=state.learning_rate,
         train_seconds=state.seconds,
         eval_seconds=time.perf_counter() - began,
-        images_per_second=images / state.seconds,
+        images_per_second=images / max(state.seconds, 1e-9),  # a clock may stand still
     )
 
 

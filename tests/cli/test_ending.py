@@ -17,7 +17,10 @@ from mnist_exp.errors import RunFailed, RunInterrupted, UsageError
 
 PACKAGE = Path(__file__).parents[2] / "mnist_exp"
 # Each is all that a process of its own does, and its exit status is for whoever started that process.
-WHOLE_PROCESSES = {("sweeps/job.py", "_apart"), ("sweeps/slurm.py", "train_on_slurm")}
+WHOLE_PROCESSES = {
+    *(("sweeps/job.py", name) for name in ("_apart", "_follow", "follow")),
+    ("sweeps/slurm.py", "train_on_slurm"),
+}
 
 
 @pytest.fixture

@@ -809,7 +809,7 @@ class TestTrainCommand:
             for job, name in zip(jobs, ("seed=0", "seed=1"), strict=True):
                 arrived = server.runs[job.wandb.id]
                 assert arrived.group == "widths"
-                assert arrived.config["seed"] == job["seed"]
+                assert arrived.config["seed"] == job.seed
                 assert arrived.config["optimizer"]["lr"] == 0.01
                 rows = read_metrics(tmp_path / "widths" / name)
                 assert [row["test/accuracy"] for row in arrived.history] == [row["test_accuracy"] for row in rows]

@@ -25,6 +25,7 @@ from mnist_exp.data.embedded import mnist5k
 from mnist_exp.reports.build import MANIFEST, Report, build, write
 from mnist_exp.reports.collect import Varied, compare, labels, paths_of, what_varies
 from mnist_exp.reports.figures import CURVES, for_file, for_page
+from mnist_exp.reports.summary import print_summary
 
 Compose = Callable[..., dict[str, Any]]
 
@@ -493,3 +494,28 @@ def test_figures_follow_the_schema_of_vega_lite(runs: Path) -> None:
 def test_a_report_needs_neither_torch_nor_wandb() -> None:
     program = "import sys, mnist_exp.cli.report; print([name for name in ('torch', 'wandb') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_strangers_words_stay_words_in_every_medium(
+    tmp_path: Path, composed: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b]0;owned\x07 ![x](https://example.org/x.png) [y](javascript:alert(1)) <img src=x> | ```"
+    write_run(tmp_path / "good", composed("name=good", "data=mnist5k"))
+    write_run(tmp_path / "bad", composed("name=bad", "data=mnist5k"), status="failed", error=evil)
+    write_run(
+        tmp_path / "sum", composed("name=sum", "data=mnist5k"), seed=1, status="failed", error="=cmd|' /C calc'!A0"
+    )
+    made = make(tmp_path / "*", baseline=None)
+    write(made, tmp_path / "out")
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    assert "owned" in markdown, "the reason is shown"
+    assert not re.search(r"\x1b|\x07|<img|[^\\]\]\(https|[^\\]\]\(javascript|javascript:|https://example", markdown)
+    lines = list(csv.reader(io.StringIO((tmp_path / "out" / "results.csv").read_text())))
+    cells = [cell for line in lines for cell in line]
+    assert any("cmd|" in cell for cell in cells)
+    assert not [cell for cell in cells if re.match(r"[=+@-]\D", cell)]
+    print_summary(made, [tmp_path / "out" / "report.html"])
+    out = capsys.readouterr().out
+    assert "owned" in out
+    assert "\x1b" not in out
+    assert "\x07" not in out

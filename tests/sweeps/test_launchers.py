@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -236,3 +237,36 @@ def test_the_whole_sweep_on_a_terminal(small: list[str], mnist_train_terminal: C
     assert re.search("━.* [12] of 3 done, . running.*, .* left, highest test ", text)
     assert len(re.findall(r"\[./3\] seed=.: test ", text)) == 3
     assert "Sweep sweep" in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the processes of a session are read from /proc")
+@each_launcher
+def test_no_process_outlives_a_killed_command(launcher: list[str], small: list[str], tmp_path: Path) -> None:
+    command = [*small, *launcher, "data.limit=64", "trainer.epochs=3", "seed=3,4", "hydra.sweep.dir=sweep"]
+    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="3,4")
+    here = str(tmp_path)
+
+    def left() -> list[str]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if (
+                    entry.name.isdigit()
+                    and int(entry.name) != os.getpid()
+                    and os.readlink(entry / "cwd").startswith(here)
+                ):
+                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue  # it ended, or is not ours
+        return found
+
+    wait_for(lambda: len(list(tmp_path.glob("sweep/*/metrics.jsonl"))) == 2, process)
+    assert len(left()) >= 4
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 120
+    while left():
+        assert time.monotonic() < deadline, left()
+        time.sleep(0.1)
+    for seed in (3, 4):
+        assert read_run(tmp_path / "sweep" / f"seed={seed}").status == "interrupted"
