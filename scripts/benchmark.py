@@ -228,8 +228,8 @@ def growth(repetitions: int, threads: int) -> None:
     import torch
 
     from mnist_exp import native
-    from mnist_exp.build import keep_freed_memory
     from mnist_exp.data import Split
+    from mnist_exp.device import keep_freed_memory
     from mnist_exp.models import MLP, LeNet5
     from mnist_exp.training import Objective, TrainConfig, TrainState, constant
     from mnist_exp.training.train_step import Step
