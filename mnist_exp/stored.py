@@ -22,8 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from mnist_exp.config import Component, Config, Data, OwnData, Wandb, check, check_logger
 from mnist_exp.errors import UsageError, nearest, report
 from mnist_exp.hashing import HASH_VERSION, config_hash, is_our_logger
-from mnist_exp.runs.directory import read_config, read_metrics, read_record, resume_command
+from mnist_exp.runs.directory import resume_command
 from mnist_exp.runs.files import open_file, refuse_links
+from mnist_exp.runs.reading import read_config, read_metrics, read_record
 from mnist_exp.runs.record import RunRecord, Status
 from mnist_exp.trust import logger_to_use
 

@@ -16,8 +16,7 @@ from mnist_exp.cli import eval as evaluate
 from mnist_exp.cli import report
 from mnist_exp.config import check
 from mnist_exp.hashing import config_hash
-from mnist_exp.runs.directory import read_metrics, read_record
-from mnist_exp.runs.reading import FIGURES
+from mnist_exp.runs.reading import FIGURES, read_metrics, read_record
 from mnist_exp.training import EpochMetrics
 
 Train = Callable[..., int]

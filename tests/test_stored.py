@@ -20,7 +20,7 @@ from mnist_exp.cli import eval as evaluate
 from mnist_exp.config import check
 from mnist_exp.errors import UsageError
 from mnist_exp.runs import read_run
-from mnist_exp.runs.directory import read_metrics
+from mnist_exp.runs.reading import read_metrics
 from mnist_exp.stored import OPEN_ENDED, changed, found_again, parse
 from mnist_exp.training import constant, cosine, load_checkpoint, one_cycle, step_decay
 

@@ -21,7 +21,7 @@ import yaml
 
 from mnist_exp.evaluate import evaluate_run
 from mnist_exp.runs import read_run
-from mnist_exp.runs.directory import read_metrics
+from mnist_exp.runs.reading import read_metrics
 from mnist_exp.training import load_checkpoint
 
 CPU = torch.device("cpu")

@@ -26,8 +26,8 @@ from mnist_exp.loggers.wandb_file import records
 from mnist_exp.loggers.wandb_private import staging_folder
 from mnist_exp.loggers.wandb_service import start_service
 from mnist_exp.runs import RunDirectoryError
-from mnist_exp.runs.directory import is_locked
 from mnist_exp.runs.files import refuse_links_for_wandb
+from mnist_exp.runs.locking import is_locked
 from mnist_exp.terminal import say
 
 # Two ways in which a process that was killed leaves its file: without a record, this many bytes long; or in the middle of one.

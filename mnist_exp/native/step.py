@@ -135,6 +135,7 @@ class FusedStep:
         self._clipping = gradient_clipping
         own.call.smoothing = label_smoothing
         self._bound: object = None  # what the addresses below belong to
+        self._state: object = None
         self._workspace = self._scratch = torch.empty(0)
 
     def __call__(self, images: Tensor, labels: Tensor, index: Tensor | None, loss_sum: Tensor, correct: Tensor) -> bool:
@@ -161,10 +162,11 @@ class FusedStep:
         masks = own.draw_masks(count)
         self._make_room(*own.set_call(images, count, masks, torch.get_num_threads()))
         groups = self._optimizer.param_groups
-        bound = own.addresses, id(self._optimizer.state), [group.get("momentum", 0) != 0 for group in groups]
-        if self._bound != bound:
+        state = self._optimizer.state  # another object after load_state_dict; held, so that no new one gets its address
+        bound = own.addresses, [group.get("momentum", 0) != 0 for group in groups]
+        if self._bound != bound or self._state is not state:
             self._bind()
-            self._bound = bound
+            self._bound, self._state = bound, state
         if own.parameters[0].grad is not self._gradients[0]:
             self._show_gradients()
         if own.norms:

@@ -24,31 +24,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from filelock import FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
+from filelock import FileLock
 
-from mnist_exp.config import Config, check
-from mnist_exp.errors import UsageError, explain_validation, typed
+from mnist_exp.config import Config
+from mnist_exp.errors import typed
 from mnist_exp.runs.files import (
     TEMPORARY,
     RunDirectoryError,
-    exists,
     open_file,
     refuse_links,
-    remove_temporaries,
     write_atomically,
 )
-from mnist_exp.runs.record import OVER, Metrics, RunRecord, Status
+from mnist_exp.runs.locking import acquire, is_locked
+from mnist_exp.runs.reading import read_config, read_metrics, read_record
+from mnist_exp.runs.record import OVER, RunRecord, Status
 
 LOG = logging.getLogger("mnist_exp")
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is there, is ten times as fast
-
-
-# What earlier versions called a target, and what it is called now; applied where a stored configuration is read.
-RENAMED = {"mnist_exp.training.step": "mnist_exp.training.step_decay"}
-
-METRICS: TypeAdapter[dict[str, Any]] = TypeAdapter(Metrics)
 # What ``create`` writes before run.json; where there is no run.json yet, none of it can be lost.
 BEFORE_THE_RECORD = {"config.yaml", "overrides.yaml", "train.log", "checkpoints"}
 
@@ -97,7 +88,7 @@ class RunDirectory:
         """
         refuse_unless_free(path)
         path.mkdir(parents=True, exist_ok=True)
-        lock = _acquire(path)
+        lock = acquire(path)
         try:
             _refuse_run(path)  # somebody may have been faster between the look and the lock
         except RunDirectoryError:
@@ -124,7 +115,7 @@ class RunDirectory:
         read_record(path)
         read_config(path)
         refuse_links(path)
-        lock = _acquire(path)
+        lock = acquire(path)
         try:
             before = read_record(path), read_config(path)  # as whoever held the lock until now left it
             changes, config = (revise or _unchanged(path))(*before)
@@ -231,117 +222,14 @@ def _unchanged(path: Path) -> Revision:
     return revise
 
 
-def explain_no_run(path: Path) -> str:
-    """Why a path that has no ``run.json`` is no run directory, and which one was probably meant."""
-    if inside := next((parent for parent in path.absolute().parents if (parent / "run.json").is_file()), None):
-        shown = inside if path.is_absolute() else os.path.relpath(inside)
-        return f"{path} lies inside a run directory; type that one instead: {shown}"
-    if not path.is_dir():
-        return f"{path} is not a directory"
-    if (path / "sweep.json").is_file():
-        first = next((file.parent for file in sorted(path.glob("*/run.json"))), path / "NAME")
-        return f"{path} is the directory of a sweep; type one of its runs, such as {first}"
-    return f"{path} is not a run directory: it has no run.json"
-
-
-def read_record(path: Path) -> RunRecord:
-    """``run.json`` of a run directory.
-
-    Raises:
-        RunDirectoryError: it is missing, is not one of ours, or a value in it is of another type.
-    """
-    try:
-        with open_file(path / "run.json") as file:
-            content = file.read()
-        record = from_json(content)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise RunDirectoryError(explain_no_run(path)) from error
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path / 'run.json'} cannot be read: {error}") from error
-    if not isinstance(record, dict) or "status" not in record or "config_hash" not in record:
-        raise RunDirectoryError(f"{path} holds a run of another project: run.json has no status and config_hash")
-    try:
-        return RunRecord.model_validate_json(content)
-    except ValidationError as error:
-        lines = (f"{path / 'run.json'}: {line}" for line in explain_validation(error, record))
-        raise RunDirectoryError("\n".join(lines)) from error
-
-
-def read_config(path: Path) -> Config:
-    """``config.yaml`` of a run directory.
-
-    Raises:
-        RunDirectoryError: it is missing or damaged, is no configuration of ours, or holds what no run stores:
-            interpolations, aliases, other types.
-    """
-    file = path / "config.yaml"
-    try:
-        with open_file(file, "r") as stream:
-            tree = yaml.load(stream, LOADER)  # noqa: S506  # a SafeLoader, in C where there is libyaml
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RunDirectoryError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict) or not {"data", "model", "trainer"} <= tree.keys():
-        raise RunDirectoryError(f"{file} is not the configuration of a run of this project")
-    for section in tree.values():
-        if isinstance(section, dict) and (target := section.get("_target_")) in RENAMED:
-            section["_target_"] = RENAMED[target]
-    try:
-        return check(tree)
-    except UsageError as error:
-        raise RunDirectoryError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from error
-
-
 def write_config(path: Path, config: Config) -> None:
     """Write ``config.yaml`` of a run directory."""
     write_atomically(path / "config.yaml", yaml.safe_dump(config.plain(), sort_keys=False).encode())
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of ``metrics.jsonl``; a last line that is not whole yet is left out.
-
-    Raises:
-        RunDirectoryError: a line before the last is no metrics line.
-    """
-    file = path / "metrics.jsonl"
-    try:
-        with open_file(file, "r") as stream:
-            lines = stream.read().splitlines()
-    except FileNotFoundError:
-        lines = []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = METRICS.validate_python(json.loads(line))
-        except (ValueError, RecursionError) as error:  # what pydantic refuses is a ValueError, too
-            if number == len(lines) and not line.endswith("}"):
-                break
-            raise RunDirectoryError(f"{file}, line {number}: not a metrics line") from error
-        rows.append(row)
-    return rows
-
-
 def resume_command(path: Path | str, *more: str) -> str:
     """What to type to continue the run in ``path``."""
     return " ".join(["mnist-train", typed("resume", path), *map(shlex.quote, more)])
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a living process trains in this directory.
-
-    Raises:
-        RunDirectoryError: its lock is no regular file.
-    """
-    if not exists(path / ".lock"):
-        return False
-    lock = FileLock(path / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    except OSError:
-        return True  # a place where we may not write: what the record says stands
-    lock.release()
-    return False
 
 
 def refuse_unless_free(path: Path) -> None:
@@ -383,18 +271,6 @@ def _refuse_run(path: Path) -> None:
         raise RunDirectoryError(f"{path} already holds a {status} run; choose another hydra.run.dir")
     if status != Status.FAILED or any((path / "checkpoints").glob("*.pt")):
         raise RunDirectoryError(f"{path} holds an unfinished run; continue it: {resume_command(path)}")
-
-
-def _acquire(path: Path) -> FileLock:
-    lock = FileLock(path / ".lock", timeout=0.5)  # is_locked holds it, too, for a moment
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise RunDirectoryError(f"{path} is in use by another process") from error
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be written to: {error.strerror or error}") from error
-    remove_temporaries(path)
-    return lock
 
 
 def _now() -> str:

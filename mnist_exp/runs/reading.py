@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.config import Config
-from mnist_exp.runs.directory import explain_no_run, is_locked, read_config, read_metrics, read_record
-from mnist_exp.runs.files import RunDirectoryError
-from mnist_exp.runs.record import FIGURES, RunRecord, Status
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from mnist_exp.config import Config, check
+from mnist_exp.errors import UsageError, explain_validation
+from mnist_exp.runs.files import RunDirectoryError, open_file
+from mnist_exp.runs.locking import is_locked
+from mnist_exp.runs.record import FIGURES, Metrics, RunRecord, Status
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is there, is ten times as fast
+
+
+# What earlier versions called a target, and what it is called now; applied where a stored configuration is read.
+RENAMED = {"mnist_exp.training.step": "mnist_exp.training.step_decay"}
+
+METRICS: TypeAdapter[dict[str, Any]] = TypeAdapter(Metrics)
 
 
 @dataclass(frozen=True)
@@ -72,3 +87,87 @@ def find_runs(path: str | Path) -> Iterator[Path]:
         yield path
         return
     yield from sorted(file.parent for file in path.rglob("run.json"))
+
+
+def explain_no_run(path: Path) -> str:
+    """Why a path that has no ``run.json`` is no run directory, and which one was probably meant."""
+    if inside := next((parent for parent in path.absolute().parents if (parent / "run.json").is_file()), None):
+        shown = inside if path.is_absolute() else os.path.relpath(inside)
+        return f"{path} lies inside a run directory; type that one instead: {shown}"
+    if not path.is_dir():
+        return f"{path} is not a directory"
+    if (path / "sweep.json").is_file():
+        first = next((file.parent for file in sorted(path.glob("*/run.json"))), path / "NAME")
+        return f"{path} is the directory of a sweep; type one of its runs, such as {first}"
+    return f"{path} is not a run directory: it has no run.json"
+
+
+def read_record(path: Path) -> RunRecord:
+    """``run.json`` of a run directory.
+
+    Raises:
+        RunDirectoryError: it is missing, is not one of ours, or a value in it is of another type.
+    """
+    try:
+        with open_file(path / "run.json") as file:
+            content = file.read()
+        record = from_json(content)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunDirectoryError(explain_no_run(path)) from error
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path / 'run.json'} cannot be read: {error}") from error
+    if not isinstance(record, dict) or "status" not in record or "config_hash" not in record:
+        raise RunDirectoryError(f"{path} holds a run of another project: run.json has no status and config_hash")
+    try:
+        return RunRecord.model_validate_json(content)
+    except ValidationError as error:
+        lines = (f"{path / 'run.json'}: {line}" for line in explain_validation(error, record))
+        raise RunDirectoryError("\n".join(lines)) from error
+
+
+def read_config(path: Path) -> Config:
+    """``config.yaml`` of a run directory.
+
+    Raises:
+        RunDirectoryError: it is missing or damaged, is no configuration of ours, or holds what no run stores:
+            interpolations, aliases, other types.
+    """
+    file = path / "config.yaml"
+    try:
+        with open_file(file, "r") as stream:
+            tree = yaml.load(stream, LOADER)  # noqa: S506  # a SafeLoader, in C where there is libyaml
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RunDirectoryError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict) or not {"data", "model", "trainer"} <= tree.keys():
+        raise RunDirectoryError(f"{file} is not the configuration of a run of this project")
+    for section in tree.values():
+        if isinstance(section, dict) and (target := section.get("_target_")) in RENAMED:
+            section["_target_"] = RENAMED[target]
+    try:
+        return check(tree)
+    except UsageError as error:
+        raise RunDirectoryError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from error
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of ``metrics.jsonl``; a last line that is not whole yet is left out.
+
+    Raises:
+        RunDirectoryError: a line before the last is no metrics line.
+    """
+    file = path / "metrics.jsonl"
+    try:
+        with open_file(file, "r") as stream:
+            lines = stream.read().splitlines()
+    except FileNotFoundError:
+        lines = []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = METRICS.validate_python(json.loads(line))
+        except (ValueError, RecursionError) as error:  # what pydantic refuses is a ValueError, too
+            if number == len(lines) and not line.endswith("}"):
+                break
+            raise RunDirectoryError(f"{file}, line {number}: not a metrics line") from error
+        rows.append(row)
+    return rows

@@ -22,8 +22,10 @@ from filelock import FileLock, Timeout
 from mnist_exp.config import Config
 from mnist_exp.hashing import HASH_VERSION, NOT_COUNTED, config_hash
 from mnist_exp.runs import RunDirectoryError, Status, write_atomically
-from mnist_exp.runs.directory import is_locked, read_config, read_record, resume_command
+from mnist_exp.runs.directory import resume_command
 from mnist_exp.runs.files import open_file, refuse_links, remove_temporaries
+from mnist_exp.runs.locking import is_locked
+from mnist_exp.runs.reading import read_config, read_record
 
 LONGEST_NAME = 80
 PLAIN_NAME = r"[^./\\:\x00-\x1f][^/\\:\x00-\x1f]*"  # of a folder: no path, nothing hidden

@@ -28,9 +28,9 @@ from mnist_exp.compose import PACKAGE
 from mnist_exp.config import check
 from mnist_exp.errors import RunFailed, RunInterrupted, UsageError
 from mnist_exp.runs import RunDirectory, RunDirectoryError
-from mnist_exp.runs.directory import read_record
 from mnist_exp.runs.files import open_file
 from mnist_exp.runs.provenance import provenance
+from mnist_exp.runs.reading import read_record
 from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.directory import ask_to_stop, read_job_status

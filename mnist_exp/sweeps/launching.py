@@ -16,37 +16,26 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
+from omegaconf import DictConfig, OmegaConf, flag_override
 
-from mnist_exp.compose import BASIC_LAUNCHER, groups, no_callbacks, resolve, with_choices_checked
-from mnist_exp.config import Config, check, check_logger
+from mnist_exp.compose import BASIC_LAUNCHER, no_callbacks
 from mnist_exp.errors import PastHydra, RunFailed, RunInterrupted, UsageError
-from mnist_exp.explain import as_usage_error
-from mnist_exp.hashing import HASH_VERSION
-from mnist_exp.runs import RunDirectory
-from mnist_exp.runs.directory import is_locked, read_config, resume_command
-from mnist_exp.runs.files import refuse_links
+from mnist_exp.runs.locking import is_locked
 from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.signals import StopRequest
-from mnist_exp.stored import check_runs_named
-from mnist_exp.sweeps.composing import JobComposer
+from mnist_exp.sweeps.composing import compose_all, fingerprint, fixed_keys
 from mnist_exp.sweeps.directory import Job, SweepDirectory
 from mnist_exp.sweeps.job import StopAll, train_apart, train_here
 from mnist_exp.sweeps.matching import (
-    distinguishing,
-    find_moved,
     folders_of,
     follow_data,
     identities_of,
@@ -56,7 +45,8 @@ from mnist_exp.sweeps.matching import (
 from mnist_exp.sweeps.progress import Progress, print_table
 from mnist_exp.sweeps.shares import is_of_slurm, shares_of, warn_of_too_many_threads
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
-from mnist_exp.trust import check_names, logger_to_use, own_packages
+from mnist_exp.sweeps.storing import find_or_add, said_of_stored, store
+from mnist_exp.trust import own_packages
 
 
 class StoredJobs(ConfigLoader):
@@ -111,15 +101,15 @@ def launch(
     setup_globals()
     path = Path(config.hydra.sweep.dir).absolute()
     fresh = not (path / "sweep.json").exists()
-    files = _fingerprint(context)
+    files = fingerprint(context)
     try:
         if config.sweep.resume and Path(config.sweep.resume).absolute() != path:
             raise UsageError(
                 f"sweep.resume={config.sweep.resume} is set by a configuration file; type it: mnist-train -m "
                 f"sweep.resume={config.sweep.resume}"
             )
-        composed = _compose_all(context, config, job_overrides, initial_job_idx)
-        fixed = _fixed_keys(context, config)
+        composed = compose_all(context, config, job_overrides, initial_job_idx)
+        fixed = fixed_keys(context, config)
         identities = identities_of([job.checked for job in composed], job_overrides, fixed)
         shares = shares_of(inner, len(composed))
         _instantiated(_with_launcher(inner, config), context, train_apart)  # refused before anything is written
@@ -131,10 +121,10 @@ def launch(
             folders = folders_of(sweep) if config.sweep.resume else []
             more = [{**record, "threads": shares.threads} for record in records]
             jobs = [
-                _find_or_add(sweep, job.checked, identity, overrides, fixed, folders)
+                find_or_add(sweep, job.checked, identity, overrides, fixed, folders)
                 for job, identity, overrides in zip(composed, identities, job_overrides, strict=True)
             ]
-            _store(sweep, jobs, composed, identities, job_overrides, more, known)
+            store(sweep, jobs, composed, identities, job_overrides, more, known)
             report_merged(sweep, jobs, job_overrides, fixed)
             follow_data(sweep, jobs, [job.checked for job in composed])
             wanted = list(dict.fromkeys(jobs))
@@ -149,13 +139,13 @@ def launch(
                 }
                 for job, made in zip(jobs, composed, strict=True)
             }
-            said = {**_said_of_stored(sweep, wanted, config, known, said), **said}
+            said = {**said_of_stored(sweep, wanted, config, known, said), **said}
             with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted):
                 at_once = shares.at_once if shares.capped else None
                 _run(sweep, wanted, _launcher(inner, config, sweep, said), stop, at_once)
             stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
-            if _fingerprint(context) != files:
-                composed = _compose_all(context, config, job_overrides, initial_job_idx)
+            if fingerprint(context) != files:
+                composed = compose_all(context, config, job_overrides, initial_job_idx)
                 identities = identities_of([job.checked for job in composed], job_overrides, fixed)
             report_edits(sweep, jobs, [job.checked for job in composed], identities)
     except UsageError:
@@ -191,202 +181,6 @@ def conclude(stopped_by: int = 0) -> None:
         raise RunInterrupted("", stopped_by)
     if any(job_status.status in FAILED | {Status.INTERRUPTED} for job_status in statuses.values()):
         raise PastHydra(RunFailed(""))
-
-
-class JobRefused(UsageError):
-    """A job that cannot run; nothing of it is on disk."""
-
-
-@dataclass(frozen=True)
-class Composed:
-    """The whole configuration of a job; ``task`` is what is not Hydra's of it, ``checked`` the same resolved and typed."""
-
-    config: DictConfig
-    task: DictConfig
-    checked: Config
-
-
-def _compose_all(
-    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-) -> list[Composed]:
-    composer = JobComposer(context.config_loader, config, groups(_folders(context)))
-    return [
-        _compose(context, composer, config, overrides, index)
-        for index, overrides in enumerate(job_overrides, initial_job_idx)
-    ]
-
-
-def _compose(
-    context: HydraContext, composer: JobComposer, config: DictConfig, overrides: Sequence[str], index: int
-) -> Composed:
-    """The configuration of a job, checked.
-
-    Raises:
-        JobRefused: it cannot run; the message says which job.
-    """
-    hydra = HydraConfig.instance()
-    sweep = hydra.cfg
-    folders = _folders(context)
-    try:
-        composed = composer.compose(with_choices_checked(overrides, folders))
-        with open_dict(composed):
-            composed.hydra.job.id = composed.hydra.job.num = index
-        hydra.set_config(composed)
-        _refuse_another_sweep(config, composed)
-        task = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-        tree = resolve(task)
-        if tree["resume"] is not None:
-            raise UsageError(
-                f"resume={tree['resume']} continues one run and goes without -m: {resume_command(tree['resume'])}; a "
-                "sweep is finished with mnist-train -m sweep.resume=DIR"
-            )
-        checked = check(tree)
-        check_runs_named(checked)
-        from mnist_exp.build import check_parts
-
-        check_parts(checked, Path(composed.hydra.sweep.dir) / str(index))
-        checked = checked.with_absolute_paths(Path.cwd())
-    except Exception as error:
-        if (mistake := as_usage_error(error, folders)) is None:
-            raise
-        fixed = _fixed_keys(context, config)
-        varying = [override for override in overrides if override.partition("=")[0] not in fixed]
-        which = f" (job {' '.join(varying)})" if varying else ""
-        raise JobRefused("\n".join(f"{line}{which}" for line in str(mistake).splitlines())) from error
-    finally:
-        hydra.cfg = sweep
-    return Composed(composed, task, checked)
-
-
-def _refuse_another_sweep(config: DictConfig, composed: DictConfig) -> None:
-    """A job is one run: what a choice says of sweeping, launching or naming the sweep would go unheard.
-
-    Raises:
-        UsageError: the job's configuration asks for another sweep than the one it is in.
-    """
-    ours, its = (OmegaConf.to_container(node, resolve=False) for node in (config, composed))
-    assert isinstance(ours, dict)
-    assert isinstance(its, dict)
-    for key, our, its_own in (
-        ("hydra.sweeper", ours["hydra"]["sweeper"], its["hydra"]["sweeper"]),
-        ("hydra.launcher", ours["hydra"]["launcher"]["inner"], its["hydra"]["launcher"]),
-        ("hydra.sweep", ours["hydra"]["sweep"], its["hydra"]["sweep"]),
-        ("sweep", ours["sweep"], its["sweep"]),
-    ):
-        names = [name for name in {**our, **its_own} if name != "_target_"]  # which is ours here and Hydra's there
-        if differing := next((name for name in names if our.get(name) != its_own.get(name)), None):
-            raise UsageError(
-                f"{key}.{differing} differs from job to job: a sweep of sweeps is not possible; give a command for each"
-            )
-
-
-def _fixed_keys(context: HydraContext, config: DictConfig) -> set[str]:
-    """Keys that the command line gives one value, the same for all jobs."""
-    parsed = OverridesParser.create(context.config_loader).parse_overrides(list(config.hydra.overrides.task))
-    varies = {override.get_key_element(): override.is_sweep_override() for override in parsed}
-    return {key for key, several in varies.items() if not several}
-
-
-def _find_or_add(
-    sweep: SweepDirectory,
-    checked: Config,
-    identity: str,
-    arguments: Sequence[str],
-    fixed: set[str],
-    folders: Sequence[str | None],
-) -> Job:
-    """The job that computes this, or that the same overrides made when the sweep began; else a new one, not stored yet."""
-    arguments = _of_the_job(arguments)
-    overrides = distinguishing(arguments, fixed)
-    found = sweep.find(identity) or find_moved(sweep, checked, overrides, folders)
-    return found or sweep.find_composed_from(arguments) or sweep.add(identity, overrides, arguments, checked.name)
-
-
-def _of_the_job(arguments: Sequence[str]) -> list[str]:
-    return [argument for argument in arguments if not argument.startswith("sweep.")]
-
-
-def _store(
-    sweep: SweepDirectory,
-    jobs: Sequence[Job],
-    composed: Sequence[Composed],
-    identities: Sequence[str],
-    job_overrides: Sequence[Sequence[str]],
-    more: Sequence[Mapping[str, Any]],
-    known: set[str],
-) -> None:
-    """Write down every job that is not, so that it waits.
-
-    ``sweep.json`` names them first: after a kill in between, the same command finds each again under its name.
-
-    Args:
-        known: names of the jobs that ``sweep.json`` holds.
-    """
-    if not known.issuperset(sweep.jobs):
-        sweep.write_names(known)
-    for job, made, identity, arguments, own in zip(jobs, composed, identities, job_overrides, more, strict=True):
-        if not (sweep.path / job.directory / "run.json").exists():
-            _store_one(sweep, job, made, identity, _of_the_job(arguments), own)
-
-
-def _store_one(
-    sweep: SweepDirectory, job: Job, composed: Composed, identity: str, arguments: list[str], more: Mapping[str, Any]
-) -> None:
-    checked, path = composed.checked, sweep.path / job.directory
-    record = {
-        "name": checked.name,
-        "seed": checked.seed,
-        "config_hash": identity.partition("-")[0],
-        "config_hash_version": HASH_VERSION,
-        "command": sweep.command,
-        "sweep": sweep.path.name,
-        **more,
-    }
-    if record["threads"] is None or checked.trainer.threads is not None:
-        del record["threads"]  # else its share of the cores, now and when it is resumed
-    with RunDirectory.create(path, config=checked, overrides=arguments, record=record, status=Status.WAITING):
-        hydra = path / ".hydra"
-        hydra.mkdir(exist_ok=True)
-        OmegaConf.save(composed.task, hydra / "config.yaml")
-        OmegaConf.save(OmegaConf.masked_copy(composed.config, "hydra"), hydra / "hydra.yaml")
-        OmegaConf.save(composed.config.hydra.overrides.task, hydra / "overrides.yaml")
-
-
-def _said_of_stored(
-    sweep: SweepDirectory, wanted: Sequence[Job], config: DictConfig, known: set[str], composed: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Check the run directories of jobs that are not complete, before any starts.
-
-    Args:
-        known: names of the jobs that were there before.
-        composed: of the jobs that this command composed itself, by name, what it says of them.
-
-    Returns:
-        for each other job by name, what this command says of it: see ``job.train_directory``.
-
-    Raises:
-        UsageError: one of them could not be trained: its configuration is none, or it holds links.
-    """
-    said = {}
-    logger = OmegaConf.select(config, "logger")
-    chosen: Any = OmegaConf.to_container(logger, resolve=True) if logger else None
-    present = check_logger(chosen)
-    for job in wanted:
-        path = sweep.path / job.directory
-        if job.directory not in known or sweep.job_status(job).status in SETTLED:
-            continue
-        refuse_links(path)
-        stored = read_config(path)
-        # What lies there need not be what was composed.
-        check_names(stored, composed[job.directory]["trusted"] if job.directory in composed else config.trust)
-        if job.directory not in composed:
-            used, _ = logger_to_use(stored.logger, present, ())
-            said[job.directory] = {
-                "logger": None if used is None else used.plain(),
-                "data_root": None,
-                "trusted": list(config.trust),
-            }
-    return said
 
 
 def _launcher(
@@ -511,13 +305,3 @@ def _returned(job: Job, sweep: SweepDirectory) -> JobReturn:
     result.working_dir = str(sweep.path / job.directory)
     result.return_value = sweep.job_status(job).val_accuracy
     return result
-
-
-def _folders(context: HydraContext) -> list[Path]:
-    """Where configuration files lie."""
-    return [Path(source.path) for source in context.config_loader.get_sources() if source.scheme() == "file"]
-
-
-def _fingerprint(context: HydraContext) -> dict[Path, int]:
-    """When each configuration file was last written."""
-    return {file: file.stat().st_mtime_ns for folder in _folders(context) for file in folder.rglob("*.yaml")}

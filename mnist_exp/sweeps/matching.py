@@ -8,7 +8,9 @@ from typing import Any
 
 from mnist_exp.config import Config
 from mnist_exp.errors import UsageError, as_typed, report
-from mnist_exp.runs.directory import is_locked, read_config, write_config
+from mnist_exp.runs.directory import write_config
+from mnist_exp.runs.locking import is_locked
+from mnist_exp.runs.reading import read_config
 from mnist_exp.runs.record import SETTLED
 from mnist_exp.sweeps.directory import Job, SweepDirectory, job_id
 from mnist_exp.sweeps.progress import count

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from mnist_exp.errors import typed
 from mnist_exp.runs import RunDirectoryError
-from mnist_exp.runs.directory import read_metrics
+from mnist_exp.runs.reading import read_metrics
 from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.sweeps.directory import Job, JobStatus, SweepDirectory
 from mnist_exp.sweeps.resuming import left_to_user

@@ -14,7 +14,7 @@ from wandb_files import read_run
 
 from mnist_exp.loggers import tensorboard
 from mnist_exp.loggers.tensorboard import TensorBoardLogger
-from mnist_exp.runs.directory import read_metrics
+from mnist_exp.runs.reading import read_metrics
 from mnist_exp.training.events import EpochMetrics, TrainingEnded, TrainingStarted
 
 Train = Callable[..., int]

@@ -24,7 +24,7 @@ from wandb_files import RunFile, read_file, read_run
 from wandb_server import WandbServer
 
 from mnist_exp.loggers.wandb import END, REST, START, WandbLogger
-from mnist_exp.runs.directory import read_metrics, read_record
+from mnist_exp.runs.reading import read_metrics, read_record
 from mnist_exp.signals import StopRequest
 from mnist_exp.training.events import EpochMetrics, TrainingEnded, TrainingStarted
 

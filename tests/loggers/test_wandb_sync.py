@@ -19,7 +19,7 @@ from wandb_server import WandbServer
 
 from mnist_exp.cli import report
 from mnist_exp.loggers import wandb_sync
-from mnist_exp.runs.directory import read_metrics, read_record
+from mnist_exp.runs.reading import read_metrics, read_record
 
 
 def sync(*arguments: str) -> subprocess.CompletedProcess[str]:

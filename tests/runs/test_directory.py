@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mnist_exp.runs import RunDirectory, RunDirectoryError, Status, find_runs, read_run, write_atomically
-from mnist_exp.runs.directory import read_config
+from mnist_exp.runs.locking import is_locked
 from mnist_exp.runs.provenance import cores, git_state, peak_memory, provenance, reset_peak_memory
+from mnist_exp.runs.reading import read_config
 
 CONFIG = read_config(Path(__file__).parent / "version_0_1" / "completed")
 RECORD = {"config_hash": "0" * 12, "name": "test"}
@@ -128,3 +130,23 @@ def test_peak_memory_starts_afresh() -> None:
     assert high > 300e6
     if Path("/proc/self/clear_refs").exists():
         assert peak_memory() < high - 200e6
+
+
+def test_whether_a_run_is_running_is_asked_without_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's run can be read while it trains."""
+    flags = []
+    opened = os.open
+
+    def noted(path: Any, how: int, *more: Any, **options: Any) -> int:
+        flags.append(how)
+        return opened(path, how, *more, **options)
+
+    with new(tmp_path / "run") as run:
+        monkeypatch.setattr(os, "open", noted)
+        assert is_locked(run.path)
+        assert read_run(run.path).status == "running"
+        monkeypatch.undo()
+        run.end(Status.INTERRUPTED)
+    assert not is_locked(run.path)
+    assert flags
+    assert not any(how & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) for how in flags)

@@ -16,7 +16,7 @@ from one_node_slurm import one_node_slurm, why_not
 from sweep_processes import BREAKING, assert_each_broken_job_ended_alone, breaking, rows, start, wait_for
 from wandb_files import read_run as read_wandb
 
-from mnist_exp.runs.directory import read_metrics
+from mnist_exp.runs.reading import read_metrics
 from mnist_exp.training import load_checkpoint
 
 REASON = why_not()

@@ -20,7 +20,7 @@ from wandb_server import WandbServer
 from warm_commands import WarmCommands
 
 from mnist_exp.loggers.wandb import WandbLogger
-from mnist_exp.runs.directory import read_metrics, read_record
+from mnist_exp.runs.reading import read_metrics, read_record
 from mnist_exp.sweeps.directory import read_sweep
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import torch
 
 from mnist_exp import signals
 from mnist_exp.runs import RunDirectoryError, read_run
-from mnist_exp.runs.directory import read_metrics
+from mnist_exp.runs.reading import read_metrics
 from mnist_exp.training import drop_previous, load_checkpoint, load_last_whole, save_checkpoint
 
 CPU = torch.device("cpu")
