@@ -74,6 +74,8 @@ def _alone(_clean_state: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", os.devnull)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)  # what a test draws without a seed of its own is the same in every order and every run
 
 
 @pytest.fixture(scope="session")

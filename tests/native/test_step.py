@@ -100,16 +100,21 @@ def compare(ours: TrainState, reference: TrainState, tolerance: float = 2e-5) ->
 @pytest.mark.parametrize("extra", EXTRAS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize(
-    "model",
-    [MLP(hidden=[33], dropout=0.3, activation="gelu"), LeNet5(channels=[3, 5], hidden=[20, 7])],
+    "build",
+    [
+        lambda: MLP(hidden=[33], dropout=0.3, activation="gelu"),
+        lambda: LeNet5(channels=[3, 5], hidden=[20, 7]),
+    ],
     ids=["mlp", "lenet5"],
 )
-def test_a_step_is_pytorchs(model: nn.Module, name: str, extra: str) -> None:
-    settings = {"model": model, **EXTRAS[extra]}
+def test_a_step_is_pytorchs(build: Callable[[], nn.Module], name: str, extra: str) -> None:
+    torch.manual_seed(1)
+    settings = {"model": build(), **EXTRAS[extra]}
     compare(trained("native", OPTIMIZERS[name], **settings), trained("torch", OPTIMIZERS[name], **settings))
 
 
 def test_batch_norm_and_its_statistics() -> None:
+    torch.manual_seed(1)
     settings = {"model": MLP(hidden=[33, 20], batch_norm=True), "ema": 0.9}
     ours, reference = (trained(backend, OPTIMIZERS["sgd"], **settings) for backend in ("native", "torch"))
     compare(ours, reference, tolerance=1e-4)
