@@ -168,7 +168,7 @@ def look_at_results(text: str, where: Path, said: str) -> None:
     elif text.startswith("mnist-predict"):
         assert "%" in said or json.loads(said)
     elif "scripts/benchmark" in text:
-        assert re.search(r"\d\.\d+ (s|times)\b|ratio of medians +\d|against the first line +\d", said)
+        assert re.search(r"\d\.\d+ (s|times)\b|ratio of medians +\d|against the first line +\d|\d GFLOP/s", said)
     elif "--document" in text:
         (name,) = re.findall(r"(\w+)\.py", text)
         document = {"reproduce": "reproduction"}.get(name, name)

@@ -30,8 +30,8 @@ def test_an_exported_network_answers_as_ours(
     assert said == "network.onnx: the largest difference from PyTorch's logits is"
     assert float(difference) < 1e-5
     assert [file.name for file in tmp_path.glob("network*")] == ["network.onnx"]
-    data = read_run(run).config["data"]
-    images = mnist5k().test.images.numpy() * np.float32(data["std"]) + np.float32(data["mean"])
+    data = read_run(run).config.data
+    images = mnist5k().test.images.numpy() * np.float32(data.std) + np.float32(data.mean)
     (logits,) = onnxruntime.InferenceSession("network.onnx").run(["logits"], {"images": images})
     recorded = np.load(run / "predictions.npz")["logits"]
     np.testing.assert_allclose(logits, recorded, atol=1e-4)

@@ -25,6 +25,7 @@ SWEPT = {
     "trainer.device": "trainer.device=cpu,auto",
     "trainer.threads": "+trainer.threads=1,2",
     "trainer.backend": "trainer.backend=auto,torch",
+    "trainer.profile": "trainer.profile=true,false",
     "data.root": "data.root=A,B",
 }
 

@@ -17,6 +17,7 @@ import pytest
 from sweep_processes import breaking, start, wait_for
 
 from mnist_exp.compose import CONF
+from mnist_exp.config import check
 from mnist_exp.runs import read_run
 from mnist_exp.sweeps.directory import directory_name, job_id, read_sweep
 
@@ -53,7 +54,7 @@ def test_jobs_lie_directly_in_the_sweep_directory(
     assert {run.status for run in runs.values()} == {"completed"}
     assert runs["model=mlp,seed=2"].record.seed == 2
     assert {run.record.sweep for run in runs.values()} == {"sweep"}
-    assert all("versions" in run.record for run in runs.values())
+    assert all(run.record.versions for run in runs.values())
     assert {path.name for path in Path("sweep/model=mlp,seed=2/.hydra").iterdir()} == {
         *("config.yaml", "hydra.yaml", "overrides.yaml")
     }
@@ -94,7 +95,7 @@ def test_a_job_of_a_sweep_equals_the_same_run_alone(
         np.testing.assert_array_equal(alone["logits"], job["logits"])
     assert read_run(Path("alone")).record.config_hash == read_run(Path("sweep/seed=1")).record.config_hash
     alone_config, job_config = read_run(Path("alone")).config, read_run(Path("sweep/seed=1")).config
-    assert {**job_config, "quiet": False} == alone_config
+    assert {**job_config.plain(), "quiet": False} == alone_config.plain()
 
 
 def test_the_same_command_again_does_nothing(sweep: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,8 +244,8 @@ class TestNames:
         assert len(first) <= 80
 
     def test_an_identity_is_the_hash_of_the_config(self, composed: Callable[..., dict[str, Any]]) -> None:
-        assert job_id(composed("seed=1"), ["seed=1"]) == job_id(composed("seed=1"), [])
-        assert job_id(composed("seed=1"), ["seed=1"]) != job_id(composed("seed=2"), ["seed=2"])
+        assert job_id(check(composed("seed=1")), ["seed=1"]) == job_id(check(composed("seed=1")), [])
+        assert job_id(check(composed("seed=1")), ["seed=1"]) != job_id(check(composed("seed=2")), ["seed=2"])
 
 
 @pytest.fixture
