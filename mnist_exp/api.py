@@ -155,7 +155,7 @@ def load_model(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
 
     from mnist_exp.reader import trained_model
 
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]  # PyTorch gives it no types
     with torch.random.fork_rng(devices):
         model, _ = trained_model(read_run(path), torch.device("cpu"), _packages(trust), kernels=False)
     return model.eval()

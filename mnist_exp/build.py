@@ -147,10 +147,10 @@ def held_back() -> Iterator[list[logging.LogRecord]]:
 
 
 def check_parts(config: Config, directory: Path, trusted: Trusted = None) -> None:
-    """Find out what ``build`` would refuse, as far as that can be told without the data; those are read only where the size
-    of the images is that of the data.
+    """Find out what ``build`` would refuse, as far as that can be told without the data.
 
     Args:
+        config: with the size of the images.
         directory: of the run, for callbacks that ask for it.
 
     Raises:
@@ -158,8 +158,6 @@ def check_parts(config: Config, directory: Path, trusted: Trusted = None) -> Non
     """
     check_target_types(config, trusted)
     device = choose_device(config.trainer.device)
-    if config.data.image_size is None:
-        config = config.with_found(found_by(build_data(config.data)))
     model = build_model(config)
     layers_of(model, config)
     if config.trainer.backend == "native":  # else nothing is refused, and nothing need be compiled for a job that waits

@@ -230,4 +230,4 @@ def no_callbacks() -> Any:
 
 def root_of(node: Node) -> Any:
     """The whole configuration that a node is a part of: OmegaConf has no public way up."""
-    return node._get_root()  # noqa: SLF001  # the reason of this function
+    return node._get_root()  # noqa: SLF001  # no public name, see above

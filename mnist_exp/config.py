@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
-from mnist_exp.compose import choices_with
 from mnist_exp.errors import UsageError, as_typed, explain_validation
 from mnist_exp.trust import refuse_unless_plain
 from mnist_exp.types import BatchNorm, Classes, Count, Dropout, NonNegative, PerChannel, Positive, Probability
@@ -284,6 +283,8 @@ def check(tree: Mapping[str, Any]) -> Config:
         empty = {"logger": tree.get("logger") or None, "callbacks": tree.get("callbacks") or {}}
         config = Config.model_validate({**tree, **empty})
     except ValidationError as error:
+        from mnist_exp.compose import choices_with  # with Hydra, which a configuration without a mistake does not need
+
         raise UsageError("\n".join(explain_validation(error, tree, choices_with))) from error
     if problems := list(_contradictions(config)):
         raise UsageError("\n".join(problems))

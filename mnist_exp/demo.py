@@ -74,6 +74,8 @@ class Demo(ThreadingHTTPServer):
 
     def __init__(self, networks: Sequence[Classifier], port: int) -> None:
         self.networks = list(networks)
+        self.page = (files("mnist_exp") / "demo.html").read_bytes()
+        self.policy = security_policy(self.page)
         self._connections = threading.BoundedSemaphore(MOST_CONNECTIONS)
         self._classifying = threading.Lock()
         try:
@@ -139,11 +141,6 @@ def _data_url(image: NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def page() -> bytes:
-    """The page, as it is sent."""
-    return (files("mnist_exp") / "demo.html").read_bytes()
-
-
 def security_policy(html: bytes) -> str:
     """A Content-Security-Policy that lets the page run its own scripts, ask this server, and nothing else."""
     scripts = re.findall(rb"<script>(.*?)</script>", html, re.DOTALL)
@@ -162,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._is_foreign():
             return
         if self.path == "/":
-            self._send(200, "text/html; charset=utf-8", page())
+            self._send(200, "text/html; charset=utf-8", self.server.page)
         else:
             self._send(404, "text/plain", b"there is one page: /\n")
 
@@ -201,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
-        self.send_header("Content-Security-Policy", security_policy(page()))
+        self.send_header("Content-Security-Policy", self.server.policy)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()
         self.wfile.write(body)

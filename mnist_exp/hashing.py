@@ -13,9 +13,8 @@ NOT_COUNTED = (
     *("name", "resume", "quiet", "show_layers", "logger", "sweep", "trust"),
     *("trainer.device", "trainer.threads", "trainer.backend", "trainer.profile", "data.root"),
 )
-HASH_VERSION = (
-    2  # 1, of runs that do not say: 10 and 10.0 differ, and so does a key that is absent from one with its default
-)
+# Runs that do not say have version 1: there 10 and 10.0 differ, and so does an absent key from one that has its default.
+HASH_VERSION = 2
 
 
 def hashed_config(config: Config, *, defaults: bool = True) -> dict[str, Any]:

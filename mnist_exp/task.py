@@ -66,7 +66,8 @@ class CheckBeforeRun(Callback):
             from mnist_exp.build import build, check_parts
             from mnist_exp.components import facts_of
 
-            check_parts(checked, directory)  # before data are read, or fetched
+            if checked.data.image_size is not None:
+                check_parts(checked, directory)  # before data are read, or fetched
             parts = build(checked, facts=facts_of(directory, checked))
             CheckBeforeRun.built = parts, time.perf_counter() - began
 

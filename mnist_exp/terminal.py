@@ -23,9 +23,14 @@ class Terminal(Console):
         discard_output()
 
 
+def plain(line: str) -> Text:
+    """A line as the terminal shows it, whatever it holds: no markup, no escape sequences."""
+    return Text(printable(line))
+
+
 def say(line: str) -> None:
     """Print a line."""
-    Terminal().print(Text(printable(line)))
+    Terminal().print(plain(line))
 
 
 def discard_output() -> None:

@@ -66,7 +66,7 @@ class NetworkTests:
 
     def test_every_parameter_gets_a_gradient(self) -> None:
         model = self.seeded().train()
-        F.cross_entropy(model(self.images(8)), self.labels(8)).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(model(self.images(8)), self.labels(8)).backward()  # type: ignore[no-untyped-call]  # PyTorch gives it no types
         without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not without, f"no gradient reaches {', '.join(without)}"
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -81,7 +81,7 @@ class NetworkTests:
             for _ in range(30):
                 optimizer.zero_grad()
                 loss = F.cross_entropy(model(images), labels)
-                loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
+                loss.backward()  # type: ignore[no-untyped-call]  # PyTorch gives it no types  # torch has no types for it
                 optimizer.step()
                 losses.append(loss.item())
         assert sum(losses[-5:]) < sum(losses[:5]), f"loss went from {losses[0]:.4f} to {losses[-1]:.4f}"

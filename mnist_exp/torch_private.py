@@ -21,8 +21,9 @@ from torch.utils import flop_counter
 
 # All names that PyTorch's two wrappers use. One that uses another may do more than is known here, and is left alone.
 OF_DISABLE = {"getattr", "torch._dynamo", "torch", "_dynamo", "disable", "__dynamo_disable"}
-OF_STEP = {"torch._dynamo", "torch", "_dynamo", "graph_break", "is_grad_enabled", "set_grad_enabled", "defaults"} | {
-    *("cast", "Optimizer")
+OF_STEP = {
+    *("torch._dynamo", "torch", "_dynamo", "graph_break"),
+    *("is_grad_enabled", "set_grad_enabled", "defaults", "cast", "Optimizer"),
 }
 MODULE = "torch._dynamo"
 

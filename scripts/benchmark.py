@@ -100,7 +100,7 @@ def loop(repetitions: int, threads: int, images: int, with_loader: bool, kind: s
         float(loss_sum), int(correct)
         return time.perf_counter() - began
 
-    class Pictures(TorchDataset):  # type: ignore[type-arg]
+    class Pictures(TorchDataset[tuple[torch.Tensor, int]]):
         def __init__(self) -> None:
             from torchvision import transforms
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,28 @@ def mnist_train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return 0
 
     return run
+
+
+@pytest.fixture
+def stopped_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """Inside it, runs of this process stop after so many steps, as if SIGTERM came."""
+    from mnist_exp.signals import StopRequest
+
+    @contextmanager
+    def inside(steps: int) -> Iterator[None]:
+        calls = 0
+
+        def stop(request: StopRequest) -> bool:
+            nonlocal calls
+            calls += 1
+            request.signal = signal.SIGTERM if calls == steps else None
+            return request.signal is not None
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StopRequest, "__call__", stop)
+            yield
+
+    return inside
 
 
 @pytest.fixture(scope="session")

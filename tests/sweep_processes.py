@@ -97,7 +97,7 @@ def assert_each_broken_job_ended_alone(path: Path) -> None:
     assert {name: (job["status"], job["error"]) for name, job in jobs.items()} == {
         "seed=0": ("failed", "ZeroDivisionError: division by zero"),
         "seed=1": ("failed", "SystemExit: 3"),
-        "seed=2": ("failed", "ProcessDied: its process was killed by SIGKILL, as Linux does for want of memory"),
+        "seed=2": ("failed", "ProcessDied: its process was killed by SIGKILL, as Linux does when memory runs out"),
         "seed=3": ("completed", None),
         "seed=5": ("diverged", jobs["seed=5"]["error"]),
         "seed=6": ("killed", "its process is gone"),

@@ -58,6 +58,12 @@ class Colours:
         self.train_images, self.train_labels, self.test_images, self.test_labels = colours()
 
 
+def counted(seed=0):
+    with open("calls", "a") as file:
+        file.write(f"{seed} ")
+    return colours()
+
+
 def nothing():
     return None
 '''
@@ -130,6 +136,19 @@ def test_colour_images(
     assert status_of(predict.main, "run", "run/worst_digits.png", "--trust", "own_colours") == 2
     line = "knows 10 classes of colour images; pictures are classified with networks for grey images in 10 classes only"
     assert capsys.readouterr().err == f"mnist-predict: run {line}\n"
+
+
+def test_data_are_read_once_for_a_run_and_once_to_check_a_sweep(
+    own: list[str], tmp_path: Path, mnist_train_process: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Reading may take long, and here only the data know how large the images are."""
+    counted = [*own, "data._target_=own_colours.counted", "model=mlp", "model.hidden=[4]", "trainer.epochs=1"]
+    assert mnist_train_process(*counted).returncode == 0
+    assert (tmp_path / "calls").read_text() == "0 "
+    (tmp_path / "calls").unlink()
+    done = mnist_train_process("-m", *counted, "+data.seed=5,6", "seed=0,1", "hydra.sweep.dir=sweep")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "calls").read_text().split() == ["5", "6", "5", "5", "6", "6"]
 
 
 def test_a_class_with_four_attributes(own: list[str], mnist_train: Callable[..., int], tmp_path: Path) -> None:

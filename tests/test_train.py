@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -146,27 +147,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     mnist_train: Callable[..., int],
     small: list[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    stopped_after: Callable[[int], AbstractContextManager[None]],
 ) -> None:
     """Five steps an epoch (four with validation data): stops fall in mid-epoch, on a boundary and in the second epoch."""
-    from mnist_exp import signals
-
     overrides = [*small, *recipe]
     if recipe:
         assert mnist_train(*small, "data.val_size=64", "seed=5", "hydra.run.dir=teacher") == 0
         overrides.append("regularization.distillation.teachers=[teacher]")
     assert mnist_train(*overrides, "hydra.run.dir=whole") == 0
 
-    calls = 0
-
-    def stop_at(self: signals.StopRequest) -> bool:
-        nonlocal calls
-        calls += 1
-        self.signal = signal.SIGTERM if calls == stop_after else None
-        return self.signal is not None
-
-    with monkeypatch.context() as patch:
-        patch.setattr(signals.StopRequest, "__call__", stop_at)
+    with stopped_after(stop_after):
         assert mnist_train(*overrides, "hydra.run.dir=parts") == 143
     parts = tmp_path / "parts"
     assert read_run(parts).status == "interrupted"

@@ -45,14 +45,14 @@ def load(path: Path = FILE) -> Labelled:
     """
     try:
         with path.open("rb") as file, np.load(file) as archive:
-            dataset = Labelled(archive["images"], archive["labels"])
+            digits = Labelled(archive["images"], archive["labels"])
     except Exception as error:  # a damaged archive raises whatever zipfile, zlib and numpy raise
         raise DataError(f"{path}: cannot be read: {error}; install mnist-exp again") from error
-    if sha256(dataset) != SHA256:
+    if sha256(digits) != SHA256:
         raise DataError(f"{path}: does not hold the 5,000 digits known here; install mnist-exp again")
-    return dataset
+    return digits
 
 
-def sha256(dataset: Labelled) -> str:
+def sha256(digits: Labelled) -> str:
     """The checksum of digits, to be compared with ``SHA256``."""
-    return hashlib.sha256(dataset.images.tobytes() + dataset.labels.tobytes()).hexdigest()
+    return hashlib.sha256(digits.images.tobytes() + digits.labels.tobytes()).hexdigest()

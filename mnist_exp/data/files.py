@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_exp.runs.files import LARGEST
+
 # What Windows, macOS and file servers put into folders and archives, beside files whose names begin with a dot.
 SYSTEM_FILES = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
     *("__macosx", "icon\r", "@eadir", "lost+found"),
 }
-
-LARGEST = 2**30  # bytes of a file, also decompressed; MNIST has 47 million
 
 
 class DataError(Exception):
@@ -66,12 +66,11 @@ def read_bytes(path: Path) -> bytes:
             content = file.read(LARGEST + 1)
     except OSError as error:
         raise DataError(f"{path}: {describe(error)}") from error
-    if path.suffix in {".gz", ".tgz"}:
+    is_packed = path.suffix in {".gz", ".tgz"}
+    if is_packed:
         content = _decompressed(path, content)
     if len(content) > LARGEST:
-        raise DataError(
-            f"{path}: more than {LARGEST} bytes{', decompressed' if path.suffix in {'.gz', '.tgz'} else ''}"
-        )
+        raise DataError(f"{path}: more than {LARGEST} bytes{', decompressed' if is_packed else ''}")
     return content
 
 

@@ -118,11 +118,11 @@ def _read_split(source: Path) -> Labelled:
         key = _digest(b"tar 2", [archive])
 
     cache = cache_directory() / "png" / f"{key}.npz"
-    dataset = load_cached(cache)
-    if dataset is None:
-        dataset = _decode(source, list(_archived(source, archive)) if members is None else members)
-        store_cached(cache, dataset)
-    return dataset
+    digits = load_cached(cache)
+    if digits is None:
+        digits = _decode(source, list(_archived(source, archive)) if members is None else members)
+        store_cached(cache, digits)
+    return digits
 
 
 def _digest(kind: bytes, parts: Iterable[bytes]) -> str:

@@ -128,9 +128,9 @@ def prepare(
         mean, std = own_mean if mean is None else mean, own_std if std is None else std
     options: dict[str, Any] = {"image_size": image_size, "mean": mean, "std": std}
 
-    def split(dataset: Labelled, chosen: NDArray[np.intp] | slice = slice(None)) -> Split:
-        labels = torch.from_numpy(dataset.labels[chosen].astype(np.int64))
-        return Split(as_input(dataset.images[chosen], **options), labels)
+    def split(stored: Labelled, chosen: NDArray[np.intp] | slice = slice(None)) -> Split:
+        labels = torch.from_numpy(stored.labels[chosen].astype(np.int64))
+        return Split(as_input(stored.images[chosen], **options), labels)
 
     background = as_input(np.zeros_like(train.images[:1, :1, :1]), **{**options, "image_size": None})[0]
     return Dataset(

@@ -85,4 +85,4 @@ def staging_folder() -> Path:
 
 def report_model(report: Any) -> Any:
     """What wandb-workspaces would send for a report, as its pydantic model; it has no public way to look at it first."""
-    return report._to_model()  # noqa: SLF001  # the reason of this function
+    return report._to_model()  # noqa: SLF001  # no public name, see above

@@ -25,24 +25,14 @@ class Layer(ctypes.Structure):
     """As in shards.h."""
 
     _fields_ = (
-        ("inputs", ctypes.c_int64),
-        ("outputs", ctypes.c_int64),
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
         ("strides", ctypes.c_int64 * 4),
-        ("weight_gradient", ctypes.c_void_p),
-        ("bias_gradient", ctypes.c_void_p),
-        ("mask", ctypes.c_void_p),
-        ("norm", ctypes.c_int64),
-        ("batch", ctypes.c_int64),
-        ("momentum", ctypes.c_double),
-        ("eps", ctypes.c_double),
-        ("gamma", ctypes.c_void_p),
-        ("beta", ctypes.c_void_p),
-        ("gamma_gradient", ctypes.c_void_p),
-        ("beta_gradient", ctypes.c_void_p),
-        ("running_mean", ctypes.c_void_p),
-        ("running_variance", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("weight_gradient", "bias_gradient", "mask")),
+        *((name, ctypes.c_int64) for name in ("norm", "batch")),
+        *((name, ctypes.c_double) for name in ("momentum", "eps")),
+        *((name, ctypes.c_void_p) for name in ("gamma", "beta", "gamma_gradient", "beta_gradient")),
+        *((name, ctypes.c_void_p) for name in ("running_mean", "running_variance")),
     )
 
 
@@ -51,22 +41,12 @@ class Call(ctypes.Structure):
 
     _fields_ = (
         ("count", ctypes.c_int64),
-        ("layers", ctypes.c_void_p),
-        ("images", ctypes.c_void_p),
-        ("logits", ctypes.c_void_p),
-        ("workspace", ctypes.c_void_p),
-        ("scratch", ctypes.c_void_p),
-        ("n", ctypes.c_int64),
-        ("shards", ctypes.c_int64),
-        ("from_step", ctypes.c_int64),
-        ("to_step", ctypes.c_int64),
-        ("index", ctypes.c_void_p),
-        ("labels", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("layers", "images", "logits", "workspace", "scratch")),
+        *((name, ctypes.c_int64) for name in ("n", "shards", "from_step", "to_step")),
+        *((name, ctypes.c_void_p) for name in ("index", "labels")),
         ("examples", ctypes.c_int64),
         ("smoothing", ctypes.c_double),
-        ("loss_sum", ctypes.c_void_p),
-        ("correct", ctypes.c_void_p),
-        ("update", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("loss_sum", "correct", "update")),
     )
 
 
@@ -107,7 +87,7 @@ class NativeForward:
 
     def prepare(self, model: nn.Module) -> None:
         found = structure(model)
-        self._parts, self.after = found.parts, found.after
+        self.parts, self.after = found.parts, found.after
         self.norms = [part.norm for part in found.parts if part.norm is not None]
         self._shape = found.image_shape
         self.parameters = tuple(parameter for part in found.parts for parameter in part.parameters())
@@ -145,7 +125,7 @@ class NativeForward:
                 raise TypeError(f"native kernels take float32 on the CPU, not {parameter.dtype} on {parameter.device}")
             if parameter.ndim < 4 and not parameter.is_contiguous():
                 raise TypeError("native kernels take contiguous parameters of linear layers and norms")
-        for layer, part in zip(self.layers, self._parts, strict=True):
+        for layer, part in zip(self.layers, self.parts, strict=True):
             weight, bias, *scales = part.parameters()
             layer.inputs, layer.outputs = weight.shape[1], weight.shape[0]
             layer.weight, layer.bias = weight.data_ptr(), bias.data_ptr()
@@ -158,7 +138,7 @@ class NativeForward:
     def draw_masks(self, count: int) -> list[Tensor | None]:
         """What dropout multiplies each layer's input by: the draws that ``nn.Dropout`` would make, in their order."""
         masks: list[Tensor | None] = []
-        for part in self._parts:
+        for part in self.parts:
             if part.dropout is None or not part.dropout.training:
                 masks.append(None)
             else:
@@ -167,7 +147,7 @@ class NativeForward:
         return masks
 
     def set_norms(self) -> None:
-        for layer, part in zip(self.layers, self._parts, strict=True):
+        for layer, part in zip(self.layers, self.parts, strict=True):
             norm = part.norm
             if norm is None:
                 continue
@@ -248,10 +228,10 @@ class Network(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, native: NativeForward, images: Tensor, *parameters: Tensor) -> Tensor:
-        masks = native.draw_masks(len(images))  # of the class above
+        masks = native.draw_masks(len(images))
         logits, workspace = native.forward(images, masks)
         ctx.native, ctx.masks, ctx.workspace, ctx.shards = native, masks, workspace, torch.get_num_threads()
-        ctx.batch = [int(part.norm is not None and part.norm.training) for part in native._parts]  # noqa: SLF001  # as above
+        ctx.batch = [int(part.norm is not None and part.norm.training) for part in native.parts]
         ctx.save_for_backward(images, *parameters)  # so that a change of one in between is noticed
         return logits
 

@@ -41,12 +41,7 @@ class Group(ctypes.Structure):
     """As in update.h."""
 
     _fields_ = (
-        ("lr", ctypes.c_double),
-        ("decay", ctypes.c_double),
-        ("momentum", ctypes.c_double),
-        ("beta1", ctypes.c_double),
-        ("beta2", ctypes.c_double),
-        ("eps", ctypes.c_double),
+        *((name, ctypes.c_double) for name in ("lr", "decay", "momentum", "beta1", "beta2", "eps")),
         ("nesterov", ctypes.c_int64),
     )
 
@@ -56,12 +51,7 @@ class Parameter(ctypes.Structure):
 
     _fields_ = (
         ("count", ctypes.c_int64),
-        ("value", ctypes.c_void_p),
-        ("gradient", ctypes.c_void_p),
-        ("first", ctypes.c_void_p),
-        ("second", ctypes.c_void_p),
-        ("steps", ctypes.c_void_p),
-        ("group", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("value", "gradient", "first", "second", "steps", "group")),
     )
 
 
@@ -75,13 +65,9 @@ class Update(ctypes.Structure):
     """As in update.h."""
 
     _fields_ = (
-        ("kind", ctypes.c_int64),
-        ("parameter_count", ctypes.c_int64),
-        ("average_count", ctypes.c_int64),
-        ("parameters", ctypes.c_void_p),
-        ("averages", ctypes.c_void_p),
-        ("clip", ctypes.c_double),
-        ("weight", ctypes.c_double),
+        *((name, ctypes.c_int64) for name in ("kind", "parameter_count", "average_count")),
+        *((name, ctypes.c_void_p) for name in ("parameters", "averages")),
+        *((name, ctypes.c_double) for name in ("clip", "weight")),
     )
 
 

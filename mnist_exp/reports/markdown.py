@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from mnist_exp.errors import as_typed
+from mnist_exp.errors import as_typed, printable
 from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures import Figure
 from mnist_exp.reports.pairwise import Pairwise
@@ -138,7 +138,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(_words(text).replace("|", "\\|").split())
+    return _words(" ".join(text.split())).replace("|", "\\|")
 
 
 def _words(text: str) -> str:
@@ -146,10 +146,7 @@ def _words(text: str) -> str:
 
     Underscores and stars stay where they are, because names of keys would be hard to read without them.
     """
-    printable = "".join(
-        letter if letter.isprintable() or letter.isspace() else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
-    safe = printable.replace("&", "&amp;").replace("<", "&lt;").replace("`", "\\`")
+    safe = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("`", "\\`")
     # A bracket alone is no link: what makes it one is a parenthesis, a colon or another bracket behind it.
     safe = re.sub(r"\](?=\s*[\[(:])", r"\\]", safe)
     return re.sub(r"\b(https?|ftp|javascript|data|www)([:.])", r"\1&#8203;\2", safe, flags=re.IGNORECASE)

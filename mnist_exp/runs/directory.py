@@ -263,7 +263,7 @@ def _logs_written_in(path: Path) -> set[str]:
 
 
 def _refuse_run(path: Path) -> None:
-    """Refuse a directory whose run has something to lose; one that failed before its first checkpoint has not."""
+    """Refuse a directory whose run is over, can go on, or has a checkpoint; one that failed before that is written over."""
     if not (path / "run.json").exists():
         return
     status = read_record(path).status

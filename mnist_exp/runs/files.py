@@ -23,6 +23,7 @@ NO_LINK = getattr(
 )  # Windows has neither this nor dir_fd: there each part is looked at before it is opened
 HAS_DIR_FD = os.open in os.supports_dir_fd and bool(NO_LINK)
 FOLDERS = ("checkpoints", ".hydra")
+LARGEST = 2**30  # bytes of any file that is read whole; MNIST has 47 million
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")  # how write_atomically names a file until it is whole
 # Links that W&B makes itself, and replaces without following them.
 LINKS_OF_WANDB = {"latest-run", "debug.log", "debug-internal.log", "debug-core.log"}

@@ -1,4 +1,4 @@
-"""``run.json``: how a run stands, where its result comes from, and the result. Checked when it is read."""
+"""``run.json``: the status of a run, where its result comes from, and the result. Checked when it is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mnist_exp.config import Found
 
 
 class Status(StrEnum):
-    """How a run stands."""
+    """The state of a run."""
 
     WAITING = "waiting"  # stored, not begun
     RUNNING = "running"

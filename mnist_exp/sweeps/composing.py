@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.compose import directory_part_of, groups, resolve, with_choices_checked
-from mnist_exp.config import Config, check
+from mnist_exp.config import Config, Found, check
 from mnist_exp.errors import UsageError
 from mnist_exp.explain import as_usage_error
 from mnist_exp.runs.directory import resume_command
@@ -105,16 +105,25 @@ def compose_all(
         JobRefused: one cannot run; the message says which job.
     """
     composer = JobComposer(context.config_loader, config, groups(folders_of_conf(context)))
+    found: dict[str, Found] = {}
     return [
-        _compose(context, composer, config, overrides, index)
+        _compose(context, composer, config, overrides, index, found)
         for index, overrides in enumerate(job_overrides, initial_job_idx)
     ]
 
 
 def _compose(
-    context: HydraContext, composer: JobComposer, config: DictConfig, overrides: Sequence[str], index: int
+    context: HydraContext,
+    composer: JobComposer,
+    config: DictConfig,
+    overrides: Sequence[str],
+    index: int,
+    found: dict[str, Found],
 ) -> Composed:
     """The configuration of a job, checked.
+
+    Args:
+        found: what data have been read for already, by their settings; data that are read now are added.
 
     Raises:
         JobRefused: it cannot run; the message says which job.
@@ -139,7 +148,7 @@ def _compose(
         check_runs_named(checked)
         from mnist_exp.build import check_parts
 
-        check_parts(checked, Path(composed.hydra.sweep.dir) / str(index))
+        check_parts(_with_image_size(checked, found), Path(composed.hydra.sweep.dir) / str(index))
         checked = checked.with_absolute_paths(Path.cwd())
     except Exception as error:
         if (mistake := as_usage_error(error, folders)) is None:
@@ -151,6 +160,18 @@ def _compose(
     finally:
         hydra.cfg = sweep
     return Composed(composed, task, checked)
+
+
+def _with_image_size(config: Config, found: dict[str, Found]) -> Config:
+    """The configuration with the size of its images. Where only the data know it, they are read, once for all jobs."""
+    if config.data.image_size is not None:
+        return config
+    from mnist_exp.components import build_data, found_by
+
+    key = repr(config.data.plain())
+    if key not in found:
+        found[key] = found_by(build_data(config.data))
+    return config.with_found(found[key])
 
 
 def _refuse_another_sweep(config: DictConfig, composed: DictConfig) -> None:

@@ -1,6 +1,6 @@
 """The sweep directory: one run directory for each job, and ``sweep.json``, which says what belongs to the sweep.
 
-sweep.json       the command, and for each job its overrides, its identity and how it stands
+sweep.json       the command, and for each job its overrides, its identity and its status
 multirun.yaml    as Hydra writes it
 NAME/            a run directory, named by what distinguishes the job
 .stop            exists while jobs are asked to checkpoint and end
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How a job stands, read from its run directory.
+    """The status of a job, read from its run directory.
 
     Attributes:
         status: of the run; killed where the record says running and no process holds the directory.
@@ -231,7 +231,7 @@ def ask_to_stop(stop_file: Path, number: int | None = None) -> None:
 
 
 def read_job_status(path: Path) -> JobStatus:
-    """How the run in this directory stands; damaged or missing is failed."""
+    """The status of the run in this directory; damaged or missing is failed."""
     try:
         record = read_record(path)
         status = record.status

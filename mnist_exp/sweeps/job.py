@@ -53,23 +53,23 @@ def train_here(job: DictConfig) -> None:
     if stop_file.exists():
         return
     try:
-        train_directory(path, said_by_user(job), in_sweep=True)
+        train_directory(path, user_settings(job), in_sweep=True)
     except (UsageError, RunDirectoryError, RunFailed):
         pass  # run.json says it
     except BaseException as error:
         if read_job_status(path).status == Status.INTERRUPTED:
             ask_to_stop(stop_file, error.signal if isinstance(error, RunInterrupted) else int(signal.SIGINT))
-        # Else it called sys.exit, or failed in a way that nobody foresaw: that is its own affair.
+        # Else it called sys.exit, or failed in a way that nobody foresaw: the other jobs go on.
     _stop_others_after_a_failure(job)
 
 
-def train_apart(job: DictConfig) -> None:
-    """Hydra's task in a process of its own: neither a signal nor want of memory takes another job along."""
-    _follow(job.launched_by.host, job.launched_by.pid)
+def train_in_worker(job: DictConfig) -> None:
+    """Hydra's task in a worker of a launcher: a crash or an out-of-memory kill of a job affects only this job."""
+    _end_with_command(job.launched_by.host, job.launched_by.pid)
     _JOBS.append(job.directory)
     try:
         with StopAll(Path(job.stop_file)) as stop:
-            train_in_a_child(job, lambda: stop() or _ALONE.is_set())
+            train_in_a_child(job, lambda: stop() or _COMMAND_GONE.is_set())
     finally:
         _JOBS.remove(job.directory)
 
@@ -82,7 +82,7 @@ def train_in_a_child(job: DictConfig, stop: Callable[[], bool]) -> None:
     path, stop_file = Path(job.directory), Path(job.stop_file)
     if stop_file.exists() or read_job_status(path).status in SETTLED:
         return
-    process = _fork(path, stop_file, HydraConfig.get().runtime.cwd, said_by_user(job))
+    process = _fork(path, stop_file, HydraConfig.get().runtime.cwd, user_settings(job))
     asked: float | None = None
     while process.is_alive():
         process.join(POLL_SECONDS)
@@ -94,31 +94,31 @@ def train_in_a_child(job: DictConfig, stop: Callable[[], bool]) -> None:
             process.kill()
     if process.exitcode < 0:
         number = signal.Signals(-process.exitcode)
-        hint = ", as Linux does for want of memory" if number == signal.SIGKILL else "; see output.log there"
+        hint = ", as Linux does when memory runs out" if number == signal.SIGKILL else "; see output.log there"
         _record_death(path, f"its process was killed by {number.name}{hint}")
     elif read_job_status(path).status == Status.WAITING and not stop() and not stop_file.exists():
         _record_death(path, f"ended with exit status {process.exitcode} before it began; see output.log there")
     _stop_others_after_a_failure(job)
 
 
-_JOBS: list[str] = []  # that this process has at this moment
-_ALONE = threading.Event()  # the command is gone
+_JOBS: list[str] = []  # directories of the jobs that this process trains now
+_COMMAND_GONE = threading.Event()  # the command is gone
 
 
-def _follow(host: str, command: int) -> None:
+def _end_with_command(host: str, command: int) -> None:
     """Have this worker of a launcher end when the command that started it is gone, killed perhaps; its job checkpoints
     first. Its fork server ends with it.
 
     Args:
-        host, command: where the command runs, and its process. Jobs on other hosts have a cluster that cares for them.
+        host, command: where the command runs, and its process. On other hosts the cluster ends its jobs itself.
     """
     if command == os.getpid() or host != platform.node() or any(t.name == "follow" for t in threading.enumerate()):
         return
 
     def follow() -> None:
-        while _is_there(command):
+        while _is_alive(command):
             time.sleep(POLL_SECONDS)
-        _ALONE.set()
+        _COMMAND_GONE.set()
         while _JOBS:
             time.sleep(POLL_SECONDS)
         os._exit(1)
@@ -126,8 +126,8 @@ def _follow(host: str, command: int) -> None:
     threading.Thread(target=follow, name="follow", daemon=True).start()
 
 
-def _is_there(process: int) -> bool:
-    """Whether a process lives; one that nobody has waited for yet does not."""
+def _is_alive(process: int) -> bool:
+    """Whether a process is alive; a zombie is not."""
     try:
         if hasattr(os, "pidfd_open"):
             descriptor = os.pidfd_open(process)
@@ -155,7 +155,7 @@ class StopAll(StopRequest):
         ask_to_stop(self._stop_file, number)
 
 
-def said_by_user(job: DictConfig) -> dict[str, Any]:
+def user_settings(job: DictConfig) -> dict[str, Any]:
     """What whoever launches the job says, and its directory does not decide: ``logger``, ``data_root``, ``trusted``."""
     said = OmegaConf.to_container(job.said)
     assert isinstance(said, dict)
@@ -185,14 +185,14 @@ def train_directory(path: Path, said: Mapping[str, Any], *, in_sweep: bool = Fal
 
 
 def _fork(*arguments: Any) -> Any:
-    """A process that runs ``_apart``.
+    """A process that runs ``_run_job``.
 
     A server that has torch loaded forks it: milliseconds instead of seconds a job, and nothing is shared. A launcher's
     worker may have a start method of its own (loky), which a new process would not know.
     """
     multiprocessing.set_start_method("forkserver", force=True)
     multiprocessing.set_forkserver_preload(["mnist_exp.experiment"])
-    process = multiprocessing.Process(target=_apart, args=arguments)
+    process = multiprocessing.Process(target=_run_job, args=arguments)
     # Terminals and schedulers signal every process there is. Neither the server nor a job that does not listen yet may
     # die of it, so they are born with these signals blocked; a StopRequest lets them in. Python's tracker of resources
     # comes first, because starting it ends with unblocking.
@@ -205,8 +205,8 @@ def _fork(*arguments: Any) -> Any:
     return process
 
 
-def _apart(path: Path, stop_file: Path, directory: str, said: Mapping[str, Any]) -> None:
-    """The life of a job's own process.
+def _run_job(path: Path, stop_file: Path, directory: str, said: Mapping[str, Any]) -> None:
+    """What a job's own process does.
 
     Args:
         directory: where the command was given; a launcher may start its workers elsewhere.

@@ -34,7 +34,7 @@ from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.composing import compose_all, fingerprint, fixed_keys
 from mnist_exp.sweeps.directory import Job, SweepDirectory
-from mnist_exp.sweeps.job import StopAll, train_apart, train_here
+from mnist_exp.sweeps.job import StopAll, train_here, train_in_worker
 from mnist_exp.sweeps.matching import (
     folders_of,
     follow_data,
@@ -45,7 +45,7 @@ from mnist_exp.sweeps.matching import (
 from mnist_exp.sweeps.progress import Progress, print_table
 from mnist_exp.sweeps.shares import is_of_slurm, shares_of, warn_of_too_many_threads
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
-from mnist_exp.sweeps.storing import find_or_add, said_of_stored, store
+from mnist_exp.sweeps.storing import find_or_add, settings_of_stored_jobs, store
 from mnist_exp.trust import own_packages
 
 
@@ -112,7 +112,7 @@ def launch(
         fixed = fixed_keys(context, config)
         identities = identities_of([job.checked for job in composed], job_overrides, fixed)
         shares = shares_of(inner, len(composed))
-        _instantiated(_with_launcher(inner, config), context, train_apart)  # refused before anything is written
+        _instantiated(_with_launcher(inner, config), context, train_in_worker)  # refused before anything is written
         with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
             known = set(sweep.jobs)
             if shares.at_once is not None:
@@ -139,7 +139,7 @@ def launch(
                 }
                 for job, made in zip(jobs, composed, strict=True)
             }
-            said = {**said_of_stored(sweep, wanted, config, known, said), **said}
+            said = {**settings_of_stored_jobs(sweep, wanted, config, known, said), **said}
             with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted):
                 at_once = shares.at_once if shares.capped else None
                 _run(sweep, wanted, _launcher(inner, config, sweep, said), stop, at_once)
@@ -216,7 +216,7 @@ def _launcher(
                 "log_to_driver": False,
                 **(own if ray.init.get("address") is None else {"object_store_memory": None, **ray.init}),
             }
-    task = train_here if inner._target_ == BASIC_LAUNCHER else train_on_slurm if on_slurm else train_apart
+    task = train_here if inner._target_ == BASIC_LAUNCHER else train_on_slurm if on_slurm else train_in_worker
     if task is not train_here and "forkserver" not in multiprocessing.get_all_start_methods():
         raise UsageError(
             f"{str(inner._target_).rpartition('.')[2]} gives each job a forked process, which Windows does "

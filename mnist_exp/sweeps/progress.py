@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
-from rich.text import Text
 
 from mnist_exp.errors import typed
 from mnist_exp.runs import RunDirectoryError
@@ -23,7 +22,7 @@ from mnist_exp.runs.reading import read_metrics
 from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.sweeps.directory import Job, JobStatus, SweepDirectory
 from mnist_exp.sweeps.resuming import left_to_user
-from mnist_exp.terminal import Terminal
+from mnist_exp.terminal import Terminal, plain
 
 POLL_SECONDS = 0.5
 
@@ -55,7 +54,7 @@ class Progress:
         self._sweep.write(self._statuses)
         done = len(self._wanted) - len(self._left)
         already = f", {done} of them done already" if done else ""
-        self._out.print(Text(f"sweep {self._sweep.path.name}: {count(len(self._wanted), 'job')}{already}"))
+        self._out.print(plain(f"sweep {self._sweep.path.name}: {count(len(self._wanted), 'job')}{already}"))
         self._task = self._bar.add_task(self.summary(), total=len(self._wanted), completed=done)
         self._bar.start()
         self._thread.start()
@@ -83,7 +82,7 @@ class Progress:
                 self._last_end = time.monotonic()
             for name in ended:
                 self._number += 1
-                self._out.print(Text(job_line(f"[{self._number}/{len(self._wanted)}]", name, self._statuses[name])))
+                self._out.print(plain(job_line(f"[{self._number}/{len(self._wanted)}]", name, self._statuses[name])))
             self._left -= {name for name in changed if self._statuses[name].status in SETTLED}
             self._bar.update(self._task, completed=self._over_and_done(), description=self.summary())
 
@@ -176,21 +175,23 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
         for label, jobs in ranked[:LONGEST_TABLE]:
             seconds = [job.seconds for job in jobs if job.seconds is not None]
             figures = [mean_and_deviation(accuracies(jobs, split)) for split in splits]
-            table.add_row(Text(label), str(len(jobs)), *figures, f"{statistics.fmean(seconds):.1f}" if seconds else "-")
+            table.add_row(
+                plain(label), str(len(jobs)), *figures, f"{statistics.fmean(seconds):.1f}" if seconds else "-"
+            )
         out.print(table)
         if len(ranked) > LONGEST_TABLE:
-            out.print(Text(f"{count(len(ranked) - LONGEST_TABLE, 'arm')} more in the report"))
+            out.print(plain(f"{count(len(ranked) - LONGEST_TABLE, 'arm')} more in the report"))
     for name, job_status in statuses.items():
         if job_status.status in FAILED:
             where = sweep.shown / name / "train.log"
-            out.print(Text(f"{name}: {what_happened(job_status)}; see {where}"), soft_wrap=True)
+            out.print(plain(f"{name}: {what_happened(job_status)}; see {where}"), soft_wrap=True)
     if arms:
-        out.print(Text(f"compare: mnist-report {shlex.quote(str(sweep.shown))}"), soft_wrap=True)
+        out.print(plain(f"compare: mnist-report {shlex.quote(str(sweep.shown))}"), soft_wrap=True)
     left = sum(job_status.status not in SETTLED for job_status in statuses.values())
     if left:
         again = [shlex.quote(word) for word in left_to_user(sweep.arguments)]
         command = ["mnist-train", "-m", typed("sweep.resume", sweep.shown), *again]
-        out.print(Text(f"{count(left, 'job')} not complete; finish: {' '.join(command)}"), soft_wrap=True)
+        out.print(plain(f"{count(left, 'job')} not complete; finish: {' '.join(command)}"), soft_wrap=True)
 
 
 def short(override: str) -> str:

@@ -24,7 +24,7 @@ ASK_SECONDS = 10.0  # what a busy cluster does not mind
 
 
 def train_on_slurm(job: DictConfig) -> None:
-    """``train_apart`` where Slurm may want the machine back: the run checkpoints, and Slurm starts the same job again.
+    """``train_in_worker`` where Slurm may want the machine back: the run checkpoints, and Slurm starts the same job again.
 
     Raises:
         SystemExit: the job goes on later, so submitit must not take it for done.

@@ -28,13 +28,14 @@ def find_or_add(
     folders: Sequence[str | None],
 ) -> Job:
     """The job that computes this, or that the same overrides made when the sweep began; else a new one, not stored yet."""
-    arguments = _of_the_job(arguments)
+    arguments = _without_sweep_keys(arguments)
     overrides = distinguishing(arguments, fixed)
     found = sweep.find(identity) or find_moved(sweep, checked, overrides, folders)
     return found or sweep.find_composed_from(arguments) or sweep.add(identity, overrides, arguments, checked.name)
 
 
-def _of_the_job(arguments: Sequence[str]) -> list[str]:
+def _without_sweep_keys(arguments: Sequence[str]) -> list[str]:
+    """Arguments of the job alone: ``sweep.fail_fast=true`` and the like are the sweep's."""
     return [argument for argument in arguments if not argument.startswith("sweep.")]
 
 
@@ -58,7 +59,7 @@ def store(
         sweep.write_names(known)
     for job, made, identity, arguments, own in zip(jobs, composed, identities, job_overrides, more, strict=True):
         if not (sweep.path / job.directory / "run.json").exists():
-            _store_one(sweep, job, made, identity, _of_the_job(arguments), own)
+            _store_one(sweep, job, made, identity, _without_sweep_keys(arguments), own)
 
 
 def _store_one(
@@ -84,7 +85,7 @@ def _store_one(
         OmegaConf.save(composed.config.hydra.overrides.task, hydra / "overrides.yaml")
 
 
-def said_of_stored(
+def settings_of_stored_jobs(
     sweep: SweepDirectory, wanted: Sequence[Job], config: DictConfig, known: set[str], composed: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Check the run directories of jobs that are not complete, before any starts.

@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 
-from mnist_exp.runs.files import RunDirectoryError, exists, open_file, write_atomically
+from mnist_exp.runs.files import LARGEST, RunDirectoryError, exists, open_file, write_atomically
 
 LOG = logging.getLogger("mnist_exp")
 MARK = b"sha256 "
-LARGEST = 2**30  # bytes
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ class Step:
             if config.distillation is not None:
                 loss = config.distillation(loss, logits.float(), images)
         state.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch gives it no types
         if config.gradient_clipping is not None:
             nn.utils.clip_grad_norm_(self._parameters, config.gradient_clipping)
         state.optimizer.step()

@@ -18,7 +18,7 @@ from mnist_exp.errors import RunFailed, RunInterrupted, UsageError
 PACKAGE = Path(__file__).parents[2] / "mnist_exp"
 # Each is all that a process of its own does, and its exit status is for whoever started that process.
 WHOLE_PROCESSES = {
-    *(("sweeps/job.py", name) for name in ("_apart", "_follow", "follow")),
+    *(("sweeps/job.py", name) for name in ("_run_job", "_end_with_command", "follow")),
     ("sweeps/slurm.py", "train_on_slurm"),
 }
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +26,6 @@ from wandb_server import WandbServer
 
 from mnist_exp.loggers.wandb import END, REST, START, WandbLogger
 from mnist_exp.runs.reading import read_metrics, read_record
-from mnist_exp.signals import StopRequest
 from mnist_exp.training.events import EpochMetrics, TrainingEnded, TrainingStarted
 
 STARTED = TrainingStarted(title="LeNet-5", epochs=3, first_epoch=1, steps_per_epoch=10, images_per_epoch=640)
@@ -818,20 +818,16 @@ class TestTrainCommand:
                 assert arrived.exit_code == 0
 
     def test_a_resumed_run_is_the_same_run(
-        self, mnist_train: Callable[..., int], small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        mnist_train: Callable[..., int],
+        small: list[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        stopped_after: Callable[[int], AbstractContextManager[None]],
     ) -> None:
-        calls = 0
-
-        def stop_in_the_second_epoch(request: StopRequest) -> bool:
-            nonlocal calls
-            calls += 1
-            request.signal = signal.SIGTERM if calls == 7 else None
-            return request.signal is not None
-
         with WandbServer() as server:
             use(server, monkeypatch)
-            with monkeypatch.context() as patch:
-                patch.setattr(StopRequest, "__call__", stop_in_the_second_epoch)
+            with stopped_after(7):  # in the second epoch
                 assert mnist_train(*small, "logger=wandb", "hydra.run.dir=run") == 143
             (run_id,) = server.runs
             assert server.runs[run_id].exit_code == 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -110,21 +110,10 @@ def test_a_run_in_parts_is_one_run(
     small: list[str],
     wandb_server: WandbServer,
     brief_outages: str,
-    monkeypatch: pytest.MonkeyPatch,
+    stopped_after: Callable[[int], AbstractContextManager[None]],
 ) -> None:
     """Interrupted online, finished while the server was gone."""
-    from mnist_exp.signals import StopRequest
-
-    calls = 0
-
-    def stop_in_the_second_epoch(request: StopRequest) -> bool:
-        nonlocal calls
-        calls += 1
-        request.signal = signal.SIGTERM if calls == 7 else None
-        return request.signal is not None
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "__call__", stop_in_the_second_epoch)
+    with stopped_after(7):  # in the second epoch
         assert mnist_train(*small, "logger=wandb", brief_outages, "hydra.run.dir=outputs/a") == 143
     wandb_server.silent = True
     assert mnist_train("resume=outputs/a") == 0

@@ -104,7 +104,7 @@ def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str
     assert jobs["seed=0"]["error"] == "ZeroDivisionError: division by zero"
     assert jobs["seed=1"]["error"] == "SystemExit: 3"
     assert jobs["seed=2"]["error"] == (
-        "ProcessDied: its process was killed by SIGKILL, as Linux does for want of memory"
+        "ProcessDied: its process was killed by SIGKILL, as Linux does when memory runs out"
     )
     assert "; see sweep/seed=2/train.log\n" in out
     before = (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes()
