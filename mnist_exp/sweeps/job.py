@@ -157,16 +157,16 @@ class StopAll(StopRequest):
 
 def user_settings(job: DictConfig) -> dict[str, Any]:
     """What whoever launches the job says, and its directory does not decide: ``logger``, ``data_root``, ``trusted``."""
-    said = OmegaConf.to_container(job.said)
-    assert isinstance(said, dict)
-    return {str(key): value for key, value in said.items()}
+    settings = OmegaConf.to_container(job.settings)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}
 
 
-def train_directory(path: Path, said: Mapping[str, Any], *, in_sweep: bool = False) -> float | None:
+def train_directory(path: Path, settings: Mapping[str, Any], *, in_sweep: bool = False) -> float | None:
     """Train what the run directory describes, from its last checkpoint where it has one.
 
     Args:
-        said: ``logger`` and ``callbacks``, in place of the sections that are stored there; ``data_root``, into which data may
+        settings: ``logger`` and ``callbacks``, in place of the sections that are stored there; ``data_root``, into which data may
             be fetched; ``trusted``, packages whose code may run besides ours.
         in_sweep: this process shows the whole sweep, and not each job.
     """
@@ -178,9 +178,11 @@ def train_directory(path: Path, said: Mapping[str, Any], *, in_sweep: bool = Fal
         if not run.record.versions:
             run.update(**provenance(PACKAGE))
         run.update(process={"host": platform.node(), "pid": os.getpid()})
-        run.config = check({**run.config.plain(), **{key: said[key] for key in ("logger", "callbacks") if key in said}})
-        run.may_download = run.config.data.folder == said["data_root"]
-        run.trusted = said["trusted"]
+        run.config = check(
+            {**run.config.plain(), **{key: settings[key] for key in ("logger", "callbacks") if key in settings}}
+        )
+        run.may_download = run.config.data.folder == settings["data_root"]
+        run.trusted = settings["trusted"]
         return train(run, in_sweep=in_sweep)
 
 
@@ -205,12 +207,12 @@ def _fork(*arguments: Any) -> Any:
     return process
 
 
-def _run_job(path: Path, stop_file: Path, directory: str, said: Mapping[str, Any]) -> None:
+def _run_job(path: Path, stop_file: Path, directory: str, settings: Mapping[str, Any]) -> None:
     """What a job's own process does.
 
     Args:
         directory: where the command was given; a launcher may start its workers elsewhere.
-        said: as for ``train_directory``.
+        settings: as for ``train_directory``.
     """
     os.chdir(directory)
     with open_file(path / "output.log", "ab") as output:
@@ -222,7 +224,7 @@ def _run_job(path: Path, stop_file: Path, directory: str, said: Mapping[str, Any
     )
     watch.start()
     try:
-        train_directory(path, said)
+        train_directory(path, settings)
     except (UsageError, RunDirectoryError, RunFailed) as error:
         print(error, file=sys.stderr)
         sys.exit(1)

@@ -45,16 +45,15 @@ from mnist_exp.sweeps.matching import (
 from mnist_exp.sweeps.progress import Progress, print_table
 from mnist_exp.sweeps.shares import is_of_slurm, shares_of, warn_of_too_many_threads
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
-from mnist_exp.sweeps.storing import find_or_add, settings_of_stored_jobs, store
-from mnist_exp.trust import own_packages
+from mnist_exp.sweeps.storing import find_or_add, settings_of_composed_jobs, settings_of_stored_jobs, store
 
 
 class StoredJobs(ConfigLoader):
     """Stands in for Hydra's loader in a launcher: a job is what was stored when the sweep began, whatever ``conf/`` says
     now; ``sweep_overrides`` is the name of its directory."""
 
-    def __init__(self, said: Mapping[str, Mapping[str, Any]]) -> None:
-        self._said = said
+    def __init__(self, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        self._settings = settings
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         (name,) = sweep_overrides
@@ -63,7 +62,7 @@ class StoredJobs(ConfigLoader):
             config.hydra.sweep.subdir = name
             config.hydra.overrides.task = []
             config.directory = str(Path(config.hydra.sweep.dir) / name)
-            config.said = dict(self._said.get(name, {}))
+            config.settings = dict(self._settings.get(name, {}))
         return config
 
     def _unused(self, *arguments: Any, **options: Any) -> NoReturn:
@@ -130,19 +129,11 @@ def launch(
             wanted = list(dict.fromkeys(jobs))
             if config.sweep.resume:
                 wanted = list(dict.fromkeys([*wanted, *sweep.jobs.values()]))
-            said = {
-                job.directory: {
-                    "logger": None if made.checked.logger is None else made.checked.logger.plain(),
-                    "callbacks": {name: callback.plain() for name, callback in made.checked.callbacks.items()},
-                    "data_root": made.checked.data.folder,
-                    "trusted": sorted(own_packages(made.checked).union(config.trust)),
-                }
-                for job, made in zip(jobs, composed, strict=True)
-            }
-            said = {**settings_of_stored_jobs(sweep, wanted, config, known, said), **said}
+            settings = settings_of_composed_jobs(jobs, composed, config)
+            settings |= settings_of_stored_jobs(sweep, wanted, config, known, settings)
             with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted):
                 at_once = shares.at_once if shares.capped else None
-                _run(sweep, wanted, _launcher(inner, config, sweep, said), stop, at_once)
+                _run(sweep, wanted, _launcher(inner, config, sweep, settings), stop, at_once)
             stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
             if fingerprint(context) != files:
                 composed = compose_all(context, config, job_overrides, initial_job_idx)
@@ -163,7 +154,7 @@ _LAST: list[SweepDirectory] = []
 
 
 def conclude(stopped_by: int = 0) -> None:
-    """Print the table of all jobs, which says all there is to say.
+    """Print the table of the sweep.
 
     Args:
         stopped_by: the signal that stopped the sweep; 0 where none did.
@@ -184,12 +175,12 @@ def conclude(stopped_by: int = 0) -> None:
 
 
 def _launcher(
-    inner: DictConfig, config: DictConfig, sweep: SweepDirectory, said: Mapping[str, Mapping[str, Any]]
+    inner: DictConfig, config: DictConfig, sweep: SweepDirectory, settings: Mapping[str, Mapping[str, Any]]
 ) -> Callable[[Sequence[Job]], None]:
     """The chosen launcher, which gets directories to train in.
 
     Args:
-        said: of each job by name, what its directory does not decide: see ``job.train_directory``.
+        settings: of each job by name, what its directory does not decide: see ``job.train_directory``.
     """
     on_slurm = is_of_slurm(inner)
     job = _with_launcher(inner, config)
@@ -222,7 +213,7 @@ def _launcher(
             f"{str(inner._target_).rpartition('.')[2]} gives each job a forked process, which Windows does "
             "not have; leave hydra/launcher out, and jobs run one after the other"
         )
-    context = HydraContext(config_loader=StoredJobs(said), callbacks=no_callbacks())
+    context = HydraContext(config_loader=StoredJobs(settings), callbacks=no_callbacks())
     launcher = _instantiated(job, context, task)
 
     def launch_all(jobs: Sequence[Job]) -> None:

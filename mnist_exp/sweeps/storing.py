@@ -16,7 +16,7 @@ from mnist_exp.runs.record import SETTLED, Status
 from mnist_exp.sweeps.composing import Composed
 from mnist_exp.sweeps.directory import Job, SweepDirectory
 from mnist_exp.sweeps.matching import distinguishing, find_moved
-from mnist_exp.trust import check_names, logger_to_use
+from mnist_exp.trust import check_names, logger_to_use, own_packages
 
 
 def find_or_add(
@@ -85,6 +85,21 @@ def _store_one(
         OmegaConf.save(composed.config.hydra.overrides.task, hydra / "overrides.yaml")
 
 
+def settings_of_composed_jobs(
+    jobs: Sequence[Job], composed: Sequence[Composed], config: DictConfig
+) -> dict[str, dict[str, Any]]:
+    """What this command says of each job that it composed itself, by name: see ``job.train_directory``."""
+    return {
+        job.directory: {
+            "logger": None if made.checked.logger is None else made.checked.logger.plain(),
+            "callbacks": {name: callback.plain() for name, callback in made.checked.callbacks.items()},
+            "data_root": made.checked.data.folder,
+            "trusted": sorted(own_packages(made.checked).union(config.trust)),
+        }
+        for job, made in zip(jobs, composed, strict=True)
+    }
+
+
 def settings_of_stored_jobs(
     sweep: SweepDirectory, wanted: Sequence[Job], config: DictConfig, known: set[str], composed: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
@@ -100,7 +115,7 @@ def settings_of_stored_jobs(
     Raises:
         UsageError: one of them could not be trained: its configuration is none, or it holds links.
     """
-    said = {}
+    settings = {}
     logger = OmegaConf.select(config, "logger")
     chosen: Any = OmegaConf.to_container(logger, resolve=True) if logger else None
     present = check_logger(chosen)
@@ -114,9 +129,9 @@ def settings_of_stored_jobs(
         check_names(stored, composed[job.directory]["trusted"] if job.directory in composed else config.trust)
         if job.directory not in composed:
             used, _ = logger_to_use(stored.logger, present, ())
-            said[job.directory] = {
+            settings[job.directory] = {
                 "logger": None if used is None else used.plain(),
                 "data_root": None,
                 "trusted": list(config.trust),
             }
-    return said
+    return settings
