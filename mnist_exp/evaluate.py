@@ -108,7 +108,7 @@ def evaluate_run(
         # Another device or number of threads rounds differently.
         else accuracy == recorded["test_accuracy"] and math.isclose(loss, recorded["test_loss"], rel_tol=1e-6),
     }
-    arrays = experiment.predictions(data, logits, labels, images)
+    arrays = experiment.predictions(logits, dataset)
     return result, worst_digits(arrays["logits"], arrays["labels"], arrays["worst"], arrays["worst_images"])
 
 

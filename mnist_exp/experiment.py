@@ -20,7 +20,7 @@ from torch import Tensor
 from mnist_exp.build import Parts, build
 from mnist_exp.components import DataRefused, facts_of
 from mnist_exp.compose import CONF
-from mnist_exp.config import Data, OwnData, Wandb
+from mnist_exp.config import Wandb
 from mnist_exp.data import Dataset
 from mnist_exp.data.splits import pixels_of
 from mnist_exp.device import device_name
@@ -200,11 +200,7 @@ def _build_and_fit(
     best = {"epoch": state.best_epoch, "val_accuracy": state.best_accuracy, "val_loss": state.best_loss}
     if run.config.trainer.selection == "best":
         state.load_state_dict(load_checkpoint(run.best_checkpoint, device))
-    data = run.config.with_found(parts.found).data
-    save_predictions(
-        run,
-        predictions(data, predict(state, dataset.test.images, train_config), dataset.test.labels, dataset.test.images),
-    )
+    save_predictions(run, predictions(predict(state, dataset.test.images, train_config), dataset))
     return {
         "final": rows[state.epoch - 1],
         "best": best if best["epoch"] else None,
@@ -261,28 +257,23 @@ def save_predictions(run: RunDirectory, arrays: Mapping[str, np.ndarray[Any, Any
     write_atomically(run.path / "predictions.npz", buffer.getvalue())
 
 
-def predictions(
-    data: Data | OwnData, logits: Tensor, labels: Tensor, images: Tensor | None = None
-) -> dict[str, np.ndarray[Any, Any]]:
-    """Arrays that reports need: logits (N, C), float32, labels (N,), int64, and the digits that went worst.
+def predictions(logits: Tensor, dataset: Dataset) -> dict[str, np.ndarray[Any, Any]]:
+    """Arrays that reports need: ``logits`` (N, C), float32, ``labels`` (N,), int64, and the digits that went worst.
 
     ``worst`` (K,), int64, are the images whose label got the least probability, worst first, and ``worst_images``
     (K, S, S), or (K, S, S, 3) in colour, uint8, what they look like (ink bright), so that a report can show them without
     the data set.
 
     Args:
-        data: the section of the configuration, which knows how images were normalised.
-        logits: on the CPU, as ``training.evaluate`` gives them.
-        labels: on any device.
-        images: normalised test images (N, C, S, S), on any device; None leaves ``worst`` out.
+        logits: of the test images, on the CPU, as ``training.evaluate`` gives them.
+        dataset: on any device.
     """
-    labels = labels.cpu()
-    arrays = {"logits": logits.numpy(), "labels": labels.numpy()}
-    if images is not None:
-        probability = logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0]
-        worst = probability.argsort(stable=True)[:WORST_DIGITS]
-        arrays["worst"] = worst.numpy()
-        assert data.mean is not None
-        assert data.std is not None
-        arrays["worst_images"] = pixels_of(images[worst.to(images.device)], data.mean, data.std)
-    return arrays
+    labels, images = dataset.test.labels.cpu(), dataset.test.images
+    probability = logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0]
+    worst = probability.argsort(stable=True)[:WORST_DIGITS]
+    return {
+        "logits": logits.numpy(),
+        "labels": labels.numpy(),
+        "worst": worst.numpy(),
+        "worst_images": pixels_of(images[worst.to(images.device)], dataset.mean, dataset.std),
+    }

@@ -45,8 +45,8 @@ def trained_model(
         raise RunDirectoryError(f"{path} has no {checkpoint.relative_to(path)} yet; its status is {run.status}")
     try:
         state = load_checkpoint(checkpoint, device)
-    except Exception as error:
-        raise RunDirectoryError(f"{checkpoint} cannot be read: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise RunDirectoryError(f"{checkpoint} cannot be read: {error.strerror}") from error
     model = build_model(config).to(device)
     model.load_state_dict(state["model"] if state["ema"] is None else state["ema"]["model"])
     if kernels and run.record.backend == "native" and device.type == "cpu":

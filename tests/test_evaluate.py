@@ -205,7 +205,7 @@ def test_mistakes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert capsys.readouterr().err == f"mnist-eval: {message}\n"
     assert status_of(evaluate.main, "damaged") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("mnist-eval: damaged/checkpoints/last.pt cannot be read: ")
+    assert line == "mnist-eval: damaged/checkpoints/last.pt cannot be read: File is not a zip file"
 
 
 def test_a_strangers_checkpoint_cannot_run_code(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,7 @@ class Progress:
         self._began = self._last_end = time.monotonic()
         self._ended = 0
         self._number = len(self._wanted) - len(self._left)
+        self._read: dict[str, int | None] = {}  # when a job's record was last written, as it was last read
         self._out = Terminal()
         columns = (TextColumn("sweep"), BarColumn(10), TextColumn("{task.description}", markup=False))
         self._bar = Bar(*columns, console=self._out, transient=True, disable=not self._out.is_terminal)
@@ -70,7 +71,12 @@ class Progress:
         """Read what has changed, say so, and write it down."""
         with self._changing:
             before = dict(self._statuses)
-            self._statuses |= {name: self._sweep.job_status(self._sweep.jobs[name]) for name in self._left}
+            for name in self._left:
+                written = self._written(name)
+                # A process can die without writing anything; the records of thousands that wait need not be read each time.
+                if written != self._read.get(name) or before[name].status == Status.RUNNING:
+                    self._read[name] = written
+                    self._statuses[name] = self._sweep.job_status(self._sweep.jobs[name])
             changed = [name for name in self._left if self._statuses[name].status != before[name].status]
             if changed:
                 self._sweep.write(self._statuses)
@@ -85,6 +91,13 @@ class Progress:
                 self._out.print(plain(job_line(f"[{self._number}/{len(self._wanted)}]", name, self._statuses[name])))
             self._left -= {name for name in changed if self._statuses[name].status in SETTLED}
             self._bar.update(self._task, completed=self._over_and_done(), description=self.summary())
+
+    def _written(self, name: str) -> int | None:
+        """When the record of a job was last written, in nanoseconds; None where there is none."""
+        try:
+            return (self._sweep.path / name / "run.json").stat().st_mtime_ns
+        except OSError:
+            return None
 
     def _over_and_done(self) -> int:
         return sum(self._statuses[name].status in SETTLED | FAILED for name in self._wanted)

@@ -53,7 +53,7 @@ def test_training_evaluation_and_predictions_need_no_float64_on_the_device(model
         object.__setattr__(train_config, "distillation", Distillation([teacher], 0.5, 2.0))
         fit(state, Dataset(split, split, split, 0.0), train_config)
         logits = predict(state, split.images, train_config)
-        arrays = predictions(config.data, logits, split.labels, split.images)
+        arrays = predictions(logits, Dataset(split, split, split, 0.0))
     assert (logits.device.type, logits.dtype) == ("cpu", torch.float32)
     assert arrays["worst_images"].shape == (24, 28, 28)
 
