@@ -5,6 +5,9 @@
     python scripts/benchmark.py startup
     python scripts/benchmark.py speedrun
     python scripts/benchmark.py recipe --experiment record/lenet5 --images 10000
+    python scripts/benchmark.py peers --model mlp --images 6400 --repetitions 1   # a quick try, about three minutes
+    python scripts/benchmark.py peers growth --write    # the figures and tables of docs/speed.md: about 50 minutes
+    python scripts/benchmark.py --document              # measure nothing, write docs/speed.md from docs/results
 
 Times on one machine are only comparable side by side, so every figure is a ratio of medians of runs that took turns.
 
@@ -16,7 +19,10 @@ startup  `mnist-train --help` and a mistyped key against a program that imports 
 speedrun experiment=record/speedrun, all of it, against the first epoch of the default recipe; full MNIST, the seconds of
          import, data, training and evaluation each on their own.
 recipe   an experiment with PyTorch alone and with native kernels: second epoch, and whole process of two epochs.
-growth   microseconds of a step by network, batch and backend; speed of a matrix product and of memory on this machine.
+peers    mnist-train against PyTorch loops, Lightning, JAX and scikit-learn on one core: whole process of one epoch, and
+         second epoch; both networks, or that of --model. Each is a program in scripts/peers; needs the extra `bench`.
+growth   microseconds of a step by network, batch, width, threads and backend, and its parts; whole runs by number of images
+         and of runs; speed of a matrix product and of memory on this machine.
 """
 
 from __future__ import annotations
@@ -28,116 +34,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
-EPOCHS = 1
-BATCH = 64
-
-
-def loop(repetitions: int, threads: int, images: int, with_loader: bool, kind: str) -> None:
-    import torch
-    import torch.nn.functional as F
-    from torch.utils.data import DataLoader
-    from torch.utils.data import Dataset as TorchDataset
-
-    from mnist_exp import native
-    from mnist_exp.data import Dataset, Split
-    from mnist_exp.models import MLP, LeNet5
-    from mnist_exp.training import (
-        Callback,
-        EpochMetrics,
-        Objective,
-        TrainConfig,
-        TrainState,
-        constant,
-        fit,
-        save_checkpoint,
-    )
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    pixels = torch.randint(0, 256, (images, 1, 28, 28), dtype=torch.uint8)
-    labels = torch.randint(0, 10, (images,))
-    normalised = (pixels / 255 - 0.1307) / 0.3081
-    one = Split(normalised[:1], labels[:1])
-    dataset = Dataset(train=Split(normalised, labels), val=None, test=one, background=-0.4242)
-
-    def network(memory_format: torch.memory_format) -> tuple[LeNet5 | MLP, torch.optim.Optimizer]:
-        torch.manual_seed(0)
-        model = {"lenet5": LeNet5, "mlp": MLP}[kind]().to(memory_format=memory_format)
-        return model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
-
-    def ours(backend: str) -> float:
-        model, optimizer = network(torch.channels_last)
-        if backend == "native":
-            native.attach(model)
-        scheduler = constant(optimizer, epochs=EPOCHS, steps_per_epoch=-(-images // BATCH))
-        state = TrainState(model, optimizer, scheduler, None, torch.device("cpu"))
-        train_config = TrainConfig(EPOCHS, BATCH, 1000, 0, Objective())
-        with tempfile.TemporaryDirectory() as folder:
-
-            def save(state: TrainState, metrics: EpochMetrics | None, is_best: bool) -> None:
-                save_checkpoint(Path(folder) / "last.pt", state.state_dict())
-
-            began = time.perf_counter()
-            fit(state, dataset, train_config, callbacks=[Callback(), Callback()], save=save)
-            return time.perf_counter() - began
-
-    def bare(memory_format: torch.memory_format) -> float:
-        model, optimizer = network(memory_format)
-        began = time.perf_counter()
-        loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
-        for index in torch.randperm(images).split(BATCH):
-            batch, targets = normalised[index], labels[index]
-            logits = model(batch)
-            loss = F.cross_entropy(logits, targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                loss_sum += loss * len(index)
-                correct += (logits.argmax(dim=1) == targets).sum()
-        float(loss_sum), int(correct)
-        return time.perf_counter() - began
-
-    class Pictures(TorchDataset[tuple[torch.Tensor, int]]):
-        def __init__(self) -> None:
-            from torchvision import transforms
-
-            steps = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
-            self.transform = transforms.Compose(steps)
-
-        def __len__(self) -> int:
-            return images
-
-        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-            from PIL import Image
-
-            return self.transform(Image.fromarray(pixels[index, 0].numpy())), int(labels[index])
-
-    def loader() -> float:
-        model, optimizer = network(torch.contiguous_format)
-        began = time.perf_counter()
-        total = 0.0
-        for batch, targets in DataLoader(Pictures(), batch_size=BATCH, shuffle=True):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(batch), targets)
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
-        return time.perf_counter() - began
-
-    candidates: dict[str, Callable[[], float]] = {
-        "bare loop": lambda: bare(torch.contiguous_format),
-        "bare loop, channels last": lambda: bare(torch.channels_last),
-        "mnist_exp, torch": lambda: ours("torch"),
-        "mnist_exp, native": lambda: ours("native"),
-    }
-    if with_loader:
-        candidates["DataLoader"] = loader
-    for candidate in candidates.values():
-        candidate()
-    take_turns(candidates, repetitions, reference="bare loop", unit=f"s for {images:,} images, {threads} threads")
+from benchmark_common import NETWORKS, keep, load, processor, take_turns
+from benchmark_document import write
+from benchmark_peers import missing, peers, table
 
 
 def startup(repetitions: int) -> None:
@@ -223,92 +125,74 @@ def recipe(name: str, repetitions: int, threads: int, images: int) -> None:
         )
 
 
-def growth(repetitions: int, threads: int) -> None:
-    """Microseconds of a step by network, batch and backend, and what this machine's products and memory allow."""
-    import torch
-
-    from mnist_exp import native
-    from mnist_exp.data import Split
-    from mnist_exp.device import keep_freed_memory
-    from mnist_exp.models import MLP, LeNet5
-    from mnist_exp.training import Objective, TrainConfig, TrainState, constant
-    from mnist_exp.training.train_step import Step
-
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    images, labels = torch.randn(20_000, 1, 28, 28), torch.randint(0, 10, (20_000,))
-
-    def steps(model: torch.nn.Module, batch: int, backend: str) -> Callable[[], None]:
-        model.to(memory_format=torch.channels_last)
-        if backend == "native":
-            native.attach(model)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
-        scheduler = constant(optimizer, epochs=1, steps_per_epoch=1)
-        state = TrainState(model, optimizer, scheduler, None, torch.device("cpu"))
-        step = Step(state, TrainConfig(1, batch, 1000, 0, Objective()), Split(images, labels), model)
-        return lambda: step(torch.randint(0, len(labels), (batch,)))
-
-    def median(candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
-        times: dict[str, list[float]] = {name: [] for name in candidates}
-        for _ in range(20 * repetitions):
-            for name, candidate in candidates.items():
-                began = time.perf_counter()
-                candidate()
-                times[name].append(1e6 * (time.perf_counter() - began))
-        return {name: statistics.median(values[repetitions:]) for name, values in times.items()}
-
-    a, b, out = torch.randn(384, 384), torch.randn(384, 384), torch.empty(384, 384)
-    floor = median({"product": lambda: torch.mm(a, b, out=out), "copy": lambda: images[:10_000].copy_(images[10_000:])})
-    print(
-        f"sgemm {2 * 384**3 / floor['product'] / 1e3:.0f} GFLOP/s, memory {8e4 * 784 / floor['copy'] / 1e3:.1f} GB/s copied"
-    )
-    networks: dict[str, Callable[[], torch.nn.Module]] = {"LeNet-5": LeNet5, "MLP 784-71-71-10": MLP}
-    networks |= {f"MLP 784-{width}-{width}-10": lambda width=width: MLP(hidden=[width, width]) for width in (16, 256)}
-    for name, make in networks.items():
-        for batch in (16, 64, 256):
-            found = median({backend: steps(make(), batch, backend) for backend in ("torch", "native")})
-            print(
-                f"| {name} | {batch} | {found['torch']:.0f} | {found['native']:.0f} | {found['torch'] / found['native']:.1f} |"
-            )
+def measure_peers(options: argparse.Namespace) -> bool:
+    """Print a table for each network; false where a candidate failed."""
+    before, networks = load(), [options.model] if options.model else list(NETWORKS)
+    rows, failures = peers(networks, options.only, options.repetitions, options.images)
+    print(f"\n{processor()}, one core; load {before} before, {load()} after; {options.images:,} images, turns, medians")
+    for network in networks:
+        failed = {name: why for (of, name), why in failures.items() if of == network}
+        print("", *table(rows, network, missing() | failed), sep="\n")
+    if options.write and not failures:
+        keep("peers", rows, before)
+    return not failures
 
 
-def take_turns(candidates: dict[str, Callable[[], float]], repetitions: int, *, reference: str, unit: str) -> None:
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repetitions):
-        for name, candidate in candidates.items():
-            times[name].append(candidate())
-    print(f"{unit}, {repetitions} repetitions in turns")
-    for name, values in times.items():
-        ratios = [value / base for value, base in zip(values, times[reference], strict=True)]
-        print(
-            f"  {name:24s} median {statistics.median(values):7.3f}  min {min(values):7.3f}  max {max(values):7.3f}"
-            f"  ratio of medians {statistics.median(values) / statistics.median(times[reference]):5.2f}"
-            f"  median of ratios {statistics.median(ratios):5.2f}"
-        )
+def measure_growth(options: argparse.Namespace) -> None:
+    from benchmark_growth import growth
+
+    before = load()
+    rows = growth(options.repetitions)
+    print(f"{processor()}; load {before} before, {load()} after")
+    if options.write:
+        keep("growth", rows, before)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "what", nargs="?", choices=["all", "loop", "startup", "speedrun", "recipe", "growth"], default="all"
-    )
+    known = ["all", "loop", "startup", "speedrun", "recipe", "peers", "growth"]
+    parser.add_argument("what", nargs="*", choices=known, default="all", help="one or several; all: loop and startup")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--images", type=int, default=60_000)
-    parser.add_argument("--model", choices=["lenet5", "mlp"], default="lenet5", help="of the loop")
+    parser.add_argument("--model", choices=list(NETWORKS), help="of the loop (lenet5) and of peers (both)")
+    parser.add_argument("--only", action="append", default=[], metavar="PART", help="peers whose names contain it")
     parser.add_argument("--experiment", default="record/lenet5", help="of recipe")
-    parser.add_argument("--no-loader", action="store_true", help="leave the DataLoader out")
+    parser.add_argument("--no-loader", action="store_true", help="leave the DataLoader out of the loop")
+    parser.add_argument(
+        "--write", action="store_true", help="keep what peers and growth find in docs/results, and write docs/speed.md"
+    )
+    parser.add_argument(
+        "--document", action="store_true", help="measure nothing, write docs/speed.md from docs/results"
+    )
     options = parser.parse_args()
-    if options.what in {"all", "startup"}:
+    what = {options.what} if isinstance(options.what, str) else set(options.what)
+    if (options.write or options.document) and find_spec("matplotlib") is None:
+        parser.error("the figures need matplotlib: pip install 'mnist-exp[figures]'")
+    if options.write and (options.only or options.model):
+        parser.error("--write keeps all candidates and both networks: leave out --only and --model")
+    if options.write and "peers" in what and (absent := missing()):
+        parser.error(f"--write keeps all candidates: {next(iter(absent.values()))}")
+    if options.document:
+        return write()
+    if what & {"all", "startup"}:
         startup(options.repetitions)
-    if options.what in {"all", "loop"}:
-        loop(options.repetitions, options.threads, options.images, not options.no_loader, options.model)
-    if options.what == "recipe":
+    if what & {"all", "loop"}:
+        from benchmark_loop import loop
+
+        loop(options.repetitions, options.threads, options.images, not options.no_loader, options.model or "lenet5")
+    if "recipe" in what:
         recipe(options.experiment, options.repetitions, options.threads, options.images)
-    if options.what == "growth":
-        growth(options.repetitions, options.threads)
-    if options.what == "speedrun":
+    if "speedrun" in what:
         speedrun(options.repetitions, options.threads, options.images)
+    if "growth" in what:
+        measure_growth(options)
+    complete = measure_peers(options) if "peers" in what else True
+    if options.write:
+        write()
+    if not complete:
+        sys.exit(1)
+    return None
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from benchmark_common import NETWORKS, medians, seconds_of, turns
@@ -34,46 +33,22 @@ WIDTHS = (16, 32, 71, 128, 256, 512)  # of an MLP's two hidden layers
 SCALES = (0.5, 1, 2, 4)  # of LeNet-5's maps and hidden widths
 IMAGES = (1_000, 5_000, 20_000, 60_000)
 RUNS = (1, 2, 4, 8)
-# Multiplications of an image's forward pass, layer by layer, and whether maxima of 2x2 outputs are all that is kept.
-PRODUCTS = {
-    "lenet5": ((6 * 28 * 28 * 25, True), (16 * 10 * 10 * 6 * 25, True), (400 * 120, False), (120 * 84, False), (840, False)),
-    "mlp": ((784 * 71, False), (71 * 71, False), (71 * 10, False)),
-}  # fmt: skip
 Row = dict[str, Any]
 
 
-def step_flops(network: str, batch: int, *, at_maxima_only: bool = False) -> float:
-    """Additions and multiplications of a step: forward pass, gradients of weights, gradients of all inputs but the images.
-
-    Args:
-        at_maxima_only: without the products of the backward pass whose gradient is zero, as it is for three of the four
-            outputs of a convolution under each 2x2 maximum.
-    """
-    products = 0.0
-    for number, (forward, pooled) in enumerate(PRODUCTS[network]):
-        backward = forward * (1 if number == 0 else 2)
-        products += forward + backward / (4 if pooled and at_maxima_only else 1)
-    return 2 * batch * products
-
-
 def floor(repetitions: int) -> list[Row]:
-    """Speed of a matrix product, the faster of PyTorch's and NumPy's, and of copying memory, on one thread."""
+    """Greatest speeds of PyTorch's matrix product (384 x 384) and of copying memory, read and written, on one thread."""
     torch.set_num_threads(1)
-    a, b, out = torch.randn(768, 768), torch.randn(768, 768), torch.empty(768, 768)
-    x, y, z = a.numpy(), b.numpy(), np.empty_like(a.numpy())
+    a, b, out = torch.randn(384, 384), torch.randn(384, 384), torch.empty(384, 384)
     memory = torch.randn(20_000, 784)
-    found = medians(
-        {
-            "PyTorch": lambda: torch.mm(a, b, out=out),
-            "NumPy": lambda: np.matmul(x, y, out=z),
-            "copy": lambda: memory[:10_000].copy_(memory[10_000:]),
-        },
-        4 * repetitions,
-    )
-    product = 2 * 768**3 / min(found["PyTorch"], found["NumPy"]) / 1e9
+    candidates = {"product": lambda: torch.mm(a, b, out=out), "copy": lambda: memory[:10_000].copy_(memory[10_000:])}
+    found = dict.fromkeys(candidates, float("inf"))
+    for _, name, work in turns(candidates, 20 * repetitions):
+        found[name] = min(found[name], seconds_of(work))
+    product = 2 * 384**3 / found["product"] / 1e9
     copied = 2 * 4 * 784 * 10_000 / found["copy"] / 1e9
     print(f"sgemm {product:.0f} GFLOP/s, memory {copied:.1f} GB/s copied", flush=True)
-    common = {"kind": "floor", "network": "", "backend": "", "n": 4 * repetitions}
+    common = {"kind": "floor", "network": "", "backend": "", "n": 20 * repetitions}
     return [
         {**common, "x": "product", "value": round(product, 2), "unit": "GFLOP/s"},
         {**common, "x": "copy", "value": round(copied, 2), "unit": "GB/s"},
@@ -195,7 +170,8 @@ def native_parts(network: str, data: Split, n: int) -> dict[str, float]:
     step = Step(state, TrainConfig(1, 64, 1000, 0, Objective()), data, timed_model)
     found = medians({"whole": whole, "timed": lambda: step(torch.randint(0, len(data), (64,)))}, n)
     parts = {name: median(part[name] for part in library.parts[n // 10 :]) for name in library.parts[0]}
-    return {**parts, "Python around the call": found["whole"] - parts.pop("in C"), "whole step": found["whole"]}
+    python = found["whole"] - parts.pop("in C")
+    return {**parts, "Python around the call": python, "whole step": found["whole"]}
 
 
 def torch_parts(network: str, data: Split, n: int) -> dict[str, float]:

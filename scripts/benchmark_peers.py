@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -114,9 +114,9 @@ def mnist_train(backend: str) -> Callable[[Path, str, int], Result]:
     return run
 
 
-REFERENCE = "PyTorch, bare loop"
+REFERENCE, NATIVE = "PyTorch, bare loop", "mnist-train, native"
 CANDIDATES = {
-    "mnist-train, native": Peer(mnist_train("native"), ("torch",)),
+    NATIVE: Peer(mnist_train("native"), ("torch",)),
     "mnist-train, PyTorch": Peer(mnist_train("torch"), ("torch",)),
     REFERENCE: Peer(program("bare_torch"), ("torch",)),
     "PyTorch, DataLoader": Peer(program("dataloader"), ("torch", "torchvision")),
@@ -128,21 +128,29 @@ CANDIDATES = {
 MODULES = {"scikit-learn": "sklearn"}
 
 
+def missing() -> dict[str, str]:
+    """How to install what a candidate needs and what is not there, by its name."""
+    absent = {
+        name: [package for package in peer.packages if find_spec(MODULES.get(package, package)) is None]
+        for name, peer in CANDIDATES.items()
+    }
+    return {name: f"needs {' and '.join(packages)}: {INSTALL}" for name, packages in absent.items() if packages}
+
+
 def peers(
     networks: Sequence[str], only: Sequence[str], repetitions: int, images: int
-) -> tuple[list[Result], list[str]]:
-    """Rows of docs/results/speed_peers.csv, one for a candidate's turn, and what could not be measured, a line each."""
+) -> tuple[list[Result], dict[tuple[str, str], str]]:
+    """Rows of docs/results/speed_peers.csv, one for a candidate's turn; by network and name, the last line of what failed."""
     from mnist_exp.data import idx_folder
 
     rows: list[Result] = []
-    problems: list[str] = []
-    chosen = {name: peer for name, peer in CANDIDATES.items() if not only or any(part in name for part in only)}
-    for name, peer in chosen.items():
-        if missing := [package for package in peer.packages if find_spec(MODULES.get(package, package)) is None]:
-            problems.append(f"{name}: needs {' and '.join(missing)}; {INSTALL}")
-    able = {name: peer for name, peer in chosen.items() if not any(line.startswith(f"{name}:") for line in problems)}
-    root = os.environ.get("MNIST_DIR")
-    digits = idx_folder(root=root, download="MNIST", mean=[0.0], std=[1.0])
+    failures: dict[tuple[str, str], str] = {}
+    able = {
+        name: peer
+        for name, peer in CANDIDATES.items()
+        if name not in missing() and (not only or any(part in name for part in only))
+    }
+    digits = idx_folder(root=os.environ.get("MNIST_DIR"), download="MNIST", mean=[0.0], std=[1.0])
     with tempfile.TemporaryDirectory() as folder:
         few, many = Path(folder) / "few", Path(folder) / "many"
         for to, limit in ((few, WARM_UP), (many, images)):
@@ -153,13 +161,13 @@ def peers(
                 try:
                     of_network[name].run(few, network, 1)
                 except PeerFailed as failed:
-                    problems.append(f"{name}, {NETWORKS[network]}: {failed}")
+                    failures[network, name] = str(failed)
                     del of_network[name]
             for turn, name, peer in turns(of_network, repetitions):
                 row = one_turn(name, peer, network, many, Path(folder) / f"cache {turn}")
                 rows.append({"network": network, "candidate": name, "turn": turn, "images": images, **row})
                 print(f"  turn {turn + 1}, {network}, {name}: {row['second_epoch_seconds']:.3f} s", flush=True)
-    return rows, problems
+    return rows, failures
 
 
 def write_files(folder: Path, digits: Any, limit: int) -> None:
@@ -178,7 +186,7 @@ def one_turn(name: str, peer: Peer, network: str, folder: Path, cache: Path) -> 
     whole = peer.run(folder, network, 1)
     two = peer.run(folder, network, 2)
     compile_seconds = two.get("compile_seconds")
-    if name == "mnist-train, native":  # compiled once for a machine and kept, so not within the process measured
+    if name == NATIVE:  # compiled once for a machine and kept, so not within the process measured
         out, _ = process(["-c", COMPILE, network], MNIST_EXP_CACHE=str(cache / network))
         compile_seconds = float(out)
     second = two["epochs"][1]
@@ -193,33 +201,31 @@ def one_turn(name: str, peer: Peer, network: str, folder: Path, cache: Path) -> 
     }
 
 
-def table(rows: Sequence[Result], network: str, problems: Sequence[str] = ()) -> list[str]:
-    """Medians of a network's candidates as a table in Markdown."""
-    mine = [row for row in rows if row["network"] == network]
+def table(rows: Sequence[Result], network: str, absent: Mapping[str, str]) -> list[str]:
+    """Medians of a network's candidates as a table in Markdown, and why there are none of those in ``absent``."""
     lines = [
-        f"| {NETWORKS[network]} | n | second epoch, s | times as fast as a bare loop | whole process, s | of it compiling, s "
-        "| loss, epoch 2 | test accuracy |",
+        f"| {NETWORKS[network]} | n | second epoch, s | times as fast as the bare loop | whole process, s "
+        "| of it compiling, s | loss | test accuracy |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
+    mine = [row for row in rows if row["network"] == network]
     base = {row["turn"]: float(row["second_epoch_seconds"]) for row in mine if row["candidate"] == REFERENCE}
-    for name in dict.fromkeys(name for name in CANDIDATES if any(row["candidate"] == name for row in mine)):
-        own = [row for row in mine if row["candidate"] == name]
-        seconds, whole, loss, accuracy = (
-            statistics.median(float(row[key]) for row in own)
-            for key in ("second_epoch_seconds", "whole_seconds", "train_loss", "test_accuracy")
-        )
-        ratios = [base[row["turn"]] / float(row["second_epoch_seconds"]) for row in own if row["turn"] in base]
-        ratio = f"{statistics.median(ratios):.2f}" if ratios else "-"
-        compiling = [float(row["compile_seconds"]) for row in own if row["compile_seconds"] != ""]
-        spent = f"{statistics.median(compiling):.1f}" if compiling else "-"
-        if compiling and name == "mnist-train, native":
-            spent = f"({spent}, once)"
-        lines.append(
-            f"| {name} | {len(own)} | {seconds:.3f} | {ratio} | {whole:.2f} | {spent} | {loss:.3f} | {100 * accuracy:.2f} % |"
-        )
-    lines += [
-        f"| {line.partition(':')[0]} | 0 | {line.partition(': ')[2]} | | | | | |"
-        for line in problems
-        if line.partition(":")[0] in CANDIDATES or f", {NETWORKS[network]}:" in line
-    ]
+    for name in CANDIDATES:
+        if own := [row for row in mine if row["candidate"] == name]:
+            ratios = [base[row["turn"]] / float(row["second_epoch_seconds"]) for row in own if row["turn"] in base]
+            ratio = f"{statistics.median(ratios):.2f}" if ratios else "-"
+            compiling = "-" if own[0]["compile_seconds"] == "" else f"{middle(own, 'compile_seconds'):.1f}"
+            if name == NATIVE:
+                compiling = f"({compiling}, once)"
+            lines.append(
+                f"| {name} | {len(own)} | {middle(own, 'second_epoch_seconds'):.3f} | {ratio} "
+                f"| {middle(own, 'whole_seconds'):.2f} | {compiling} | {middle(own, 'train_loss'):.3f} "
+                f"| {100 * middle(own, 'test_accuracy'):.2f} % |"
+            )
+        elif name in absent and network in CANDIDATES[name].networks:
+            lines.append(f"| {name} | 0 | {absent[name]} | | | | | |")
     return lines
+
+
+def middle(rows: Sequence[Result], column: str) -> float:
+    return statistics.median(float(row[column]) for row in rows)
