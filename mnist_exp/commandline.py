@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig
 
 from mnist_exp.compose import CONF, groups, hydra_flags, run_hydra_app, with_choices_checked
-from mnist_exp.errors import PastHydra, UsageError, as_override
+from mnist_exp.errors import UsageError, WrappedError, as_override
 
 
 def without_flags(overrides: Sequence[str]) -> argparse.Namespace:
@@ -99,7 +99,7 @@ def run_hydra(task: Callable[[DictConfig], Any], options: argparse.Namespace) ->
     with _exceptions_handed_on(), _hydra_of_its_own():
         try:
             run_hydra_app(options, task)
-        except PastHydra as passing:
+        except WrappedError as passing:
             carried = passing.error
         except ValueError as error:
             if not prints:

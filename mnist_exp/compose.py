@@ -91,7 +91,7 @@ def groups(folders: Sequence[Path] = (CONF,)) -> list[str]:
     return sorted(outer)
 
 
-def choices_with(key: str, folders: Sequence[Path] = (CONF,)) -> str:
+def choices_with_key(key: str, folders: Sequence[Path] = (CONF,)) -> str:
     """``; it is a key of GROUP=CHOICE``, for a key that only some choices of a group have, else nothing."""
     section, _, last = key.rpartition(".")
     found: dict[str, list[str]] = {}
@@ -221,7 +221,7 @@ def directory_part_of(overrides: Sequence[Override], config: DictConfig) -> str:
     )
 
 
-def no_callbacks() -> Any:
+def empty_callbacks() -> Any:
     """The callbacks of a ``HydraContext`` that has none: there is no public class for it."""
     from hydra._internal.callbacks import Callbacks
 

@@ -34,7 +34,7 @@ class RunInterrupted(KeyboardInterrupt):
         self.signal = number
 
 
-class PastHydra(BaseException):
+class WrappedError(BaseException):
     """Carries an error out of a callback or a task of Hydra's, which would make a warning of it, or print lines of its own.
 
     Attributes:

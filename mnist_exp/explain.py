@@ -21,25 +21,25 @@ from omegaconf.errors import OmegaConfBaseException
 from mnist_exp.compose import (
     CONF,
     choices,
-    choices_with,
+    choices_with_key,
     composing_code,
     content_of,
     explain_interpolation,
     groups,
     root_of,
 )
-from mnist_exp.errors import PastHydra, UsageError, near_miss, nearest, same_ending, typed
+from mnist_exp.errors import UsageError, WrappedError, near_miss, nearest, same_ending, typed
 
-HYDRAS_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
+HYDRA_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
 
 
 @contextmanager
-def through_hydra() -> Iterator[None]:
+def wrap_errors_for_hydra() -> Iterator[None]:
     """Carry an error through Hydra to ``commandline.run_hydra``, which raises it again."""
     try:
         yield
     except Exception as error:
-        raise PastHydra(error) from error
+        raise WrappedError(error) from error
 
 
 def as_usage_error(error: Exception, folders: Sequence[Path] = (CONF,)) -> UsageError | None:
@@ -199,8 +199,8 @@ def _unknown_key(key: str, error: BaseException, folders: Sequence[Path]) -> str
     tree = _tree(error)
     if not key.startswith("hydra."):
         tree.pop("hydra", None)
-    near = same_ending(key, tree) or choices_with(key, folders) or near_miss(key, tree)
-    return f"{key} is not a key{near or nearest(key, [*known, *HYDRAS_GROUPS]) or _all_keys(key)}"
+    near = same_ending(key, tree) or choices_with_key(key, folders) or near_miss(key, tree)
+    return f"{key} is not a key{near or nearest(key, [*known, *HYDRA_GROUPS]) or _all_keys(key)}"
 
 
 def _all_keys(key: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from mnist_exp.config import Component, Config, Data
 
 # What a run is called, where it runs, who hears of it and in which folder its data lie: none of it changes what is computed.
-NOT_COUNTED = (
+NOT_HASHED = (
     *("name", "resume", "quiet", "show_layers", "logger", "sweep", "trust"),
     *("trainer.device", "trainer.threads", "trainer.backend", "trainer.profile", "data.root"),
 )
@@ -18,7 +18,7 @@ HASH_VERSION = 2
 
 
 def hashed_config(config: Config, *, defaults: bool = True) -> dict[str, Any]:
-    """The part of a configuration that decides what is computed: all but ``NOT_COUNTED`` and our loggers.
+    """The part of a configuration that decides what is computed: all but ``NOT_HASHED`` and our loggers.
 
     The folder of the data does count where nothing else says which data they are. Numbers of equal value are equal.
 
@@ -33,7 +33,7 @@ def hashed_config(config: Config, *, defaults: bool = True) -> dict[str, Any]:
     optional = {"root", "download"} - config.data.model_fields_set
     what["data"] = {key: value for key, value in what["data"].items() if key not in optional}
     named = isinstance(config.data, Data) and config.data.target == "mnist_exp.data.idx_folder" and config.data.download
-    for path in NOT_COUNTED:
+    for path in NOT_HASHED:
         if path != "data.root" or named:
             section, _, key = path.rpartition(".")
             (what[section] if section else what).pop(key, None)

@@ -73,7 +73,7 @@ class TrainingImages:
     other: str | None = None
     own: bool = False
 
-    def like_them(self, colours: NDArray[np.float32]) -> tuple[NDArray[np.uint8], str | None]:
+    def as_training_image(self, colours: NDArray[np.float32]) -> tuple[NDArray[np.uint8], str | None]:
         """A picture (H, W, 3) as these images are, (28, 28) or (S, S); and a remark where that is in doubt.
 
         One that has their size and is grey is taken as it is, or inverted where its ground is of the other kind. Any

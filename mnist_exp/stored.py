@@ -75,7 +75,7 @@ def changed(tree: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str,
     return result
 
 
-def found_again(data: Data | OwnData) -> Data | OwnData:
+def with_existing_folder(data: Data | OwnData) -> Data | OwnData:
     """The data with MNIST_DIR as their folder, where the folder that was stored is gone and MNIST was read."""
     here = os.environ.get("MNIST_DIR")
     if not here or not data.folder or not isinstance(data, Data) or data.download != "MNIST":
@@ -126,7 +126,7 @@ def resumed(
     if any(override.key_or_group == "data.root" for override in typed):
         result = result.with_absolute_paths(Path.cwd())
     else:
-        result = result.with_data(found_again(result.data))
+        result = result.with_data(with_existing_folder(result.data))
     return _continued(path, record, config, result), result
 
 

@@ -138,7 +138,7 @@ REFUSED = [
     ("{_target_: own_hooks.Metrics, every: 0}", "callbacks.mine.every=0 should be at least 1"),
     ("{_target_: own_hooks.Asks}", "callbacks.mine: Asks.__init__() missing 1 required positional argument: 'given'"),
     ("{_target_: own_hooks.NoCallback}",
-     "callbacks.mine._target_=own_hooks.NoCallback is no mnist_exp.training.Callback: it made a NoCallback"),
+     "callbacks.mine._target_=own_hooks.NoCallback is no mnist_exp.training.Callback but a NoCallback"),
     ("{_target_: no_such_module.A}", "callbacks.mine._target_=no_such_module.A does not exist: ModuleNotFoundError: No module "
      "named 'no_such_module'"),
     ("own_hooks.Metrics", "callbacks.mine=own_hooks.Metrics should be a section with a _target_; type "

@@ -55,7 +55,7 @@ MISTAKES = [
     (["regularization.batch_norm=[true]"], "regularization.batch_norm=[true] has 1 values; this model has 4 layers "
      "that take one (conv1, conv2, linear1, linear2): give one for each, or a single one"),
     (["model=lenet5_1998", "regularization=dropout"],
-     "regularization.dropout=0.5: mnist_exp.models.LeNet5_1998 takes no dropout; leave it off"),
+     "regularization.dropout=0.5: mnist_exp.models.LeNet5_1998 has no argument dropout; leave it off"),
     (["model.padding=0", "model.kernel_size=11"], "data.image_size=28, model.padding=0, model.kernel_size=11: conv2 sees 9x9 "
      "pixels and must leave 2x2 or more; use larger images, more padding or a smaller kernel"),
     (["model=mlp", "model.hidden=[64]", "model.depth=2"],

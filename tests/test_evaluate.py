@@ -89,7 +89,7 @@ def test_without_a_choice_overrides_apply_to_the_data_of_the_run(
         assert result_of(override)["test_loss"] != own["test_loss"]
     for same in ("data.image_size=28", "++data.mean=0.2", "data=mnist5k"):
         assert result_of(same) == own
-    idle = "it selects training digits; an evaluation takes all test digits"
+    idle = "it selects training digits; an evaluation uses all test digits"
     for override, message in [
         ("data.image_size=32", "data.image_size=32: the network takes images of 28 pixels; leave it out"),
         ("data.val_size=0", f"data.val_size=0: {idle}"),
@@ -129,7 +129,7 @@ def test_folder_and_name_of_the_data(
     here.rename(tmp_path / "gone")
     assert status_of(evaluate.main, "run") == 2
     assert capsys.readouterr().err == (
-        f"mnist-eval: {here}: does not exist; where they lie now: mnist-eval run data.root=FOLDER\n"
+        f"mnist-eval: {here}: does not exist; if they are elsewhere: mnist-eval run data.root=FOLDER\n"
     )
     assert status_of(evaluate.main, "run", "data.root=gone") == 0
     assert "as the run recorded it" in capsys.readouterr().out

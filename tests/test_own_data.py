@@ -221,7 +221,7 @@ def test_the_network_of_1998_takes_grey_digits_only(
         ("_target_: torch.nn.Sequential\n_args_: [{_target_: torch.nn.Flatten}, {_target_: torch.nn.Linear, in_features: 3072, "
          "out_features: 7}]\n", "model._target_=torch.nn.Sequential has 7 outputs, and data.num_classes=10"),
         ("_target_: torch.nn.Sequential\n_args_: [{_target_: torch.nn.Flatten}, {_target_: torch.nn.Linear, in_features: 784, "
-         "out_features: 10}]\n", "model._target_=torch.nn.Sequential does not take images of 3x32x32: "),
+         "out_features: 10}]\n", "model._target_=torch.nn.Sequential does not accept images of 3x32x32: "),
     ],
 )  # fmt: skip
 def test_a_network_that_does_not_fit_the_data(

@@ -102,11 +102,11 @@ def test_swept_and_the_sweep_finished(mine: list[str], mnist_train: Callable[...
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=plain", "regularization=dropout"], "regularization.dropout=0.5: mynets.Plain takes no dropout; leave it off"),
-        (["model=plain", "regularization=batch_norm"], "regularization.batch_norm=true: mynets.Plain takes no batch_norm; leave it off"),
+        (["model=plain", "regularization=dropout"], "regularization.dropout=0.5: mynets.Plain has no argument dropout; leave it off"),
+        (["model=plain", "regularization=batch_norm"], "regularization.batch_norm=true: mynets.Plain has no argument batch_norm; leave it off"),
         (["model=mynet", "model.width=0"], "model.width=0: must be 1 or more"),
         (["model=mynet", "+model.depth=2"], "model: MyNet.__init__() got an unexpected keyword argument 'depth'"),
-        (["model=nothing"], "model._target_=mynets.NoNetwork is no network: it made a NoNetwork"),
+        (["model=nothing"], "model._target_=mynets.NoNetwork is no torch.nn.Module but a NoNetwork"),
         (["model=absent"], "model._target_=mynets.Absent does not exist: mynets has no Absent"),
         (["model.kernel_size=0"], "model.kernel_size=0 should be greater than or equal to 1"),
         (["model.activation=rellu"], "model.activation=rellu should be one of relu, tanh, sigmoid, gelu, silu; did you mean relu?"),

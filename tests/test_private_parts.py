@@ -32,8 +32,8 @@ from mnist_exp.compose import (
     CONF,
     composing_code,
     directory_part_of,
+    empty_callbacks,
     hydra_flags,
-    no_callbacks,
     root_of,
     run_hydra_app,
 )
@@ -169,7 +169,7 @@ def test_the_directory_part_of_a_job() -> None:
 
 
 def test_hydras_context_without_callbacks() -> None:
-    assert no_callbacks().on_job_start(config=OmegaConf.create(), task_function=print) is None
+    assert empty_callbacks().on_job_start(config=OmegaConf.create(), task_function=print) is None
 
 
 def test_the_root_of_a_configuration() -> None:

@@ -21,7 +21,7 @@ from mnist_exp.config import check
 from mnist_exp.errors import UsageError
 from mnist_exp.runs import read_run
 from mnist_exp.runs.reading import read_metrics
-from mnist_exp.stored import OPEN_ENDED, changed, found_again, parse
+from mnist_exp.stored import OPEN_ENDED, changed, parse, with_existing_folder
 from mnist_exp.training import constant, cosine, load_checkpoint, one_cycle, step_decay
 
 Train = Callable[..., int]
@@ -248,8 +248,8 @@ class TestDataThatMoved:
         assert mnist_train("resume=run", "trainer.epochs=4", "data.root=other") == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line == (
-            f"mnist-train: MNIST in {tmp_path / 'other'}: other digits than the run was trained on (digest "
-            f"{result_digest(tmp_path)}, not {digest}); where those are: mnist-train resume=run data.root=FOLDER"
+            f"mnist-train: MNIST in {tmp_path / 'other'}: other images than the run was trained on (digest "
+            f"{result_digest(tmp_path)}, not {digest}); if those are elsewhere: mnist-train resume=run data.root=FOLDER"
         )
         assert contents(run) == before, "nothing was lost"
         done = mnist_train_process("resume=run", "trainer.epochs=4", "data.root=there")
@@ -267,7 +267,7 @@ class TestDataThatMoved:
         del record["data_digest"]
         (tmp_path / "run" / "run.json").write_text(json.dumps(record))
         assert mnist_train("resume=run", "trainer.epochs=2") == 0
-        assert "recorded no digest of the data; that they are the same is not checked" in capsys.readouterr().out
+        assert "recorded no digest of the data; whether they are the same is not checked" in capsys.readouterr().out
         assert read_run(tmp_path / "run").record.data_digest is None, "what it began with is not known"
         assert evaluated(capsys, "run")["matches_record"] is True
 
@@ -283,9 +283,9 @@ class TestDataThatMoved:
             ({"root": "/", "download": "MNIST"}, "/"),
             ({"root": None, "download": "MNIST"}, None),
         ]:
-            assert found_again(check({**tree, "data": {**tree["data"], **data}}).data).folder == root
+            assert with_existing_folder(check({**tree, "data": {**tree["data"], **data}}).data).folder == root
         bundled = check(composed("data=mnist5k")).data
-        assert found_again(bundled) == bundled
+        assert with_existing_folder(bundled) == bundled
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

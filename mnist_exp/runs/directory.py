@@ -41,7 +41,7 @@ from mnist_exp.runs.record import OVER, RunRecord, Status
 
 LOG = logging.getLogger("mnist_exp")
 # What ``create`` writes before run.json; where there is no run.json yet, none of it can be lost.
-BEFORE_THE_RECORD = {"config.yaml", "overrides.yaml", "train.log", "checkpoints"}
+WRITTEN_BEFORE_RECORD = {"config.yaml", "overrides.yaml", "train.log", "checkpoints"}
 
 Revision = Callable[[RunRecord, Config], tuple[dict[str, Any], Config]]
 
@@ -250,7 +250,7 @@ def refuse_unless_free(path: Path) -> None:
         return
     ours = {".hydra", ".lock", *_logs_written_in(path)}
     if (path / ".lock").exists() and not any((path / "checkpoints").glob("*")):
-        ours |= BEFORE_THE_RECORD  # a run was killed while it wrote down what it is
+        ours |= WRITTEN_BEFORE_RECORD  # a run was killed while it wrote down what it is
     names = [item.name for item in path.iterdir()]
     if foreign := sorted(name for name in names if name not in ours and not TEMPORARY.fullmatch(name)):
         raise RunDirectoryError(f"{path} holds no run but other files ({foreign[0]}); choose another hydra.run.dir")

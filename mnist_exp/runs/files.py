@@ -26,7 +26,7 @@ FOLDERS = ("checkpoints", ".hydra")
 LARGEST = 2**30  # bytes of any file that is read whole; MNIST has 47 million
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")  # how write_atomically names a file until it is whole
 # Links that W&B makes itself, and replaces without following them.
-LINKS_OF_WANDB = {"latest-run", "debug.log", "debug-internal.log", "debug-core.log"}
+WANDB_LINKS = {"latest-run", "debug.log", "debug-internal.log", "debug-core.log"}
 
 
 class RunDirectoryError(UsageError):
@@ -160,7 +160,7 @@ def refuse_links_for_wandb(directory: Path) -> None:
             for name in [*names, *files]:
                 path = Path(folder, name)
                 mode = os.lstat(path).st_mode
-                if not stat.S_ISLNK(mode) or name not in LINKS_OF_WANDB:
+                if not stat.S_ISLNK(mode) or name not in WANDB_LINKS:
                     _refuse_unless_regular(path, mode, folder_too=True)
         settings = directory / root / "settings"
         if os.path.lexists(settings):

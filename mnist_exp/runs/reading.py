@@ -47,7 +47,7 @@ class Run:
     @property
     def whole_config(self) -> Config:
         """The configuration with what the run found of its images, where it leaves that to the data."""
-        return self.config.with_found(self.record.preparation)
+        return self.config.with_image_properties(self.record.preparation)
 
     @property
     def extra(self) -> dict[str, float]:

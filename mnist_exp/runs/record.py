@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from mnist_exp.config import Found
+from mnist_exp.config import ImageProperties
 
 
 class Status(StrEnum):
@@ -123,7 +123,7 @@ class RunRecord(Part):
     device: Printable | None = None
     backend: Printable | None = None
     data_digest: Printable | None = None
-    preparation: Found | None = None
+    preparation: ImageProperties | None = None
     init_from: dict[str, Any] | None = None
     search: SearchTrial | None = None
     wandb: WandbRun | None = None
