@@ -167,7 +167,7 @@ def test_what_is_refused_is_a_line_and_leaves_nothing(
 
 def test_a_choice_that_there_is_not(mnist_train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     assert mnist_train("callbacks=nope") == 2
-    message = "callbacks=nope is not there: no folder of configuration files has callbacks/nope.yaml"
+    message = "callbacks=nope does not exist: no folder of configuration files has callbacks/nope.yaml"
     assert capsys.readouterr().err == f"mnist-train: {message}\n"
 
 

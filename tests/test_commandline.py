@@ -57,7 +57,7 @@ FRESH = [
     ("mnist-train -m seed=0,1 +hydra.launcher.n_jobs=abc hydra.launcher._target_=hydra_plugins.x.Y",
      "mnist-train: hydra.launcher.n_jobs=abc should be a number"),
     ("mnist-train -m hydra/launcher=joblib hydra.launcher.n_jobs=abc seed=0,1",
-     "mnist-train: hydra.launcher.n_jobs=abc cannot be: Value 'abc' of type 'str' could not be converted to Integer"),
+     "mnist-train: hydra.launcher.n_jobs=abc is not possible: Value 'abc' of type 'str' could not be converted to Integer"),
     ("mnist-train --config-dir nowhere model=mlp", "mnist-train: --config-dir {here}/nowhere: there is no such folder"),
     ("mnist-eval", "mnist-eval: DIR (run directory) is missing; type mnist-eval DIR"),
 ]  # fmt: skip
@@ -84,10 +84,10 @@ FLAGS = [
     (["--multi-run", "seed=0,1"], "--multi-run is not an option of mnist-train; did you mean --multirun?"),
     (["--zzz"], "--zzz is not an option of mnist-train; settings are typed KEY=VALUE, and mnist-train --cfg job lists them"),
     (["seed=3", "--cfg"], "argument --cfg/-c: expected one argument"),
-    (["--cfg", "job", "--info"], "--cfg and --info do not go together; leave one out"),
-    (["--run", "-m"], "--run and --multirun do not go together; leave one out"),
-    (["-m", "hydra.mode=RUN"], "hydra.mode=RUN and --multirun do not go together; leave one out"),
-    (["--resolve"], "--resolve goes with --cfg: mnist-train --cfg job --resolve"),
+    (["--cfg", "job", "--info"], "--cfg and --info contradict each other; leave one out"),
+    (["--run", "-m"], "--run and --multirun contradict each other; leave one out"),
+    (["-m", "hydra.mode=RUN"], "hydra.mode=RUN and --multirun contradict each other; leave one out"),
+    (["--resolve"], "--resolve needs --cfg: mnist-train --cfg job --resolve"),
     (["--experimental-rerun", "x"], "--experimental-rerun is not supported; to continue a run, type resume=DIR"),
 ]  # fmt: skip
 
@@ -273,7 +273,7 @@ NOT_YAML = {
     "tab": ("a:\n\tb: 1", "{file}, line 2, column 1: while scanning for the next token found character '\\t' that cannot start any token"),
     "twice": ("a: 1\na: 2", "{file}, line 2, column 1: while constructing a mapping found duplicate key a"),
     "list": ("- a", "model=[a] should be a section of keys; choose a whole one with model=CHOICE"),
-    "circle": ("defaults: [x]", "the defaults of configuration files name each other in a circle; look at what was added last"),
+    "circle": ("defaults: [x]", "the defaults of configuration files name each other in a circle; check the one that was added last"),
     "no list": ("defaults: mlp", "{file}: defaults should be a list"),
     "no file": ("defaults: [nothing]", "{file}: defaults name model/nothing, and there is no such file"),
     "latin-1": ("a: \xff", "{file}: byte 4 is not UTF-8"),

@@ -180,7 +180,7 @@ def test_resume_in_a_configuration_file_is_refused(
     done = mnist_train_process("--config-dir", "mine", "experiment=again")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "mnist-train: resume=run is set by a configuration file, where it would make every run this one; type it: "
+        "mnist-train: resume=run is set by a configuration file, so that every run would resume this one; type it: "
         "mnist-train resume=run\n"
     )
     assert not (tmp_path / "outputs").exists()
@@ -208,7 +208,7 @@ def test_a_job_of_a_sweep_is_continued_as_a_copy(
     assert mnist_train("resume=sweep/seed=1", "trainer.epochs=3") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        "mnist-train: sweep/seed=1 is a job of a sweep, which knows it by its 2 epochs; continue a copy: "
+        "mnist-train: sweep/seed=1 is a job of a sweep that needs 2 epochs; continue a copy: "
         "cp -r sweep/seed=1 NEW, then mnist-train resume=NEW trainer.epochs=3"
     )
     shutil.copytree("sweep/seed=1", "NEW")

@@ -439,7 +439,7 @@ class TestLogger:
         (run / "run.json").write_text(json.dumps(record))
         assert mnist_train(f"resume={run}", "logger.tags=[y]") == 0
         assert capsys.readouterr().err == (
-            "mnist-train: where a run is sent is not taken over from run; if you want the same, type mnist-train "
+            "mnist-train: the logger settings of run are not used again; if you want the same, type mnist-train "
             "resume=run 'logger.tags=[y]' logger.project=theirs logger.entity=them logger.upload_files=true\n"
         )
         recorded = read_run(run).record.wandb
