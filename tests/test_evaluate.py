@@ -164,7 +164,7 @@ def test_a_path_inside_a_run_is_answered_with_the_run(
 
     monkeypatch.chdir(run.parent)
     for inside in ("moved/checkpoints/last.pt", "moved/run.json", "moved/checkpoints/missing.pt", "moved/checkpoints"):
-        message = f"{inside} lies inside a run directory; type that one instead: moved\n"
+        message = f"{inside} is inside a run directory; type that one instead: moved\n"
         assert status_of(evaluate.main, inside) == 2
         assert capsys.readouterr().err == f"mnist-eval: {message}"
         assert status_of(predict.main, inside, "image.png") == 2
@@ -172,11 +172,11 @@ def test_a_path_inside_a_run_is_answered_with_the_run(
     for main, name in ((report.main, "mnist-report"), (demo.main, "mnist-demo")):
         assert status_of(main, "moved/checkpoints/last.pt") == 2
         assert capsys.readouterr().err == (
-            f"{name}: moved/checkpoints/last.pt lies inside a run directory; type that one instead: moved\n"
+            f"{name}: moved/checkpoints/last.pt is inside a run directory; type that one instead: moved\n"
         )
     monkeypatch.chdir(run / "checkpoints")
     assert status_of(evaluate.main, "last.pt") == 2
-    assert capsys.readouterr().err == "mnist-eval: last.pt lies inside a run directory; type that one instead: ..\n"
+    assert capsys.readouterr().err == "mnist-eval: last.pt is inside a run directory; type that one instead: ..\n"
 
 
 def test_a_changed_result_is_noticed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

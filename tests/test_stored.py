@@ -141,9 +141,9 @@ def test_what_cannot_be_resumed_is_one_line_and_changes_nothing(
         ("resume=run data.root=x", "data.root is not a key of the stored configuration"),
         ("resume=run logger.mode=offline", "logger.mode=offline: the run has no logger; choose one, too: logger=wandb"),
         ("resume=", "resume= needs a run directory: mnist-train resume=DIR"),
-        ("resume=run/checkpoints/last.pt", "run/checkpoints/last.pt lies inside a run directory; type that one instead: run"),
-        ("resume=run/run.json", "run/run.json lies inside a run directory; type that one instead: run"),
-        ("resume=run/checkpoints", "run/checkpoints lies inside a run directory; type that one instead: run"),
+        ("resume=run/checkpoints/last.pt", "run/checkpoints/last.pt is inside a run directory; type that one instead: run"),
+        ("resume=run/run.json", "run/run.json is inside a run directory; type that one instead: run"),
+        ("resume=run/checkpoints", "run/checkpoints is inside a run directory; type that one instead: run"),
         ("sweep.resume=run", "run holds a run, not a sweep; continue it: mnist-train resume=run"),
         ("++sweep.resume=run", "run holds a run, not a sweep; continue it: mnist-train resume=run"),
         ("-m ++resume=run hydra.sweep.dir=sweep", "resume=run continues one run and goes without -m: mnist-train resume=run; "
@@ -317,7 +317,7 @@ def test_a_run_that_starts_from_weights(
     assert record.init_from["epoch"] == 2
     capsys.readouterr()
     for directory, more, message in [
-        ("source/checkpoints/last.pt", [], "init_from: source/checkpoints/last.pt lies inside a run directory; type that one "
+        ("source/checkpoints/last.pt", [], "init_from: source/checkpoints/last.pt is inside a run directory; type that one "
          "instead: source"),
         ("source", ["model.hidden=[120,80]"],
          f"init_from={tmp_path / 'source'}: another network: classifier.linear2.weight is (84, 120) there, (80, 120) here"),
