@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from mnist_exp.errors import UsageError, near_miss, same_ending
+from mnist_exp.errors import NUMBER, UsageError, near_miss, same_ending
 
 PACKAGE = Path(__file__).parent
 # In a checkout conf/ is beside the package, in an installed wheel inside it.
@@ -130,7 +130,7 @@ def with_choices_checked(overrides: Sequence[str], folders: Sequence[Path] = (CO
         if group in OPTIONAL and separator and word == "null":
             checked.append(f"~{group}")
             continue
-        if group in known and re.fullmatch(r"true|false|[-+]?\d+|[-+]?\d*\.\d*(e[-+]?\d+)?", word):
+        if group in known and (word in {"true", "false"} or NUMBER.fullmatch(word)):
             raise UsageError(f"{override} is not a choice; choose from {', '.join(choices(group, folders))}")
         checked.append(override)
     return checked
@@ -153,9 +153,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UsageError(explain_interpolation(error, OmegaConf.to_container(config, resolve=False))) from error
     assert isinstance(tree, dict)
-    # One form for an empty section, whether it was null, deleted or {}.
-    empty = {"logger": tree.get("logger") or None, "callbacks": tree.get("callbacks") or {}}
-    return {str(key): value for key, value in {**tree, **empty}.items()}
+    return {str(key): value for key, value in tree.items()}
 
 
 def explain_interpolation(error: OmegaConfBaseException, tree: Any) -> str:

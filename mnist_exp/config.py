@@ -282,7 +282,7 @@ def check(tree: Mapping[str, Any]) -> Config:
     """
     refuse_unless_plain(tree)
     try:
-        # Stored runs have an empty section as null, as {} or not at all.
+        # An empty section is null, {} or absent.
         empty = {"logger": tree.get("logger") or None, "callbacks": tree.get("callbacks") or {}}
         config = Config.model_validate({**tree, **empty})
     except ValidationError as error:

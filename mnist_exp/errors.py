@@ -158,6 +158,7 @@ def unquoted(text: str) -> str:
 
 # Words that Hydra does not read as text.
 NOT_TEXT = {"null", "true", "false"}
+NUMBER = re.compile(r"[-+]?\d+|[-+]?\d*\.\d*(e[-+]?\d+)?", re.IGNORECASE)
 # Types of pydantic's errors, of a model and of a call.
 MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
@@ -196,7 +197,10 @@ def explain_validation(
         elif item["type"] in MISSING:
             message = f"{key} is missing"
         else:
-            message = f"{key}={as_typed(item['input'])} {_allowed(key, item['type'], item['msg'], item['input'])}"
+            value = item["input"]
+            # With quotes, because the mistake may be that a number is in quotes.
+            shown = f'"{value}"' if isinstance(value, str) and NUMBER.fullmatch(value) else as_typed(value)
+            message = f"{key}={shown} {_allowed(key, item['type'], item['msg'], value)}"
         lines.setdefault((last, message.partition("=")[2] or message), message)
     return list(lines.values())
 

@@ -25,7 +25,7 @@ from mnist_exp.runs.reading import read_config, read_metrics, read_record
 from mnist_exp.runs.record import RunRecord, Status
 from mnist_exp.trust import logger_to_use
 
-RESUMABLE = ("data.root", "logger", "quiet", "show_layers", "trainer.epochs", "trust")
+CHANGEABLE = ("data.root", "logger", "quiet", "show_layers", "trainer.epochs", "trust")
 # Schedules whose learning rate does not depend on the number of epochs: such a run can be continued to more epochs.
 OPEN_ENDED = {"mnist_exp.training.constant", "mnist_exp.training.step_decay"}
 
@@ -109,10 +109,9 @@ def resumed(
     typed = [override for override in parse(overrides) if override.key_or_group != "resume"]
     for override in typed:
         key = override.key_or_group
-        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in RESUMABLE):
-            possible = ", ".join(RESUMABLE)
+        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
             raise UsageError(
-                f"{override.input_line} cannot go with resume: a run continues as it began; {possible} can change"
+                f"{override.input_line} is not possible with resume, which can change {', '.join(CHANGEABLE)} only"
             )
     keys = {override.key_or_group for override in typed}
     if "logger" not in keys and config.logger is None and any(key.startswith("logger.") for key in keys):

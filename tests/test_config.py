@@ -96,6 +96,7 @@ MISTAKES = [
     (["seed=${trainer.epoch}"],
      "seed: there is no trainer.epoch to take its value from; did you mean trainer.epochs?"),
     (["hydra.run.dir=${nope}"], "hydra.run.dir: there is no nope to take its value from"),
+    (["optimizer.lr='0.05'"], 'optimizer.lr="0.05" should be a valid number'),
     (["logger.tags=mytag"], "logger.tags=mytag should be a list: 'logger.tags=[mytag]'"),
     (["logger.tags=null"], "logger.tags=null should be a list; an empty one is 'logger.tags=[]'"),
     (["logger.timeout_seconds=abc"], "logger.timeout_seconds=abc should be a valid number"),

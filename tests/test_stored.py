@@ -123,7 +123,7 @@ def test_what_cannot_be_resumed_is_one_line_and_changes_nothing(
     assert mnist_train(*small, *TINY, *stopping, "hydra.run.dir=stopped") == 0
     before = contents(tmp_path)
     capsys.readouterr()
-    can = "cannot go with resume: a run continues as it began; data.root, logger, quiet, show_layers, trainer.epochs, trust can change"
+    can = "is not possible with resume, which can change data.root, logger, quiet, show_layers, trainer.epochs, trust only"
     for typed, message in [
         ("resume=run", "run holds a completed run; there is nothing to resume, mnist-eval run evaluates it, mnist-train "
          "resume=run trainer.epochs=4 trains it further"),
