@@ -291,7 +291,7 @@ def save_predictions(run: RunDirectory, arrays: Mapping[str, np.ndarray[Any, Any
         arrays: as ``predictions`` returns them.
     """
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the arrays for allow_pickle
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's types allow for an array named allow_pickle
     write_atomically(run.path / "predictions.npz", buffer.getvalue())
 
 

@@ -97,7 +97,7 @@ def _missing_file(error: MissingConfigException, folders: Sequence[Path]) -> str
     name = error.missing_cfg_file or ""
     where = _where(text, folders)
     if "primary config" in text.lower():
-        return f"{text.partition('. Check')[0]}: --config-name and --config-path must lead to a file like train.yaml"
+        return f"{text.partition('. Check')[0]}: --config-name and --config-path must name a file like train.yaml"
     group = max((group for group in groups(folders) if name.startswith(f"{group}/")), key=len, default="")
     if error.options is None:
         return f"{where}defaults name {name}, and there is no such file"

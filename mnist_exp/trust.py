@@ -136,9 +136,9 @@ def _check_target(section: str, rule: _Rule, path: str, node: Mapping[str, Any],
 def _reason_to_refuse(section: str, rule: _Rule, node: Mapping[str, Any], found: Any) -> str | None:
     """Why ``found``, which a target of ours or of PyTorch names, is not allowed; None if it is."""
     if section == "callbacks" and dict(node) != {"_target_": TENSORBOARD}:
-        return f"of ours, only {TENSORBOARD} as it is"
+        return f"of our callbacks, only {TENSORBOARD} without arguments"
     if section == "logger" and node["_target_"] != WANDB:
-        return f"of ours, only {WANDB}"
+        return f"of our loggers, only {WANDB}"
     derived = rule.base is not None and isinstance(found, type) and issubclass(found, rule.base)
     if not derived and found not in rule.functions:
         return f"it is no {rule.base.__name__ if rule.base else 'loader of data'}"

@@ -1,4 +1,4 @@
-"""A user's mistake gets one line that says what, where and what is allowed, exit status 2, and leaves nothing behind."""
+"""A user's mistake gives one line with what, where and what is allowed, and exit status 2; no file is written."""
 
 from __future__ import annotations
 
@@ -322,7 +322,7 @@ def test_equal_numbers_hash_alike(key: str, values: Sequence[str], composed: Cal
     assert hashes != {config_hash(check(composed(*base)))} or key == "scheduler.final"
 
 
-def test_an_argument_of_a_constructor_counts_though_it_is_the_default_of_the_schema(
+def test_an_argument_equal_to_the_default_of_the_schema_is_hashed(
     composed: Callable[..., dict[str, Any]],
 ) -> None:
     """``torch.optim.AdamW`` without a weight decay decays by 0.01."""

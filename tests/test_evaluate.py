@@ -23,7 +23,7 @@ from mnist_exp.training import load_checkpoint
 
 @pytest.fixture
 def run(trained: Callable[..., Path], small: list[str]) -> Path:
-    """A finished run whose result is an average of weights, at a place where it was not trained."""
+    """A completed run with averaged weights, moved to another folder."""
     return trained("moved", *small, "regularization=ema", "trainer.epochs=4")
 
 
@@ -58,7 +58,7 @@ def test_tables_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert not (run / "evaluation.json").exists()
 
 
-def test_other_data_is_prepared_as_the_network_knows_it(
+def test_other_data_are_prepared_as_for_training(
     mnist_train: Callable[..., int], small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert mnist_train(*small, "data.image_size=32", "model.padding=0", "data.mean=0.2", "hydra.run.dir=run") == 0
@@ -138,7 +138,7 @@ def test_folder_and_name_of_the_data(
 def test_a_result_that_cannot_be_written_is_printed(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First in a directory that is read only, or on a full disk; then at a place that was asked for."""
+    """First in a read-only directory or on a full disk; then in a folder of --output."""
 
     def refuse(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
@@ -157,7 +157,7 @@ def test_a_result_that_cannot_be_written_is_printed(
     assert done.stderr == "mnist-eval: file: the result is not written there: File exists\n"
 
 
-def test_a_path_inside_a_run_is_answered_with_the_run(
+def test_for_a_path_inside_a_run_the_run_is_suggested(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mnist_exp.cli import demo, predict, report

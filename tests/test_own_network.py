@@ -1,4 +1,4 @@
-"""A researcher's own network is as much at home as ours; what is refused leaves nothing on disk."""
+"""A user's own network works as ours do; after a refusal there is nothing on disk."""
 
 from __future__ import annotations
 
@@ -145,8 +145,8 @@ def test_a_refused_job_stops_the_sweep_before_anything_is_stored(
     assert not Path("sweep").exists()
 
 
-def test_an_empty_pixel_is_the_data_s_own(composed: Callable[..., dict[str, Any]]) -> None:
-    """The 1998 network pads images with what an empty pixel is after normalisation."""
+def test_background_is_the_normalised_empty_pixel(composed: Callable[..., dict[str, Any]]) -> None:
+    """The 1998 network pads images with the normalised value of an empty pixel."""
     from mnist_exp.components import build_model
     from mnist_exp.config import check
 

@@ -1,4 +1,4 @@
-"""A stored run goes on: what sets ``resume`` resumes or is refused, data are found again, more epochs equal a longer run."""
+"""Resuming a stored run: allowed and refused settings, moved data, more epochs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ STEP = ["scheduler=step_decay", "scheduler.every=1", "scheduler.gamma=0.5"]
 
 
 @pytest.mark.parametrize("recipe", [[], [*EVERYTHING, *STEP]], ids=["plain", "everything"])
-def test_a_complete_run_is_continued_to_the_bits_of_a_longer_one(
+def test_a_continued_run_equals_a_longer_one_bit_for_bit(
     recipe: list[str], mnist_train: Train, small: list[str], tmp_path: Path
 ) -> None:
     common = [*small, *TINY, *recipe]
@@ -96,7 +96,7 @@ def test_schedules_that_do_not_depend_on_the_number_of_epochs() -> None:
     assert same == OPEN_ENDED
 
 
-def test_a_schedule_over_all_epochs_needs_another_run_whose_command_is_printed(
+def test_a_schedule_over_all_epochs_needs_a_new_run(
     mnist_train: Train, small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert mnist_train(*small, *TINY, "scheduler=cosine", "model=mlp", "model.hidden=[8]", "hydra.run.dir=run") == 0
@@ -221,7 +221,7 @@ def test_a_job_of_a_sweep_is_continued_as_a_copy(
 
 
 class TestDataThatMoved:
-    def test_it_is_found_through_mnist_dir_or_named_and_checked(
+    def test_mnist_dir_or_data_root_names_the_new_folder(
         self, mnist_train: Train, mnist_train_process: Callable[..., Any], idx_folder: Callable[..., Path], tmp_path: Path,
         capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip

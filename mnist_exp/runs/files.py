@@ -164,7 +164,7 @@ def refuse_links_for_wandb(directory: Path) -> None:
                     _refuse_unless_regular(path, mode, folder_too=True)
         settings = directory / root / "settings"
         if os.path.lexists(settings):
-            raise RunDirectoryError(f"{settings} would tell W&B where to send runs; remove it")
+            raise RunDirectoryError(f"{settings} would change where W&B sends runs; remove it")
 
 
 def _descriptor(path: Path, flags: int, below: Path) -> int:
