@@ -210,7 +210,7 @@ def _allowed(key: str, kind: str, message: str, value: Any) -> str:
     if kind == "string_pattern_mismatch" and key in PATTERNS:
         return PATTERNS[key]
     if kind in NO_LIST and value is None:
-        return f"should be a list; an empty one is {typed(key, [])}"
+        return f"should be a list; for an empty one type {typed(key, [])}"
     if kind in NO_LIST and not isinstance(value, Mapping):
         return f"should be a list: {typed(key, [value])}"
     if key.partition(".")[0] == "callbacks" and kind in {"model_type", "model_attributes_type", "dict_type"}:

@@ -104,7 +104,7 @@ def _load_data(run: Run, config: Config, overrides: Sequence[str]) -> Dataset:
         if overrides or not run.config.data.folder:
             raise
         command = shlex.join(["mnist-eval", str(run.path), "data.root=FOLDER"])
-        raise UsageError(f"{error}; if they are elsewhere: {command}") from error
+        raise UsageError(f"{error}; if the data are elsewhere: {command}") from error
 
 
 def _confusion_matrix(logits: Tensor, labels: Tensor) -> list[list[int]]:

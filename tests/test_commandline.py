@@ -217,7 +217,7 @@ def test_advice_works_as_printed(
     assert mnist_train(*arguments) == 2
     message = capsys.readouterr().err.rstrip("\n")
     found = re.findall(
-        r"(?:type|as|list:|of it:|hold some out:|with mnist-train) ((?:-m )?(?:'[^']*'|\"[^\"]*\"|[^ ,'\"])*(?:'[^']*')?)",
+        r"(?:type|as|list:|hold some out:|with mnist-train) ((?:-m )?(?:'[^']*'|\"[^\"]*\"|[^ ,'\"])*(?:'[^']*')?)",
         message,
     )
     assert found, message

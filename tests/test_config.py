@@ -98,7 +98,7 @@ MISTAKES = [
     (["hydra.run.dir=${nope}"], "hydra.run.dir: there is no nope to take its value from"),
     (["optimizer.lr='0.05'"], 'optimizer.lr="0.05" should be a valid number'),
     (["logger.tags=mytag"], "logger.tags=mytag should be a list: 'logger.tags=[mytag]'"),
-    (["logger.tags=null"], "logger.tags=null should be a list; an empty one is 'logger.tags=[]'"),
+    (["logger.tags=null"], "logger.tags=null should be a list; for an empty one type 'logger.tags=[]'"),
     (["logger.timeout_seconds=abc"], "logger.timeout_seconds=abc should be a valid number"),
     (["logger.project=null"], "logger.project=null should be a valid string"),
     (["+logger.colour=red"], "logger.colour is not a key"),

@@ -129,7 +129,7 @@ def test_folder_and_name_of_the_data(
     here.rename(tmp_path / "gone")
     assert status_of(evaluate.main, "run") == 2
     assert capsys.readouterr().err == (
-        f"mnist-eval: {here}: does not exist; if they are elsewhere: mnist-eval run data.root=FOLDER\n"
+        f"mnist-eval: {here}: does not exist; if the data are elsewhere: mnist-eval run data.root=FOLDER\n"
     )
     assert status_of(evaluate.main, "run", "data.root=gone") == 0
     assert "as the run recorded it" in capsys.readouterr().out

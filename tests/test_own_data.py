@@ -134,7 +134,7 @@ def test_colour_images(
 
     capsys.readouterr()
     assert status_of(predict.main, "run", "run/worst_digits.png", "--trust", "own_colours") == 2
-    line = "knows 10 classes of colour images; pictures are classified with networks for grey images in 10 classes only"
+    line = "has 10 classes of colour images; pictures are classified with networks for grey images in 10 classes only"
     assert capsys.readouterr().err == f"mnist-predict: run {line}\n"
 
 

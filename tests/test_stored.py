@@ -136,8 +136,8 @@ def test_what_cannot_be_resumed_is_one_line_and_changes_nothing(
          "evaluates it, mnist-train resume=run trainer.epochs=4 trains it further"),
         ("resume=run trainer.epochs=1", "run has 2 epochs already; trainer.epochs=1 is not more"),
         ("resume=run trainer.epochs=0", "trainer.epochs=0 should be greater than or equal to 1"),
-        ("resume=stopped trainer.epochs=20", "stopped was ended by early stopping after 2 of 9 epochs; it would end there "
-         "with more, too"),
+        ("resume=stopped trainer.epochs=20", "stopped was ended by early stopping after 2 of 9 epochs; with more epochs it "
+         "would end there, too"),
         ("resume=run data.root=x", "data.root is not a key of the stored configuration"),
         ("resume=run logger.mode=offline", "logger.mode=offline: the run has no logger; choose one, too: logger=wandb"),
         ("resume=", "resume= needs a run directory: mnist-train resume=DIR"),
