@@ -2,13 +2,14 @@
 # make test         install into .venv, run all checks and tests; SEED=2 runs them in another order
 # make coverage     the same tests, and which lines of the package they leave out
 # make check        lint, types, directions of imports, and the tests that take a moment
-# make soak       kill runs and sweeps at every change of a file, and finish them: an hour or so
+# make soak       fuzz every reader; kill runs and sweeps at every change of a file, and finish them: an hour or so
 # make format       format the code
 # make docs         build the documentation site into outputs/site
 # make clean        remove .venv
 PYTHON ?= python3
 VENV   ?= .venv
 SEED   ?= 1
+FUZZ   ?= 5000
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST  = $(BIN)/python -m pytest --numprocesses=auto --dist=loadgroup --randomly-seed=$(SEED)
@@ -45,6 +46,7 @@ check: $(VENV)/.installed-dev
 	$(PYTEST) -q $(FAST)
 
 soak: $(VENV)/.installed-dev
+	FUZZ_EXAMPLES=$(FUZZ) $(BIN)/python -m pytest -q tests/faults/test_fuzz.py
 	$(BIN)/python tests/faults/soak.py
 
 format: $(VENV)/.installed-dev

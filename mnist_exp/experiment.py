@@ -41,6 +41,7 @@ from mnist_exp.training import (
     TrainState,
     drop_previous,
     fit,
+    fitting,
     load_checkpoint,
     load_last_whole,
     predict,
@@ -164,7 +165,9 @@ def _build_and_fit(
     if run.config.show_layers:
         console.print_layers(parts.layers)
     if has_checkpoint:
-        parts.state.load_state_dict(load_last_whole(run.last_checkpoint, parts.state.device))
+        checkpoint = load_last_whole(run.last_checkpoint, parts.state.device)
+        with fitting(run.last_checkpoint):
+            parts.state.load_state_dict(checkpoint)
     elif parts.init_from:
         run.update(init_from=parts.init_from)
     run.keep_metrics(parts.state.epoch)
@@ -274,7 +277,9 @@ def _result(run: RunDirectory, parts: Parts, seconds: dict[str, float]) -> dict[
     seconds["eval"] = sum(row["eval_seconds"] for row in rows)
     best = {"epoch": state.best_epoch, "val_accuracy": state.best_accuracy, "val_loss": state.best_loss}
     if run.config.trainer.selection == "best":
-        state.load_state_dict(load_checkpoint(run.best_checkpoint, device))
+        best_state = load_checkpoint(run.best_checkpoint, device)
+        with fitting(run.best_checkpoint):
+            state.load_state_dict(best_state)
     logits = predict(state, parts.dataset.test.images, parts.train_config)
     save_predictions(run, predictions(logits, parts.dataset))
     return {

@@ -21,7 +21,8 @@ from mnist_exp.data.splits import as_input
 from mnist_exp.errors import UsageError
 from mnist_exp.runs import Run, RunDirectoryError, read_run
 from mnist_exp.runs.files import exists
-from mnist_exp.training import evaluate, load_checkpoint
+from mnist_exp.runs.reading import read_predictions
+from mnist_exp.training import evaluate, fitting, load_checkpoint
 from mnist_exp.trust import check_target_types
 
 
@@ -48,7 +49,10 @@ def trained_model(
     except OSError as error:
         raise RunDirectoryError(f"{checkpoint} cannot be read: {error.strerror}") from error
     model = build_model(config).to(device)
-    model.load_state_dict(state["model"] if state["ema"] is None else state["ema"]["model"])
+    with fitting(checkpoint):
+        model.load_state_dict(state["model"] if state["ema"] is None else state["ema"]["model"])
+        if not (isinstance(state["epoch"], int) and isinstance(state["step"], int)):
+            raise TypeError("epoch and step are not whole numbers")
     if kernels and run.record.backend == "native" and device.type == "cpu":
         with suppress(native.NativeUnavailable):  # PyTorch's result is the same up to rounding
             native.attach(model)
@@ -137,8 +141,7 @@ def training_images(run: Run, data: Data | OwnData, size: int) -> TrainingImages
     other = download if download not in {None, "MNIST"} else None
     own = download is None and data.target != "mnist_exp.data.mnist5k"
     try:
-        with np.load(run.path / "predictions.npz") as arrays:
-            images = arrays["worst_images"]
+        images = read_predictions(run.path)["worst_images"]
         edges = np.concatenate([images[:, [0, -1]].ravel(), images[:, :, [0, -1]].ravel()])
         dark_ink = bool(np.median(edges) > 127)
         shown = (255 - images if dark_ink else images) > 25

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.loggers.wandb_private import server_refused_rows
-from mnist_exp.runs.files import open_file
+from mnist_exp.runs.reading import read_predictions
 
 if TYPE_CHECKING:
     import wandb
@@ -15,19 +15,17 @@ if TYPE_CHECKING:
 
 def errors_as_media(directory: Path) -> dict[str, Any]:
     """The confusion matrix and the worst test images as W&B's images by name; nothing without predictions."""
-    import numpy as np
     import wandb
 
     from mnist_exp.pictures import confusion_matrix, worst_digits
 
     try:
-        with open_file(directory / "predictions.npz") as file, np.load(file) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = read_predictions(directory)
     except FileNotFoundError:
         return {}
     media = {"confusion_matrix": wandb.Image(confusion_matrix(arrays["logits"], arrays["labels"]))}
     if "worst" in arrays:
-        media["worst_digits"] = wandb.Image(worst_digits(**arrays))
+        media["worst_digits"] = wandb.Image(worst_digits(*(arrays[name] for name in ("logits", "labels", "worst", "worst_images"))))
     return media
 
 

@@ -22,6 +22,7 @@ from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.reports.test_set import HardDigit, TestSet
 from mnist_exp.runs import Run, RunDirectoryError, Status, find_runs, read_run
 from mnist_exp.runs.files import open_file
+from mnist_exp.runs.reading import read_predictions
 
 
 @dataclass
@@ -218,9 +219,7 @@ class _Gathering:
     def _add_predictions(self, arm: Arm, seed: int, run: Run) -> None:
         file = run.path / "predictions.npz"
         try:
-            # Opened here, because numpy leaves open what it cannot read.
-            with open_file(file) as stream, np.load(stream, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            arrays = read_predictions(run.path)
             logits, truth = arrays["logits"], arrays["labels"].astype(np.int64)
             classes = logits.shape[1]
             if len(logits) != len(truth) or not len(truth) or truth.min() < 0 or truth.max() >= classes:
@@ -228,7 +227,10 @@ class _Gathering:
         except FileNotFoundError:
             self.notes.append(f"{file} is missing: the run counts for accuracy, not for errors or tests by image")
             return
-        except Exception as error:  # zipfile, zlib and numpy raise what they please for a damaged archive
+        except RunDirectoryError as error:
+            self.notes.append(f"{error}: no errors or tests by image for that run")
+            return
+        except Exception as error:  # arrays of another shape or type
             reason = " ".join(str(error).split()) or type(error).__name__
             self.notes.append(f"{file} cannot be read ({reason}): no errors or tests by image for that run")
             return

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -27,11 +27,14 @@ import yaml
 from filelock import FileLock
 
 from mnist_exp.config import Config
-from mnist_exp.errors import typed
+from mnist_exp.errors import as_typed, typed
+from mnist_exp.hashing import HASH_VERSION, NOT_HASHED, config_hash
 from mnist_exp.runs.files import (
+    LARGEST_TEXT,
     TEMPORARY,
     RunDirectoryError,
     open_file,
+    read_file,
     refuse_links,
     write_atomically,
 )
@@ -121,6 +124,7 @@ class RunDirectory:
         lock = acquire(path)
         try:
             before = read_record(path), read_config(path)  # again, because they may have changed before we had the lock
+            _refuse_edited_config(path, *before)
             changes, config = (revise or _unchanged(path))(*before)
         except BaseException:
             lock.release()
@@ -209,6 +213,35 @@ class RunDirectory:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomically(self.path / "metrics.jsonl", text.encode())
         return rows
+
+
+def _refuse_edited_config(path: Path, record: RunRecord, config: Config) -> None:
+    """Refuse to continue a run whose settings have another hash than those that it began with.
+
+    Raises:
+        RunDirectoryError: as said; the message names the settings, as far as ``.hydra/config.yaml`` has them as plain values.
+    """
+    if record.config_hash_version != HASH_VERSION or config_hash(config) == record.config_hash:
+        return
+    try:
+        began = yaml.safe_load(read_file(path / ".hydra" / "config.yaml", LARGEST_TEXT, below=path))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        began = {}
+    changes = [f"{key}={as_typed(now)}, was {as_typed(was)}" for key, was, now in _changed(began, config.plain())]
+    shown = f" ({'; '.join(changes)})" if changes else ""
+    raise RunDirectoryError(
+        f"{path / 'config.yaml'} was edited after the run began{shown}; put it back, or start a new run: "
+        f"{record.command or 'mnist-train'}"
+    )
+
+
+def _changed(before: Any, after: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys in both trees with another plain value in each, with these values."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in [key for key in after if key in before and f"{prefix}{key}" not in NOT_HASHED]:
+            yield from _changed(before[key], after[key], f"{prefix}{key}.")
+    elif before != after and "${" not in str(before):
+        yield prefix.rstrip("."), before, after
 
 
 def _unchanged(path: Path) -> Revision:

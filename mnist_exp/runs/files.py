@@ -23,6 +23,7 @@ NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 HAS_DIR_FD = os.open in os.supports_dir_fd and bool(NO_LINK)
 FOLDERS = ("checkpoints", ".hydra")
 LARGEST = 2**30  # bytes of a file that is read at once; MNIST's largest has 47 million
+LARGEST_TEXT = 2**26  # of JSON and YAML, which need many times their size in memory
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")  # names of incomplete files of write_atomically
 # Links that W&B creates itself, and replaces without following them.
 WANDB_LINKS = {"latest-run", "debug.log", "debug-internal.log", "debug-core.log"}
@@ -47,6 +48,23 @@ def open_file(path: Path, mode: str = "rb", *, below: Path | None = None) -> IO[
         return _descriptor(path, flags, below or path.parent)
 
     return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)
+
+
+def read_file(path: Path, largest: int = LARGEST, *, below: Path | None = None) -> bytes:
+    """The content of a file.
+
+    Args:
+        below: as for ``open_file``.
+
+    Raises:
+        RunDirectoryError: as for ``open_file``, or the file has more than ``largest`` bytes.
+        OSError: as ``open`` does.
+    """
+    with open_file(path, below=below) as file:
+        content: bytes = file.read(largest + 1)
+    if len(content) > largest:
+        raise RunDirectoryError(f"{path} cannot be read: it has more than {largest} bytes")
+    return content
 
 
 def exists(path: Path, *, below: Path | None = None) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -16,9 +17,12 @@ from pydantic_core import from_json
 
 from mnist_exp.config import Config, check
 from mnist_exp.errors import UsageError, explain_validation
-from mnist_exp.runs.files import RunDirectoryError, open_file
+from mnist_exp.runs.files import LARGEST, LARGEST_TEXT, RunDirectoryError, open_file, read_file
 from mnist_exp.runs.locking import is_locked
 from mnist_exp.runs.record import FIGURES, Metrics, RunRecord, Status
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C library, if installed, is ten times as fast
 
@@ -108,8 +112,7 @@ def read_record(path: Path) -> RunRecord:
         RunDirectoryError: it is missing, not a record of this project, or a value has the wrong type.
     """
     try:
-        with open_file(path / "run.json") as file:
-            content = file.read()
+        content = read_file(path / "run.json", LARGEST_TEXT)
         record = from_json(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunDirectoryError(explain_no_run(path)) from error
@@ -132,15 +135,14 @@ def read_config(path: Path) -> Config:
     """
     file = path / "config.yaml"
     try:
-        with open_file(file, "r") as stream:
-            tree = yaml.load(stream, LOADER)  # noqa: S506  # a SafeLoader, in C where there is libyaml
+        tree = yaml.load(read_file(file, LARGEST_TEXT), LOADER)  # noqa: S506  # a SafeLoader, in C where there is libyaml
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RunDirectoryError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict) or not {"data", "model", "trainer"} <= tree.keys():
         raise RunDirectoryError(f"{file} is not the configuration of a run of this project")
     for section in tree.values():
-        if isinstance(section, dict) and (target := section.get("_target_")) in RENAMED:
-            section["_target_"] = RENAMED[target]
+        if isinstance(section, dict) and isinstance(target := section.get("_target_"), str):
+            section["_target_"] = RENAMED.get(target, target)
     try:
         return check(tree)
     except UsageError as error:
@@ -155,17 +157,44 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     file = path / "metrics.jsonl"
     try:
-        with open_file(file, "r") as stream:
-            lines = stream.read().splitlines()
+        lines = read_file(file, LARGEST_TEXT).splitlines()
     except FileNotFoundError:
         lines = []
+    except OSError as error:
+        raise RunDirectoryError(f"{file} cannot be read: {error}") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
             row = METRICS.validate_python(json.loads(line))
         except (ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
-            if number == len(lines) and not line.endswith("}"):
+            if number == len(lines) and not line.endswith(b"}"):
                 break
             raise RunDirectoryError(f"{file}, line {number}: not a metrics line") from error
         rows.append(row)
     return rows
+
+
+def read_predictions(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays in ``predictions.npz`` of a run directory.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RunDirectoryError: it is damaged, or holds objects, or more than ``LARGEST`` bytes.
+    """
+    import numpy as np
+
+    file = path / "predictions.npz"
+    try:
+        # Opened here, because numpy does not close a file that it cannot read.
+        with open_file(file) as stream:
+            with zipfile.ZipFile(stream) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
+                    raise ValueError(f"more than {LARGEST} bytes, decompressed")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+    except (FileNotFoundError, RunDirectoryError):
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise many types for a damaged archive
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RunDirectoryError(f"{file} cannot be read: {reason}") from error

@@ -10,12 +10,14 @@ import io
 import logging
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mnist_exp.runs.files import LARGEST, RunDirectoryError, exists, open_file, write_atomically
+from mnist_exp.runs.files import RunDirectoryError, exists, read_file, write_atomically
 
 LOG = logging.getLogger("mnist_exp")
 MARK = b"sha256 "
@@ -48,10 +50,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         RunDirectoryError: it is damaged, or holds more than tensors and plain data; or ``path`` or its folder,
             ``checkpoints/``, is a link.
     """
-    with open_file(path, below=path.parent.parent) as file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise RunDirectoryError(f"{path} is larger than {LARGEST} bytes, which no checkpoint is")
+    content = read_file(path, below=path.parent.parent)
     try:
         _check_digest(content)
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
@@ -60,6 +59,21 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise RunDirectoryError(f"{path} is no checkpoint: it holds a {type(state).__name__}")
     return state
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Within it, the content of a checkpoint is used.
+
+    Raises:
+        RunDirectoryError: it lacks something, or has a value of another type or shape.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = f"it has no {reason}" if isinstance(error, KeyError) else reason
+        raise RunDirectoryError(f"{path} is not a checkpoint of this run: {reason[:300]}") from error
 
 
 def load_last_whole(path: Path, device: torch.device) -> dict[str, Any]:

@@ -102,14 +102,30 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what ``state_dict`` returned.
+
+        Raises:
+            Exception: ``state`` lacks something, or has a value of another type or shape. PyTorch raises many types.
+        """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         for name in self.COUNTERS:
-            setattr(self, name, state[name])
+            self._set_counter(name, state[name])
         restore_random_state(state["random"], self.device)
+
+    def _set_counter(self, name: str, value: Any) -> None:
+        own = getattr(self, name)
+        if isinstance(own, Tensor):
+            fits = isinstance(value, Tensor) and (value.shape, value.dtype) == (own.shape, own.dtype)
+        else:
+            numbers = (int,) if isinstance(own, int) else (int, float)
+            fits = isinstance(value, numbers) and not isinstance(value, bool)
+        if not fits:
+            raise TypeError(f"{name} is of another type or shape")
+        setattr(self, name, value)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -206,7 +206,7 @@ class TestNotes:
         made = make(runs)
         notes = "\n".join(made.comparison.notes)
         assert f"{runs}/base-0/predictions.npz is missing: the run counts for accuracy" in notes
-        assert f"{runs}/base-1/predictions.npz cannot be read (" in notes
+        assert f"{runs}/base-1/predictions.npz cannot be read: " in notes
         assert next(pair.images.pairs for pair in made.pairs if pair.arm.label == "wide" and pair.images) == 2
 
     def test_runs_that_are_still_running(self, tmp_path: Path, composed: Compose) -> None:
