@@ -25,7 +25,9 @@ def errors_as_media(directory: Path) -> dict[str, Any]:
         return {}
     media = {"confusion_matrix": wandb.Image(confusion_matrix(arrays["logits"], arrays["labels"]))}
     if "worst" in arrays:
-        media["worst_digits"] = wandb.Image(worst_digits(*(arrays[name] for name in ("logits", "labels", "worst", "worst_images"))))
+        media["worst_digits"] = wandb.Image(
+            worst_digits(arrays["logits"], arrays["labels"], arrays["worst"], arrays["worst_images"])
+        )
     return media
 
 
