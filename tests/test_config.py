@@ -300,7 +300,8 @@ def test_the_typed_configuration_is_the_composed_one(choice: str, composed: Call
     folder = ["data.root=/d"] if choice in {"data=idx", "data=png"} else []
     tree = composed(choice, *folder)
     config = check(tree)
-    assert config.plain() == {key: value for key, value in tree.items() if key not in {"sweep", "trust"}}
+    stored = {key: value for key, value in tree.items() if key not in {"sweep", "trust"}}
+    assert config.plain() == {**stored, "logger": tree.get("logger") or None, "callbacks": tree.get("callbacks") or {}}
     assert check(config.plain()).plain() == config.plain()
     assert config_hash(check(config.plain())) == config_hash(config)
 

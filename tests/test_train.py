@@ -339,7 +339,7 @@ def test_teachers_that_cannot_teach(
         ("nowhere", [], "nowhere is not a directory"),
         ("teacher/run.json", [], "teacher/run.json is inside a run directory; type that one instead: teacher"),
         ("diverged", [], f"{tmp_path}/diverged is diverged; a teacher must be completed"),
-        ("teacher", ["data.val_size=64"], f"{tmp_path}/teacher was trained with data.val_size=0; a teacher must have"),
+        ("teacher", ["data.val_size=64"], f"{tmp_path}/teacher was trained with data.val_size=0; a teacher needs the"),
         (
             "teacher",
             ["data.swap_splits=true"],

@@ -76,7 +76,7 @@ def test_no_link_is_followed_and_training_goes_on(tmp_path: Path, caplog: pytest
         log(tmp_path / "run", range(1, 3))
     assert list((tmp_path / "outside").iterdir()) == []
     (message,) = [record.getMessage() for record in caplog.records]
-    assert "is a link, which is not followed" in message
+    assert "is a link, and links are not followed" in message
     assert message.endswith("; training is not affected")
 
 
