@@ -6,6 +6,7 @@ An argument that a constructor refuses is reported in one line. Nothing is writt
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -40,8 +41,25 @@ SETTING_OF_ARGUMENT = {
 }
 
 
+_KEPT: dict[str, Dataset] | None = None
+
+
+@contextmanager
+def keep_data() -> Iterator[None]:
+    """Within it, ``build_data`` keeps the last data set of this package and returns it again for the same settings.
+
+    The jobs of a sweep in one process then read their files once.
+    """
+    global _KEPT
+    _KEPT = {}
+    try:
+        yield
+    finally:
+        _KEPT = None
+
+
 def build_data(data: Data | OwnData, *, may_download: bool = True) -> Dataset:
-    """The data set, on the CPU.
+    """The data set, on the CPU. Its tensors may be shared with other runs of this process: do not change them.
 
     Args:
         may_download: whether missing files may be downloaded into ``data.root``. The user's cache is always allowed.
@@ -56,8 +74,7 @@ def build_data(data: Data | OwnData, *, may_download: bool = True) -> Dataset:
     try:
         with explain_refusal("data", section):
             if isinstance(data, Data):
-                dataset: Dataset = instantiate(section)
-                return dataset
+                return _read_or_kept(section)
             preparation = data.model_dump(include=set(Preparation.model_fields))
             returned = instantiate({key: value for key, value in section.items() if key not in preparation})
             try:
@@ -67,6 +84,18 @@ def build_data(data: Data | OwnData, *, may_download: bool = True) -> Dataset:
                 raise DataError(text if text.startswith("data.") else f"data._target_={data.target}: {text}") from error
     except UsageError as error:
         raise DataRefused(str(error)) from error
+
+
+def _read_or_kept(section: dict[str, Any]) -> Dataset:
+    key = json.dumps(section, sort_keys=True)
+    if _KEPT is not None and key in _KEPT:
+        return _KEPT[key]
+    if _KEPT is not None:
+        _KEPT.clear()  # before the next is read, so that two are never in memory
+    dataset: Dataset = instantiate(section)
+    if _KEPT is not None:
+        _KEPT[key] = dataset
+    return dataset
 
 
 def image_properties(dataset: Dataset) -> ImageProperties:

@@ -168,10 +168,8 @@ def _build_and_fit(
         checkpoint = load_last_whole(run.last_checkpoint, parts.state.device)
         with fitting(run.last_checkpoint):
             parts.state.load_state_dict(checkpoint)
-    elif parts.init_from:
-        run.update(init_from=parts.init_from)
     run.keep_metrics(parts.state.epoch)
-    _record_parts(run, parts)
+    _record_parts(run, parts, has_checkpoint)
     parts.on_identity = lambda identity: run.update(wandb=identity)
     ending.callbacks += parts.callbacks
     ending.callbacks += _further_callbacks(run)
@@ -214,15 +212,15 @@ def _warn_of_too_many_threads(parts: Parts) -> None:
 
 
 def _compare_data(run: RunDirectory, dataset: Dataset, has_checkpoint: bool) -> None:
-    """Record the digest of the data when a run starts, and compare it when the run is resumed.
+    """Compare the digest of the data with the recorded one when a run is resumed.
 
     Raises:
         UsageError: the digests differ.
     """
     recorded = run.record.data_digest
     if not has_checkpoint:
-        run.update(data_digest=dataset.digest)
-    elif recorded is None:
+        return
+    if recorded is None:
         LOG.warning("an earlier version recorded no digest of the data; whether they are the same is not checked")
     elif recorded != dataset.digest:
         raise UsageError(
@@ -231,8 +229,10 @@ def _compare_data(run: RunDirectory, dataset: Dataset, has_checkpoint: bool) -> 
         )
 
 
-def _record_parts(run: RunDirectory, parts: Parts) -> None:
+def _record_parts(run: RunDirectory, parts: Parts, has_checkpoint: bool) -> None:
+    first = {} if has_checkpoint else {"data_digest": parts.dataset.digest, "init_from": parts.init_from}
     run.update(
+        **first,
         parameters=count_parameters(parts.state.model),
         macs=sum(layer.macs for layer in parts.layers),
         threads=parts.threads,

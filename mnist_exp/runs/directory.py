@@ -33,6 +33,7 @@ from mnist_exp.runs.files import (
     LARGEST_TEXT,
     TEMPORARY,
     RunDirectoryError,
+    exists,
     open_file,
     read_file,
     refuse_links,
@@ -203,15 +204,17 @@ class RunDirectory:
         """
         rows = [row for row in read_metrics(self.path) if row["epoch"] <= epochs]
         found = [row["epoch"] for row in rows]
-        wrong = [f"{found.count(epoch)} of epoch {epoch}" for epoch in range(1, epochs + 1) if found.count(epoch) != 1]
+        wrong = next((epoch for epoch in range(1, epochs + 1) if found.count(epoch) != 1), None)
         if wrong or found != sorted(found):
-            problem = f"it has {wrong[0]}" if wrong else "they are in another order"
+            problem = f"it has {found.count(wrong)} of epoch {wrong}" if wrong else "they are in another order"
             raise RunDirectoryError(
                 f"{self.path / 'metrics.jsonl'} should have a line of each of the {epochs} epochs of the checkpoint, and "
                 f"{problem}; restore the file, or train again: {self.record.command or 'mnist-train'}"
             )
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_atomically(self.path / "metrics.jsonl", text.encode())
+        file = self.path / "metrics.jsonl"
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        if content != (read_file(file) if exists(file) else b""):
+            write_atomically(file, content)
         return rows
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,8 +29,12 @@ def provenance(source: Path) -> dict[str, Any]:
     }
 
 
+@cache
 def git_state(source: Path) -> dict[str, Any] | None:
-    """The commit of the checkout that contains ``source``, and whether tracked files differ from it; None without one."""
+    """The commit of the checkout that contains ``source``, and whether tracked files differ from it; None without one.
+
+    Read once: a process keeps the code that it has imported.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(source), *arguments]
@@ -126,6 +131,7 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
