@@ -16,7 +16,6 @@ from torch import nn
 from mnist_exp import native
 from mnist_exp.components import build_model
 from mnist_exp.config import Data, OwnData
-from mnist_exp.data.handwriting import like_mnist
 from mnist_exp.data.splits import as_input
 from mnist_exp.errors import UsageError
 from mnist_exp.runs import Run, RunDirectoryError, read_run
@@ -97,6 +96,8 @@ class TrainingImages:
                 f"this network was trained on {self.other}, not on digits, and takes only pictures like those: "
                 f"28x28 pixels, grey; this one has {colours.shape[1]}x{colours.shape[0]}"
             )
+        from mnist_exp.data.handwriting import like_mnist  # loads scipy.ndimage, which training does not need
+
         digit = like_mnist(colours, self.box)
         remark = "was framed as a digit, and this network was trained on data of your own" if self.own else None
         return 255 - digit if self.dark_ink else digit, remark
