@@ -102,24 +102,13 @@ def prepare(
     Raises:
         DataError: a setting is out of range, contradicts the images, or asks for more of them than there are.
     """
-    if image_size is not None and image_size < 1:
-        raise DataError(f"data.image_size={image_size} is not positive")
-    if std is not None and not np.all(np.array(std) > 0):
-        raise DataError(f"data.std={std} is not positive")
-    if split_seed < 0:
-        raise DataError(f"data.split_seed={split_seed} is negative")
+    _check_ranges(image_size, std, split_seed)
     check_images(train, test, channels, num_classes)
     digest = content_digest(train, test)
     if swap_splits:
         train, test = test, train
     total = len(train.labels)
-    if not 0 <= val_size < total:
-        raise DataError(f"data.val_size={val_size} is not in 0..{total - 1}: there are {total} training images")
-    kept = total - val_size if limit is None else limit
-    if not 1 <= kept <= total - val_size:
-        raise DataError(
-            f"data.limit={limit} is not in 1..{total - val_size}: {total} training images less data.val_size={val_size}"
-        )
+    kept = _training_size(total, val_size, limit)
 
     order = stratified_order(train.labels, split_seed) if val_size or limit is not None else np.arange(total)
     trained_on = np.sort(order[val_size : val_size + kept])
@@ -142,6 +131,32 @@ def prepare(
         mean=mean,
         std=std,
     )
+
+
+def _check_ranges(image_size: int | None, std: float | Sequence[float] | None, split_seed: int) -> None:
+    if image_size is not None and image_size < 1:
+        raise DataError(f"data.image_size={image_size} is not positive")
+    if std is not None and not np.all(np.array(std) > 0):
+        raise DataError(f"data.std={std} is not positive")
+    if split_seed < 0:
+        raise DataError(f"data.split_seed={split_seed} is negative")
+
+
+def _training_size(total: int, val_size: int, limit: int | None) -> int:
+    """The number of images to train on, of ``total`` training images.
+
+    Raises:
+        DataError: ``val_size`` or ``limit`` leaves none or asks for more than there are.
+    """
+    if not 0 <= val_size < total:
+        raise DataError(f"data.val_size={val_size} is not in 0..{total - 1}: there are {total} training images")
+    if limit is None:
+        return total - val_size
+    if not 1 <= limit <= total - val_size:
+        raise DataError(
+            f"data.limit={limit} is not in 1..{total - val_size}: {total} training images less data.val_size={val_size}"
+        )
+    return limit
 
 
 def labelled(returned: Any, num_classes: int) -> tuple[Labelled, Labelled]:

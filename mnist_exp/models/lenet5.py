@@ -6,7 +6,8 @@ parameters, all connections between the two convolutions, and a linear output: 6
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field, Strict, validate_call
@@ -24,6 +25,7 @@ from mnist_exp.models.layers import (
 from mnist_exp.types import BatchNorm, Channels, Classes, Count, Dropout, Flag
 
 POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+Activate = Callable[..., dict[str, nn.Module]]  # `activated` with its activation and position fixed
 Pair = Annotated[Sequence[Count], Field(min_length=2, max_length=2)]
 
 
@@ -76,32 +78,12 @@ class LeNet5(nn.Module):
         norms = batch_norm_of_layers(batch_norm, ("conv1", "conv2", "linear1", "linear2"), (True, True, False, False))
         drops = dropout_of_layers(dropout, ("linear1", "linear2", "linear3"))
         side = _last_map(image_size, padding, kernel_size)
-
-        def activate(index: int, norm: nn.Module | None) -> dict[str, nn.Module]:
-            return activated(activation=activation, norm=norm, position=batch_norm_position, index=index)
-
-        features: dict[str, nn.Module] = {}
-        features["conv1"] = nn.Conv2d(in_channels, maps1, kernel_size, padding=padding)
-        features |= activate(1, nn.BatchNorm2d(maps1) if norms[0] else None)
-        features["pool1"] = POOLINGS[pooling](2)
-        features["conv2"] = nn.Conv2d(maps1, maps2, kernel_size)
-        features |= activate(2, nn.BatchNorm2d(maps2) if norms[1] else None)
-        features["pool2"] = POOLINGS[pooling](2)
-
-        widths = (maps2 * side * side, width1, width2, num_classes)
-        classifier: dict[str, nn.Module] = {"flatten": nn.Flatten()}
-        for index, p in enumerate(drops, start=1):
-            if p > 0:
-                classifier[f"dropout{index}"] = nn.Dropout(p)
-            classifier[f"linear{index}"] = nn.Linear(widths[index - 1], widths[index])
-            if index < 3:
-                classifier |= activate(index, nn.BatchNorm1d(widths[index]) if norms[index + 1] else None)
-        if softmax_output:
-            classifier["softmax"] = nn.Softmax(dim=1)
+        activate = partial(activated, activation=activation, position=batch_norm_position)
+        widths = (maps2 * side * side, *hidden, num_classes)
 
         self.image_size, self.in_channels = image_size, in_channels
-        self.features = sequential(features)
-        self.classifier = sequential(classifier)
+        self.features = _features((in_channels, *channels), kernel_size, padding, pooling, norms[:2], activate)
+        self.classifier = _classifier(widths, drops, norms[2:], softmax_output, activate)
 
         differences = {
             f"{maps1}-{maps2} maps": (maps1, maps2) != (6, 16),
@@ -126,6 +108,35 @@ class LeNet5(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(images))
         return logits
+
+
+def _features(
+    maps: Sequence[int], kernel_size: int, padding: int, pooling: str, norms: Sequence[bool], activate: Activate
+) -> nn.Sequential:
+    """Both convolutions, each with its activation and pooling; only the first one has padding."""
+    layers: dict[str, nn.Module] = {}
+    for index, norm in enumerate(norms, start=1):
+        convolution = nn.Conv2d(maps[index - 1], maps[index], kernel_size, padding=padding if index == 1 else 0)
+        layers[f"conv{index}"] = convolution
+        layers |= activate(norm=nn.BatchNorm2d(maps[index]) if norm else None, index=index)
+        layers[f"pool{index}"] = POOLINGS[pooling](2)
+    return sequential(layers)
+
+
+def _classifier(
+    widths: Sequence[int], drops: Sequence[float], norms: Sequence[bool], softmax_output: bool, activate: Activate
+) -> nn.Sequential:
+    """The three linear layers, with the dropout before them and the activations between them."""
+    layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+    for index, p in enumerate(drops, start=1):
+        if p > 0:
+            layers[f"dropout{index}"] = nn.Dropout(p)
+        layers[f"linear{index}"] = nn.Linear(widths[index - 1], widths[index])
+        if index < 3:
+            layers |= activate(norm=nn.BatchNorm1d(widths[index]) if norms[index - 1] else None, index=index)
+    if softmax_output:
+        layers["softmax"] = nn.Softmax(dim=1)
+    return sequential(layers)
 
 
 def _last_map(image_size: int, padding: int, kernel_size: int) -> int:
