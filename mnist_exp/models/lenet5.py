@@ -1,7 +1,7 @@
-"""LeNet-5 as it is taught today, and its variants, as settings of one class.
+"""LeNet-5 in its modern form, and its variants.
 
-Against the network of 1998 (``LeNet5_1998``) the usual reading has ReLU for the scaled tanh, max pooling without
-parameters, all connections between the two convolutions, and a linear output: 61,706 parameters.
+Unlike the network of 1998 (``LeNet5_1998``) it has ReLU instead of the scaled tanh, max pooling without parameters, all
+connections between the two convolutions, and a linear output: 61,706 parameters.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class LeNet5(nn.Module):
 
     Args:
         image_size: height and width of an image in pixels.
-        padding: zeros around the image in front of the first convolution; the second has none.
+        padding: zeros added on each side before the first convolution; the second has no padding.
         channels: maps of the two convolutions.
         hidden: widths of the two hidden linear layers.
         kernel_size: height and width of the kernels of both convolutions.
@@ -46,13 +46,13 @@ class LeNet5(nn.Module):
         batch_norm_position: ``before`` or ``after`` the activation, always in front of the pooling.
         dropout: drop probability in front of each of the three linear layers; one number p means [0, p, p],
             the outputs of the hidden linear layers.
-        softmax_output: return probabilities instead of logits. In front of a cross-entropy, which applies a softmax of
-            its own, this bounds the loss from below by ln(e + 9) - 1 = 1.4612 for ten classes.
+        softmax_output: return probabilities instead of logits. The cross-entropy applies a softmax again, so the
+            loss cannot be lower than ln(e + 9) - 1 = 1.4612 for ten classes.
         num_classes: number of outputs.
         in_channels: of the images; 1 is grey, 3 is colour.
 
     Raises:
-        ValueError: a value is out of range, or image size, padding and kernel size leave no map.
+        ValueError: a value is out of range, or the images are too small for the kernels.
     """
 
     @validate_call
@@ -102,7 +102,7 @@ class LeNet5(nn.Module):
 
     @property
     def title(self) -> str:
-        """Name for people: "LeNet-5", and what differs from the network of 61,706 parameters, if anything."""
+        """Display name: "LeNet-5" and the differences from the network of 61,706 parameters."""
         return self._title
 
     def forward(self, images: Tensor) -> Tensor:
@@ -140,7 +140,11 @@ def _classifier(
 
 
 def _last_map(image_size: int, padding: int, kernel_size: int) -> int:
-    """Height and width in pixels of the maps that reach the first linear layer."""
+    """Height and width in pixels of the second pooling's output.
+
+    Raises:
+        ValueError: a convolution has less than 2x2 pixels of output.
+    """
     side = image_size + 2 * padding
     for layer in ("conv1", "conv2"):
         convolved = side - kernel_size + 1
