@@ -312,7 +312,7 @@ class TestDemo:
         silent = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(60)]
         try:
             assert [connection.recv(1) for connection in silent] == [b""] * 60
-            assert threading.active_count() - before <= server_of_demo.MOST_CONNECTIONS
+            assert threading.active_count() - before <= server_of_demo.MAX_CONNECTIONS
         finally:
             for connection in silent:
                 connection.close()

@@ -123,10 +123,10 @@ INLINE void convolve_pool(const float *x, long stride, const float *weight, cons
 
 // Columns taken together: an even number, so few that their sums fit into registers, and so many that a sum need not wait
 // for the last product (8 sums). Of those the one with the least work, counting what the last tile computes again.
-#define MOST_COLUMNS (V == 16 ? 12 : 6)
-#define WORK(T, W) ((T) > (W) || (T) > MOST_COLUMNS ? 1 << 20 : ((W) + (T) - 1) / (T) * ((T) < 4 ? 8 : 2 * (T)) * 16 + 15 - (T))
-#define LEAST_WORK(W) LEAST(LEAST(LEAST(WORK(2, W), WORK(4, W)), LEAST(WORK(6, W), WORK(8, W))), LEAST(WORK(10, W), WORK(12, W)))
-#define TILE(POOLED) (15 - LEAST_WORK(2 * (POOLED)) % 16)
+#define MAX_COLUMNS (V == 16 ? 12 : 6)
+#define WORK(T, W) ((T) > (W) || (T) > MAX_COLUMNS ? 1 << 20 : ((W) + (T) - 1) / (T) * ((T) < 4 ? 8 : 2 * (T)) * 16 + 15 - (T))
+#define MIN_WORK(W) MIN(MIN(MIN(WORK(2, W), WORK(4, W)), MIN(WORK(6, W), WORK(8, W))), MIN(WORK(10, W), WORK(12, W)))
+#define TILE(POOLED) (15 - MIN_WORK(2 * (POOLED)) % 16)
 
 // The channels of one vector, of one image.
 INLINE void convolve_pool_block(const float *x, long stride, const float *weight, const float *bias, Maps to, const int C,

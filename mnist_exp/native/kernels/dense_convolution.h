@@ -6,7 +6,7 @@ INLINE void convolve_all(const float *x, long stride, const float *weight, const
                          const int T) {
   for (long py = 0; py < OUT; py += 2)
     for (long px = 0; px < OUT; px += T) {
-      const long row = LEAST(py, OUT - 2), column = LEAST(px, OUT - T);
+      const long row = MIN(py, OUT - 2), column = MIN(px, OUT - T);
       vec sum[2][16];
       convolve(x + (row * stride + column * C) * IMAGES, stride, weight, bias, C, IMAGES, T, sum);
 #pragma GCC unroll 2
@@ -92,7 +92,7 @@ INLINE void backward_weights_all(const float *x, long stride, const float *gradi
 }
 INLINE void backward_kernels_all(const float *x, long stride, const float *gradient, float *weight_gradient, const int C,
                                  const int CO, const int OUT) {
-  const int most = LEAST((V == 16 ? 24 : 12) / TAP_VECTORS(C), 8), CHANNELS = most < 1 ? 1 : LEAST(most, CO);
+  const int most = MIN((V == 16 ? 24 : 12) / TAP_VECTORS(C), 8), CHANNELS = most < 1 ? 1 : MIN(most, CO);
   for (int first = 0; first < CO; first += CHANNELS) {
     if (first + CHANNELS <= CO) backward_weights_all(x, stride, gradient, weight_gradient, C, CO, first, CHANNELS, OUT);
     else backward_weights_all(x, stride, gradient, weight_gradient, C, CO, first, CO % CHANNELS, OUT);
@@ -106,7 +106,7 @@ INLINE void backward_inputs_all(float *input_gradient, long stride, const float 
   for (long row = 0; row < OUT; row++)
     for (int ky = 0; ky < KERNEL; ky++)
       for (long column = 0; column < OUT; column += T) {
-        const int count = LEAST(T, OUT - column);
+        const int count = MIN(T, OUT - column);
         for (int w = 0; w < W; w++) {
           vec sum[T];
           for (int t = 0; t < T; t++) sum[t] = (vec){0};

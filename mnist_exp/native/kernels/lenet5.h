@@ -30,7 +30,7 @@ STAGE begin_first(const Layer *layer, const Forward *f) {
     const long other = IMAGES1 == 2 && i + 1 < f->n ? 1 : 0; // the last of an odd number is computed twice
     if (IMAGES1 == 2) {
       interleave(x, x + other * INPUT1, f->pair);
-      convolve_all(f->pair, SIDE1, weight, bias, to, to + other * size, 1, CHANNELS1, 0, LEAST(CHANNELS1, V / 2), OUT1, 2,
+      convolve_all(f->pair, SIDE1, weight, bias, to, to + other * size, 1, CHANNELS1, 0, MIN(CHANNELS1, V / 2), OUT1, 2,
                    TILE(OUT1 / 2));
     } else
       for (int first = 0; first < CHANNELS1; first += V) {
@@ -198,7 +198,7 @@ STAGE backward_second(const Layer *layer, const Forward *f, const Backward *b) {
     backward_pool(b->maps[1] + i * OUTPUT2, maps_of(f->maps[1], i * OUTPUT2), bias, CHANNELS2, AREA2);
   for (long i = 0; i < f->n; i += GROUP)
     convolve_backward(f->maps[0].y + i * OUTPUT1, b->maps[0] + i * OUTPUT1, POOLED1 * CHANNELS1, OUTPUT1, b->kernels, sums,
-                      b->maps[1] + i * OUTPUT2, f->maps[1].where + i * OUTPUT2, OUTPUT2, LEAST(f->n - i, GROUP), CHANNELS1,
+                      b->maps[1] + i * OUTPUT2, f->maps[1].where + i * OUTPUT2, OUTPUT2, MIN(f->n - i, GROUP), CHANNELS1,
                       CHANNELS2, AREA2);
 }
 
@@ -206,7 +206,7 @@ STAGE backward_first(const Forward *f, const Backward *b) {
   float *bias = b->sums + KERNELS1 + KERNELS2;
   for (long i = 0; i < f->n; i++)
     backward_pool(b->maps[0] + i * OUTPUT1, maps_of(f->maps[0], i * OUTPUT1), bias, CHANNELS1, AREA1);
-  const int most = (V == 16 ? 30 : 12) / (KERNEL * ROW8), maps = most < 1 ? 1 : LEAST(most, CHANNELS1);
+  const int most = (V == 16 ? 30 : 12) / (KERNEL * ROW8), maps = most < 1 ? 1 : MIN(most, CHANNELS1);
   for (int first = 0; first < CHANNELS1; first += maps)
     for (long i = 0; i < f->n; i++) {
       const float *x = f->input + i * INPUT1, *gradient = b->maps[0] + i * OUTPUT1;

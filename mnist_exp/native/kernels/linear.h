@@ -46,7 +46,7 @@ static void begin_linear(const Call *call, const Forward *f, long l) {
   if (l == 0) gather(call, f);
   if (takes_images(layer, l)) {
     product.n = f->n;
-    multiply_turned(product, f->images, f->x[0]);
+    multiply_transposed(product, f->images, f->x[0]);
   } else {
     if (!CONVOLUTIONS && l == 0) transpose(f->images, layer->in, f->x[0], f->padded, f->n, layer->in);
     if (l == CONVOLUTIONS) clear_padding(f->x[l], layer->in, f);

@@ -32,7 +32,7 @@ static void forward_shard(const Call *call, long shard) {
 }
 
 // How many numbers each mean of a layer's batch norm is taken over.
-static double numbers_of(const Call *call, long l) {
+static double batch_norm_count(const Call *call, long l) {
 #if CONVOLUTIONS
   if (l < CONVOLUTIONS) return (double)call->n * OUT[l] * OUT[l];
 #else
@@ -44,7 +44,7 @@ static double numbers_of(const Call *call, long l) {
 // Mean and deviation from the sums of all shards, in their order; or the running ones.
 static void find_statistics(const Call *call, long l) {
   const Layer *layer = &call->layers[l];
-  const double count = numbers_of(call, l);
+  const double count = batch_norm_count(call, l);
   float *mean = statistics(call, l, 0), *scale = mean + layer->out;
   for (long o = 0; o < layer->out; o++) {
     double m = layer->running_mean[o], variance = layer->running_variance[o];
@@ -94,7 +94,7 @@ static void backward_shard(const Call *call, long shard) {
 // Gradients of gamma and beta, and the means that batch norm's backward pass subtracts: none for running statistics.
 static void find_backward_statistics(const Call *call, long l) {
   const Layer *layer = &call->layers[l];
-  const double count = numbers_of(call, l);
+  const double count = batch_norm_count(call, l);
   float *means = statistics(call, l, 1);
   for (long o = 0; o < layer->out; o++) {
     double first = 0, second = 0;

@@ -44,7 +44,7 @@ INLINE void tile(const Product *p, long i, long j, long from, long to, const int
 #define BLOCK 128 // a multiple of V
 INLINE void panel(const Product *p, long j, const int R, const int W) {
   for (long from = 0; from < p->k; from += BLOCK) {
-    const long to = LEAST(p->k, from + BLOCK);
+    const long to = MIN(p->k, from + BLOCK);
     long i = 0;
     for (; i + R <= p->m; i += R) tile(p, i, j, from, to, R, W);
     for (; i + 4 <= p->m; i += 4) tile(p, i, j, from, to, 4, W);
@@ -58,7 +58,7 @@ INLINE void multiply_strided(const Product *p) {
   const long widest = V == 16 ? 4 : 3;
   long j = 0;
   while (p->n - j >= V || j == 0) {
-    const long w = LARGER(LEAST((p->n - j) / V, widest), 1);
+    const long w = MAX(MIN((p->n - j) / V, widest), 1);
     switch (w) {
 #if V == 16
     case 4: panel(p, j, 6, 4); break;
@@ -80,16 +80,16 @@ INLINE void multiply_strided(const Product *p) {
 
 static void multiply(Product p) { multiply_strided(&p); }
 
-// C (m, n) = A (m, k) X^T (k, n) + bias, with x(j, k) = x[j * k + k]: a block of X is turned round in `turned`, (BLOCK, c_stride),
+// C (m, n) = A (m, k) X^T (k, n) + bias, with x(j, k) = x[j * k + k]: a block of X is turned round in `buffer`, (BLOCK, c_stride),
 // and used before it leaves the nearest cache. Columns of C behind n are set as if X had rows of 0 there.
-static void multiply_turned(Product p, const float *x, float *turned) {
+static void multiply_transposed(Product p, const float *x, float *buffer) {
   const long images = p.n, padded = p.c_stride, K = p.k;
   for (long from = 0; from < K; from += BLOCK) {
-    const long count = LEAST(BLOCK, K - from);
-    transpose(x + from, K, turned, padded, images, count);
-    for (long k = 0; k < count && images < padded; k++) memset(turned + k * padded + images, 0, (padded - images) * sizeof(float));
+    const long count = MIN(BLOCK, K - from);
+    transpose(x + from, K, buffer, padded, images, count);
+    for (long k = 0; k < count && images < padded; k++) memset(buffer + k * padded + images, 0, (padded - images) * sizeof(float));
     Product part = p;
-    part.a = p.a + from, part.b = turned, part.b_stride = padded, part.n = padded, part.k = count, part.add = from > 0;
+    part.a = p.a + from, part.b = buffer, part.b_stride = padded, part.n = padded, part.k = count, part.add = from > 0;
     multiply_strided(&part);
   }
 }

@@ -79,7 +79,7 @@ typedef struct {
 // The place of image i of the batch, and of its label.
 INLINE long example(const Call *call, long i) { return call->index ? call->index[i] : i; }
 
-#define MOST_LAYERS 64
+#define MAX_LAYERS 64
 
 // All pixels of a convolution's maps, [n][full] floats: the normalised ones, and the activation's derivative.
 typedef struct {
@@ -98,10 +98,10 @@ typedef struct {
 #endif
   const float *images; // [n][in] for a first layer that is linear
   float *gathered;     // room for them where they come by index, else NULL
-  float *x[MOST_LAYERS + 1];      // input of each linear layer, [in][padded]; at the end the logits
-  float *slope[MOST_LAYERS + 1];  // derivative of the activation that made it, NULL where x says enough (ReLU)
-  float *normal[MOST_LAYERS + 1]; // what batch norm made of it before gamma and beta
-  double *sums[MOST_LAYERS];      // for batch norm of a layer
+  float *x[MAX_LAYERS + 1];      // input of each linear layer, [in][padded]; at the end the logits
+  float *slope[MAX_LAYERS + 1];  // derivative of the activation that made it, NULL where x says enough (ReLU)
+  float *normal[MAX_LAYERS + 1]; // what batch norm made of it before gamma and beta
+  double *sums[MAX_LAYERS];      // for batch norm of a layer
   float *mask;
 } Forward;
 
@@ -116,8 +116,8 @@ typedef struct {
   float *kernels; // packed weights of the second convolution
   float *sums;    // gradients of both convolutions' kernels and biases, packed
 #endif
-  double *norm_sums[MOST_LAYERS];
-  float *own[2 * MOST_LAYERS]; // gradients of linear layers where they are not the first shard's
+  double *norm_sums[MAX_LAYERS];
+  float *own[2 * MAX_LAYERS]; // gradients of linear layers where they are not the first shard's
 } Backward;
 
 #if CONVOLUTIONS
@@ -151,7 +151,7 @@ static uintptr_t forward_layout(const Call *call, long shard, uintptr_t at, Forw
   const long blocks = (call->n + V - 1) / V, most = most_images(call);
   const long end = (blocks * (shard + 1) + call->shards - 1) / call->shards * V; // the first shard is never empty
   f->first = (blocks * shard + call->shards - 1) / call->shards * V;
-  f->n = LEAST(end, call->n) - LEAST(f->first, call->n); // 0 where there are more shards than vectors of images
+  f->n = MIN(end, call->n) - MIN(f->first, call->n); // 0 where there are more shards than vectors of images
   f->padded = ROUND_UP(f->n, V);
   f->loss = (double *)take(&at, 4);
 #if CONVOLUTIONS
@@ -163,9 +163,9 @@ static uintptr_t forward_layout(const Call *call, long shard, uintptr_t at, Forw
     f->full[c].maps = DENSE ? take(&at, most * full_floats(c)) : 0;
     f->full[c].slope = DENSE ? take(&at, most * full_floats(c)) : 0;
   }
-  f->kernels = take(&at, LARGER(PACKED1 + BLOCKS1 * V, PACKED2 + BLOCKS2 * V));
+  f->kernels = take(&at, MAX(PACKED1 + BLOCKS1 * V, PACKED2 + BLOCKS2 * V));
   f->pair = take(&at, 2 * INPUT1);
-  f->value = DENSE ? take(&at, LARGER(full_floats(0), full_floats(1))) : 0;
+  f->value = DENSE ? take(&at, MAX(full_floats(0), full_floats(1))) : 0;
 #endif
   f->gathered = call->index && !CONVOLUTIONS ? take(&at, call->layers[0].in * most) : 0;
   f->images = f->gathered ? f->gathered : call->images + f->first * call->layers[0].in;

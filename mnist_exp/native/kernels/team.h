@@ -1,7 +1,7 @@
 // Team of threads: PyTorch's own, since a second one would fight with it for the cores. NULL: one part after the other.
 static void (*start_team)(void (*)(void *), void *, unsigned, unsigned);
-static int (*my_number)(void), (*team_size)(void);
-void use_team(void *start, void *number, void *size) { start_team = start, my_number = number, team_size = size; }
+static int (*thread_number)(void), (*team_size)(void);
+void use_team(void *start, void *number, void *size) { start_team = start, thread_number = number, team_size = size; }
 
 typedef struct {
   void (*work)(const void *, long);
@@ -10,7 +10,7 @@ typedef struct {
 } Task;
 static void member(void *data) {
   const Task *task = data;
-  for (long part = my_number(); part < task->parts; part += team_size()) task->work(task->data, part);
+  for (long part = thread_number(); part < task->parts; part += team_size()) task->work(task->data, part);
 }
 static void for_each_part(void (*work)(const void *, long), const void *data, long parts) {
   if (parts > 1 && start_team) start_team(member, &(Task){work, data, parts}, parts, 0);

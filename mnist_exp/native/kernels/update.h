@@ -40,7 +40,7 @@ static float clip_factor(const Update *u) {
     const long count = u->parameters[p].count, whole = count / V * V;
     for (long from = 0; from < whole; from += 1024 * V) {
       vec sum = {0};
-      for (long i = from; i < LEAST(whole, from + 1024 * V); i += V) sum += load(g + i) * load(g + i);
+      for (long i = from; i < MIN(whole, from + 1024 * V); i += V) sum += load(g + i) * load(g + i);
       square += total(sum);
     }
     for (long i = whole; i < count; i++) square += (double)g[i] * g[i];

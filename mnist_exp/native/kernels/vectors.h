@@ -17,8 +17,8 @@ typedef double pair __attribute__((aligned(4), may_alias)); // two floats that a
 typedef float half __attribute__((vector_size(2 * V), aligned(4), may_alias));
 typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
-#define LEAST(A, B) ((A) < (B) ? (A) : (B))
-#define LARGER(A, B) ((A) > (B) ? (A) : (B))
+#define MIN(A, B) ((A) < (B) ? (A) : (B))
+#define MAX(A, B) ((A) > (B) ? (A) : (B))
 #define ROUND_UP(n, m) (((n) + (m) - 1) / (m) * (m))
 
 INLINE vec load(const float *p) { return *(const vec *)p; }
