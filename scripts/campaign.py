@@ -175,7 +175,11 @@ def run(campaign: Campaign, description: str | None, seeds: int, arguments: Sequ
         help="overrides of mnist-train -m; default: hydra/launcher=joblib",
     )
     parser.add_argument(
-        "--only", action="append", default=[], metavar="PART", help="only arms whose overrides contain PART; may be repeated"
+        "--only",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="only arms whose overrides contain PART; may be repeated",
     )
     parser.add_argument("--seeds", type=int, default=seeds, help=f"number of seeds, from 0; default: {seeds}")
     parser.add_argument("--runs", type=Path, default=Path("outputs") / campaign.name, help="folder of the sweeps")
