@@ -1,4 +1,4 @@
-"""The exit status of a command that is called in this process."""
+"""The exit status of a command of this package that is called in this process."""
 
 from __future__ import annotations
 
