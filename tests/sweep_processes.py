@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.sweeps.directory import read_sweep
+from mnist_exp.sweeps.directory import JobRecord, read_sweep
 
 BREAKING = "seed=0,1,2,3,5,6"  # one job that is let alone, and one for every bad end
 # Makes the jobs with some seeds end in bad ways, in whatever process they run; that of seed 6 takes the launcher's along
@@ -87,19 +87,19 @@ def start(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Pop
     )
 
 
-def rows(path: Path) -> dict[str, dict[str, Any]]:
-    return {job["directory"]: job for job in read_sweep(path / "sweep")["jobs"]}
+def rows(path: Path) -> dict[str, JobRecord]:
+    return {job.directory: job for job in read_sweep(path / "sweep").jobs}
 
 
 def assert_each_broken_job_ended_alone(path: Path) -> None:
     """What a sweep of ``BREAKING`` must say where every job has a process of its own."""
     jobs = rows(path)
-    assert {name: (job["status"], job["error"]) for name, job in jobs.items()} == {
+    assert {name: (job.status, job.error) for name, job in jobs.items()} == {
         "seed=0": ("failed", "ZeroDivisionError: division by zero"),
         "seed=1": ("failed", "SystemExit: 3"),
         "seed=2": ("failed", "ProcessDied: its process was killed by SIGKILL, as Linux does when memory runs out"),
         "seed=3": ("completed", None),
-        "seed=5": ("diverged", jobs["seed=5"]["error"]),
+        "seed=5": ("diverged", jobs["seed=5"].error),
         "seed=6": ("killed", "its process is gone"),
     }
 

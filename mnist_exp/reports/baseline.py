@@ -100,8 +100,8 @@ def _jobs(paths: Sequence[Path]) -> dict[Path, int]:
         return {}
     (folder,) = folders
     try:
-        jobs = {folder / job["directory"]: place for place, job in enumerate(read_sweep(folder)["jobs"])}
-    except (RunDirectoryError, TypeError, KeyError):
+        jobs = {folder / job.directory: place for place, job in enumerate(read_sweep(folder).jobs)}
+    except RunDirectoryError:
         return {}
     return jobs if jobs.keys() >= set(paths) else {}
 

@@ -17,7 +17,7 @@ import yaml
 from mnist_exp.compose import CONF
 from mnist_exp.config import Config
 from mnist_exp.errors import UsageError, report, typed, unquoted
-from mnist_exp.sweeps.directory import read_sweep, stored_jobs
+from mnist_exp.sweeps.directory import read_sweep
 from mnist_exp.trust import ALLOWED_TARGETS
 
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
@@ -51,10 +51,7 @@ def arguments_to_finish(arguments: Sequence[str], given: Namespace) -> list[str]
         return list(arguments)
     path = Path(directory)
     own = [word for word in arguments if word not in {"-m", "--multirun", *resumed}]
-    stored_jobs(path)  # refuses what is damaged before Hydra writes there
-    started = read_sweep(path)["arguments"]
-    if not all(isinstance(word, str) for word in started):
-        raise UsageError(f"{path / 'sweep.json'}: arguments is no list of words")
+    started = read_sweep(path).arguments
     answered = {_key(word) for word in given.overrides} | {flag for flag, name in FLAGS.items() if getattr(given, name)}
     missing = [words for words in _left_to_user(started) if not _is_answered(words[0], answered)]
     if any(not words[0].startswith("logger") for words in missing):

@@ -164,7 +164,7 @@ class Search:
         """The overrides of each job that the sweep directory holds."""
         if not (self._folder / "sweep.json").exists():
             return []
-        return [set(job["arguments"]) for job in read_sweep(self._folder)["jobs"]]
+        return [set(job.arguments) for job in read_sweep(self._folder).jobs]
 
     def tell(self, trial: Trial, status: str, value: float | None) -> None:
         """What became of a trial."""

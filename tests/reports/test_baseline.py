@@ -40,8 +40,9 @@ def sweep(tmp_path: Path, composed: Compose) -> Path:
             accuracy = 0.90 + 0.01 * place + 0.002 * seed * (place + 1)
             write_run(folder / name, composed("name=lenet5", "data=mnist5k", f"optimizer.lr={lr}"), seed=seed,
                       accuracy=accuracy)  # fmt: skip
-            jobs.append({"directory": name})
-    (folder / "sweep.json").write_text(json.dumps({"arguments": [], "jobs": jobs}))
+            jobs.append({"directory": name, "id": name, "overrides": [], "arguments": [], "status": "completed"})
+    record = {"command": "mnist-train -m", "arguments": [], "updated": "2026-11-21T10:10:10+00:00", "jobs": jobs}
+    (folder / "sweep.json").write_text(json.dumps(record))
     return folder
 
 

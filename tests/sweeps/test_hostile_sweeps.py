@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from mnist_exp.runs import read_run
-from mnist_exp.sweeps.directory import read_sweep
 from mnist_exp.sweeps.resuming import is_own, left_to_user
 
 QUICK = ["quiet=true", "data.limit=64", "trainer.epochs=1"]
@@ -30,7 +29,7 @@ def stored(mnist_train: Callable[..., int], small: list[str], monkeypatch: pytes
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    sweep = read_sweep(path)
+    sweep = json.loads((path / "sweep.json").read_text())
     change(sweep)
     (path / "sweep.json").write_text(json.dumps(sweep))
 
@@ -142,20 +141,51 @@ def test_jobs_lie_in_the_sweep(
     capsys.readouterr()
     assert mnist_train("-m", "sweep.resume=sweep") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("mnist-train: sweep/sweep.json: job 1")
+    assert line.startswith("mnist-train: sweep/sweep.json: jobs.1.directory=")
     assert read_run(Path("part")).status == "waiting"
 
 
-@pytest.mark.parametrize("content", ['{"arguments": [5], "jobs": []}', '{"arguments": "x", "jobs": []}', '[]', '{"jobs": 5}',
-                                     '{"arguments": [], "jobs": [5]}', '{"arguments": [], "jobs": 5}'])  # fmt: skip
-def test_sweep_json_of_something_else(
-    content: str, stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arguments": [5]}, ": arguments.0=5 should be a valid string"),
+        ({"arguments": "x"}, ": arguments=x should be a valid array"),
+        ({"jobs": 5}, ": jobs=5 should be a valid array"),
+        ({"jobs": [5]}, ": jobs.0=5 should be an object"),
+        ({"jobs": [{}]}, ": jobs.0.directory is missing (and 4 more)"),
+        ({"command": None}, ": command=null should be a valid string"),
+        ({"config_hash_version": "2"}, ": config_hash_version=2 should be a valid integer"),
+        ([], " cannot be read: it should be a JSON object"),
+    ],
+)
+def test_a_wrong_type_in_sweep_json_is_refused(
+    change: Any, message: str, stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (stored / "sweep.json").write_text(content)
+    content = json.loads((stored / "sweep.json").read_text())
+    (stored / "sweep.json").write_text(json.dumps({**content, **change} if isinstance(change, dict) else change))
+    capsys.readouterr()
+    assert mnist_train("-m", "sweep.resume=sweep") == 2
+    assert capsys.readouterr().err == f"mnist-train: sweep/sweep.json{message}\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"status": "lost"}, "status=lost should be waiting, running, "),
+        ({"test_accuracy": "0.9"}, "test_accuracy=0.9 should be a valid number"),
+        ({"seconds": float("nan")}, "seconds=nan should be a finite number"),
+        ({"overrides": "seed=1"}, "overrides=seed=1 should be a valid array"),
+    ],
+)
+def test_a_wrong_type_in_a_job_is_refused(
+    change: dict[str, Any], message: str, stored: Path, mnist_train: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    edit(stored, lambda sweep: sweep["jobs"][1].update(change))
     capsys.readouterr()
     assert mnist_train("-m", "sweep.resume=sweep") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("mnist-train: sweep/sweep.json")
+    assert line.startswith(f"mnist-train: sweep/sweep.json: jobs.1.{message}")
 
 
 @pytest.mark.parametrize("name", ["sweep.json", "multirun.yaml", ".lock", ".stop", "study.db", "seed=1", ".submitit"])

@@ -85,7 +85,7 @@ def test_a_launcher_of_a_users_own(small: list[str], tmp_path: Path) -> None:
     out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     assert "hello 3" in out
-    assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
+    assert {job.status for job in rows(tmp_path).values()} == {"completed"}
     threads = {read_run(tmp_path / "sweep" / f"seed={seed}").record.threads for seed in range(3)}
     assert threads == {max(1, available_cores() // 3)}
 
@@ -97,13 +97,13 @@ def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     jobs = rows(tmp_path)
-    assert {name: job["status"] for name, job in jobs.items()} == {
+    assert {name: job.status for name, job in jobs.items()} == {
         **dict.fromkeys(["seed=0", "seed=1", "seed=2"], "failed"),
         **dict.fromkeys(["seed=3", "seed=4"], "completed"),
     }
-    assert jobs["seed=0"]["error"] == "ZeroDivisionError: division by zero"
-    assert jobs["seed=1"]["error"] == "SystemExit: 3"
-    assert jobs["seed=2"]["error"] == (
+    assert jobs["seed=0"].error == "ZeroDivisionError: division by zero"
+    assert jobs["seed=1"].error == "SystemExit: 3"
+    assert jobs["seed=2"].error == (
         "ProcessDied: its process was killed by SIGKILL, as Linux does when memory runs out"
     )
     assert "; see sweep/seed=2/train.log\n" in out
@@ -111,7 +111,7 @@ def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str
     process = start(tmp_path, *command)
     process.communicate(timeout=300)
     assert process.returncode == 0
-    assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
+    assert {job.status for job in rows(tmp_path).values()} == {"completed"}
     assert (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes() == before
 
 
@@ -121,7 +121,7 @@ def test_a_worker_that_dies_takes_no_other_job_along(small: list[str], tmp_path:
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="3")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 1, out
-    assert {name: job["status"] for name, job in rows(tmp_path).items()} == {"seed=6": "killed", "seed=3": "completed"}
+    assert {name: job.status for name, job in rows(tmp_path).items()} == {"seed=6": "killed", "seed=3": "completed"}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_interrupted_once_and_finished(
         process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 130, out
-    statuses = {name: job["status"] for name, job in rows(tmp_path).items()}
+    statuses = {name: job.status for name, job in rows(tmp_path).items()}
     assert "interrupted" in statuses.values()
     assert set(statuses.values()) <= {"interrupted", "waiting"}
     told = " ".join(out.splitlines()[-1].split()[-2 - len(launcher) :])
@@ -155,7 +155,7 @@ def test_interrupted_once_and_finished(
         check=False,
     )
     assert again.returncode == 0, again.stderr
-    assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
+    assert {job.status for job in rows(tmp_path).values()} == {"completed"}
     name = next(name for name, status in statuses.items() if status == "interrupted")
     assert mnist_train(*small, "trainer.epochs=3", name, "hydra.run.dir=whole") == 0
     with np.load("whole/predictions.npz") as whole, np.load(f"sweep/{name}/predictions.npz") as job:
@@ -170,7 +170,7 @@ def test_a_signal_after_a_job_has_ended_changes_nothing(small: list[str], tmp_pa
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 130, out
-    assert {job["status"] for job in rows(tmp_path).values()} == {"interrupted"}
+    assert {job.status for job in rows(tmp_path).values()} == {"interrupted"}
 
 
 @each_launcher

@@ -73,7 +73,7 @@ def test_whatever_ends_a_job_the_others_run_and_another_cluster_finishes(
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1, f"the same bits diverge again{err}"
     assert "Connected to Ray cluster" in err
-    assert {name for name, job in rows(tmp_path).items() if job["status"] != "completed"} == {"seed=5"}
+    assert {name for name, job in rows(tmp_path).items() if job.status != "completed"} == {"seed=5"}
     assert json.loads((tmp_path / "sweep" / "seed=3" / "run.json").read_text()) == records["seed=3"]
     for name in ("seed=0", "seed=3"):
         assert read_wandb(tmp_path / "sweep" / name).group == "sweep"
@@ -89,7 +89,7 @@ def test_interrupted_once_and_continued(
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=300)
     assert process.returncode == 130, out + err
-    statuses = {name: job["status"] for name, job in rows(tmp_path).items()}
+    statuses = {name: job.status for name, job in rows(tmp_path).items()}
     assert set(statuses.values()) == {"interrupted", "waiting"}
     name = next(name for name, status in statuses.items() if status == "interrupted")
     assert mnist_train(f"resume=sweep/{name}") == 0

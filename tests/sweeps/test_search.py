@@ -40,8 +40,8 @@ def test_a_study_is_as_long_as_asked_and_can_be_made_longer(
     first = trials()
     assert len(first) == 3
     assert all(0.001 <= trial.params["optimizer.lr"] <= 0.1 for trial in first)
-    jobs = read_sweep(Path("sweep"))["jobs"]
-    assert [job["val_accuracy"] for job in jobs] == [trial.value for trial in first]
+    jobs = read_sweep(Path("sweep")).jobs
+    assert [job.val_accuracy for job in jobs] == [trial.value for trial in first]
     capsys.readouterr()
     assert search("hydra.sweeper.n_trials=3") == 0
     assert len(trials()) == 3, "it is complete"
@@ -73,16 +73,16 @@ def test_a_trial_that_was_interrupted_is_continued(search: Callable[..., int], m
     assert search("hydra.sweeper.n_trials=3") == 0
     assert [trial.state.name for trial in trials()] == ["COMPLETE"] * 3
     assert [trial.params for trial in trials()][:2] == asked
-    assert len(read_sweep(Path("sweep"))["jobs"]) == 3
+    assert len(read_sweep(Path("sweep")).jobs) == 3
 
 
 def test_hopeless_runs_are_pruned(search: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     more = ["trainer.epochs=4", "optimizer.lr=0.1,0.000001", "model.activation=relu", "seed=range(6)"]
     assert search("hydra.sweeper.n_trials=8", "hydra.sweeper.startup_trials=2", *more) == 0
-    statuses = {job["directory"]: job for job in read_sweep(Path("sweep"))["jobs"]}
-    pruned = [job for job in statuses.values() if job["status"] == "pruned"]
+    statuses = {job.directory: job for job in read_sweep(Path("sweep")).jobs}
+    pruned = [job for job in statuses.values() if job.status == "pruned"]
     assert pruned
-    assert all(job["error"].startswith("Pruned: val_accuracy 0.") for job in pruned)
+    assert all(job.error.startswith("Pruned: val_accuracy 0.") for job in pruned)
     assert {trial.state.name for trial in trials()} == {"COMPLETE", "PRUNED"}
 
 
@@ -160,7 +160,7 @@ def test_a_refused_trial_is_not_asked_for_again(search: Callable[..., int], caps
 
     assert search(*INTEGERS, "hydra.sweeper.n_trials=5", "seed=interval(0,9)", "model.kernel_size=choice(98,99)") == 2
     assert search(*INTEGERS, "hydra.sweeper.n_trials=4", "seed=interval(0,9)") == 0
-    assert len(read_sweep(Path("sweep"))["jobs"]) == len({trial.params["seed"] for trial in trials(0)})
+    assert len(read_sweep(Path("sweep")).jobs) == len({trial.params["seed"] for trial in trials(0)})
 
 
 def test_a_mistake_in_what_is_fixed_gives_up_no_interrupted_trial(
@@ -209,9 +209,9 @@ def test_the_study_lies_in_the_sweep_directory_whatever_its_name(small: list[str
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
-    (job,) = read_sweep(tmp_path / name)["jobs"]
+    (job,) = read_sweep(tmp_path / name).jobs
     assert (tmp_path / name / "study.db").stat().st_size > 0
-    told = json.loads((tmp_path / name / job["directory"] / "run.json").read_text())["search"]
+    told = json.loads((tmp_path / name / job.directory / "run.json").read_text())["search"]
     assert "storage" not in told
     assert set(told) == {"trial", "study", "startup_trials"}
 
@@ -221,7 +221,7 @@ def test_a_search_goes_on_where_its_directory_was_moved_to(search: Callable[...,
     shutil.move(tmp_path / "sweep", tmp_path / "moved")
     assert search("hydra.sweeper.n_trials=2", "hydra.sweep.dir=moved") == 0
     assert not (tmp_path / "sweep").exists()
-    assert len(read_sweep(tmp_path / "moved")["jobs"]) == 2
+    assert len(read_sweep(tmp_path / "moved").jobs) == 2
 
 
 def test_a_run_without_its_study_is_trained_to_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -236,8 +236,8 @@ def test_a_run_without_its_study_is_trained_to_the_end(tmp_path: Path, caplog: p
 def test_the_preset_searches_all_four(mnist_train: Callable[..., int], small: list[str]) -> None:
     more = ["data.val_size=100", "quiet=true", "hydra.sweeper.n_trials=1", "trainer.epochs=1"]
     assert mnist_train("-m", "sweep=search", *small, *more) == 0
-    (job,) = read_sweep(Path("outputs/sweeps/search"))["jobs"]
-    assert {override.partition("=")[0] for override in job["overrides"]} == {
+    (job,) = read_sweep(Path("outputs/sweeps/search")).jobs
+    assert {override.partition("=")[0] for override in job.overrides} == {
         *("optimizer.lr", "regularization.weight_decay", "regularization.dropout"),
         "regularization.augmentation.strength",
     }
@@ -246,5 +246,5 @@ def test_the_preset_searches_all_four(mnist_train: Callable[..., int], small: li
 def test_what_is_deleted_stays_deleted(search: Callable[..., int]) -> None:
     more = ["trainer.epochs=1", "hydra.sweeper.n_trials=1", "~regularization.augmentation.strength"]
     assert search(*more) == 0
-    (job,) = read_sweep(Path("sweep"))["jobs"]
-    assert "strength" not in (Path("sweep") / job["directory"] / "config.yaml").read_text()
+    (job,) = read_sweep(Path("sweep")).jobs
+    assert "strength" not in (Path("sweep") / job.directory / "config.yaml").read_text()

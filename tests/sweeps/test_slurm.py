@@ -79,13 +79,13 @@ def test_failures_stay_alone_and_preempted_jobs_go_on(
     for index, take in takes.items():
         step = ".0" if take[0] == "scancel" else ""  # or it tries again and again while others of the array wait
         wait_for(
-            lambda name=f"seed={index}": rows(tmp_path)[name]["status"] == "running" and begun(tmp_path, name), process
+            lambda name=f"seed={index}": rows(tmp_path)[name].status == "running" and begun(tmp_path, name), process
         )
         tasks = dict(line.split() for line in ask("squeue", "--noheader", "--array", "--format=%K %A").splitlines())
         ask(*take, tasks[str(index)] + step)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1, f"the same bits diverge again{err}"
-    assert {name: job["status"] for name, job in rows(tmp_path).items() if job["status"] != "completed"} == {
+    assert {name: job.status for name, job in rows(tmp_path).items() if job.status != "completed"} == {
         "seed=5": "diverged"
     }
     for index in takes:
@@ -130,7 +130,7 @@ def test_interrupted_leaves_nothing_in_the_queue(
     out, err = process.communicate(timeout=300)
     assert process.returncode == 130, out + err
     assert ask("squeue", "--noheader") == ""
-    statuses = {name: job["status"] for name, job in rows(tmp_path).items()}
+    statuses = {name: job.status for name, job in rows(tmp_path).items()}
     assert set(statuses.values()) == {"interrupted", "waiting"}
     for name in (name for name, status in statuses.items() if status == "interrupted"):
         on_wandb = read_wandb(tmp_path / "sweep" / name)

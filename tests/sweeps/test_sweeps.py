@@ -32,7 +32,7 @@ def sweep(mnist_train: Callable[..., int], small: list[str]) -> Callable[..., in
 
 
 def statuses(path: Path = Path("sweep")) -> dict[str, str]:
-    return {job["directory"]: job["status"] for job in read_sweep(path)["jobs"]}
+    return {job.directory: job.status for job in read_sweep(path).jobs}
 
 
 def started(path: Path = Path("sweep")) -> dict[str, str]:
@@ -59,11 +59,11 @@ def test_jobs_lie_directly_in_the_sweep_directory(
         *("config.yaml", "hydra.yaml", "overrides.yaml")
     }
     stored = read_sweep(Path("sweep"))
-    assert stored["command"].startswith("mnist-train -m 'seed=range(3)' ")
-    job = stored["jobs"][0]
-    assert job["overrides"] == ["seed=0", "model=lenet5"]
-    assert job["status"] == "completed"
-    assert job["test_accuracy"] == runs["model=lenet5,seed=0"].record.final["test_accuracy"]
+    assert stored.command.startswith("mnist-train -m 'seed=range(3)' ")
+    job = stored.jobs[0]
+    assert job.overrides == ("seed=0", "model=lenet5")
+    assert job.status == "completed"
+    assert job.test_accuracy == runs["model=lenet5,seed=0"].record.final["test_accuracy"]
     out = capsys.readouterr().out
     assert "sweep sweep: 6 jobs\n" in out
     assert re.findall(r"^\[(\d)/6\] model=\w+,seed=\d: test \d+\.\d\d%, \d+ s$", out, re.MULTILINE) == list("123456")
@@ -143,7 +143,7 @@ def test_failures_stay_alone_and_are_run_again(
         patch.setattr(experiment, "fit", broken)
         assert sweep("seed=0,1,2,3") == 1
     assert statuses() == {"seed=0": "failed", "seed=1": "failed", "seed=2": "completed", "seed=3": "completed"}
-    errors = {job["directory"]: job["error"] for job in read_sweep(Path("sweep"))["jobs"]}
+    errors = {job.directory: job.error for job in read_sweep(Path("sweep")).jobs}
     assert errors["seed=0"] == "ZeroDivisionError: division by zero"
     assert errors["seed=1"] == "SystemExit: 3"
     out = capsys.readouterr().out
@@ -294,9 +294,9 @@ def test_preset_is_a_sweep_of_its_own_name(
 
     monkeypatch.setattr(launching, "_run", lambda *arguments: None)
     assert mnist_train("-m", f"sweep={preset}", "logger=none") == 0
-    jobs = read_sweep(Path("outputs/sweeps") / preset)["jobs"]
+    jobs = read_sweep(Path("outputs/sweeps") / preset).jobs
     assert len(jobs) >= 10
-    assert len({job["id"] for job in jobs}) == len(jobs)
+    assert len({job.id for job in jobs}) == len(jobs)
     first = (CONF / "sweep" / f"{preset}.yaml").read_text().splitlines()[1]
     assert f"mnist-train -m sweep={preset}" in (CONF / "sweep" / f"{preset}.yaml").read_text(), first
 

@@ -129,7 +129,7 @@ def test_an_outage_loses_nothing_and_delays_little(
     assert [read_record(job).wandb.mode for job in jobs] == ["online", "online", "offline", "offline"]
     files = [assert_whole(job) for job in jobs]
     assert len({file.id for file in files}) == 4
-    assert {row["status"] for row in read_sweep(tmp_path / "widths")["jobs"]} == {"completed"}
+    assert {job.status for job in read_sweep(tmp_path / "widths").jobs} == {"completed"}
 
 
 def test_an_outage_in_processes(
