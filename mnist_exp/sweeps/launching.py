@@ -218,15 +218,7 @@ def _launcher(
         if on_slurm:
             job.hydra.launcher.name = job_name(sweep.path)
         elif "ray" in inner:
-            ray = job.hydra.launcher.ray
-            # By default Ray repeats a job whose worker was killed, prints what output.log has already, and without an
-            # address joins a running cluster, which refuses the plugin's default object_store_memory.
-            ray.remote = {"max_retries": 0, **ray.remote}
-            own = {"include_dashboard": False, **ray.init, "address": "local"}
-            ray.init = {
-                "log_to_driver": False,
-                **(own if ray.init.get("address") is None else {"object_store_memory": None, **ray.init}),
-            }
+            _set_ray_defaults(job.hydra.launcher.ray)
     task = train_here if inner._target_ == BASIC_LAUNCHER else train_on_slurm if on_slurm else train_in_worker
     if task is not train_here and "forkserver" not in multiprocessing.get_all_start_methods():
         raise UsageError(
@@ -244,6 +236,18 @@ def _launcher(
             launch()
 
     return launch_all
+
+
+def _set_ray_defaults(ray: DictConfig) -> None:
+    """Change Ray's defaults in a launcher's settings; what the user has set stays.
+
+    By default Ray repeats a job whose worker was killed, prints what output.log has already, and without an address joins
+    a running cluster, which refuses the plugin's default ``object_store_memory``.
+    """
+    ray.remote = {"max_retries": 0, **ray.remote}
+    own = {"include_dashboard": False, **ray.init, "address": "local"}
+    cluster = {"object_store_memory": None, **ray.init}
+    ray.init = {"log_to_driver": False, **(own if ray.init.get("address") is None else cluster)}
 
 
 def _with_launcher(inner: DictConfig, config: DictConfig) -> DictConfig:

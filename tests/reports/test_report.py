@@ -23,7 +23,7 @@ from synthetic_runs import write_run
 from mnist_exp.cli import report
 from mnist_exp.data.embedded import mnist5k
 from mnist_exp.reports.build import MANIFEST, Report, build, write
-from mnist_exp.reports.collect import Varied, compare, labels, paths_of, what_varies
+from mnist_exp.reports.collect import Varied, compare, labels, paths_of, split_settings
 from mnist_exp.reports.figures import CURVES, for_file, for_page
 from mnist_exp.reports.summary import print_summary
 
@@ -79,7 +79,7 @@ class TestArms:
         assert [row.arm.label for row in made.rows] == ["wide", "single", "mlp", "base"]
         assert {(problem.status, problem.reason.partition(":")[0]) for problem in made.comparison.problems} == {
             ("diverged", "Diverged"),
-            ("killed", "its process is gone without a word; to continue it"),
+            ("killed", "its process ended without recording why; to continue it"),
         }
         assert made.rows[1].not_completed == "1 diverged, 1 killed"
 
@@ -94,7 +94,7 @@ class TestArms:
 
     def test_interpolated_settings_are_aliases(self, composed: Compose) -> None:
         settings = [{"regularization.dropout": p, "model.dropout": p, "seedless": 1} for p in (0.0, 0.5)]
-        varied, common = what_varies(settings)
+        varied, common = split_settings(settings)
         assert [(column.key, column.aliases) for column in varied] == [("regularization.dropout", ("model.dropout",))]
         assert common == {"seedless": 1}
 
@@ -179,7 +179,9 @@ class TestNotes:
     def test_half_a_line_of_metrics(self, runs: Path) -> None:
         with (runs / "base-1" / "metrics.jsonl").open("a") as file:
             file.write('{"epoch": 4, "train_')
-        assert f"{runs}/base-1/metrics.jsonl ends in half a line, which is left out" in make(runs).comparison.notes
+        assert (
+            f"{runs}/base-1/metrics.jsonl ends in an incomplete line, which is left out" in make(runs).comparison.notes
+        )
 
     def test_a_damaged_line_takes_the_run_out_and_says_so(self, runs: Path) -> None:
         file = runs / "base-1" / "metrics.jsonl"

@@ -75,8 +75,8 @@ def test_what_a_directory_does_not_decide_must_be_typed(
     word = shlex.quote(argument)
     assert (out, err) == (
         "",
-        f"mnist-train: sweep/sweep.json says {word}, which is not for a directory to decide; if you trust it, type it "
-        f"yourself: mnist-train -m sweep.resume=sweep {word}\n",
+        f"mnist-train: sweep/sweep.json contains {word}, which sweep.resume does not take over; if you trust it, "
+        f"type it: mnist-train -m sweep.resume=sweep {word}\n",
     )
     assert statuses(stored) == ["waiting", "waiting"]
     assert (stored / "multirun.yaml").stat().st_mtime_ns == before
@@ -90,7 +90,7 @@ def test_a_target_in_our_own_keys_is_refused(
         edit(stored, lambda sweep, word=word: sweep["arguments"].append(word))  # type: ignore[misc]
         capsys.readouterr()
         assert mnist_train("-m", "sweep.resume=sweep") == 2
-        assert "which is not for a directory to decide" in capsys.readouterr().err
+        assert "which sweep.resume does not take over" in capsys.readouterr().err
         assert not Path("owned").exists()
 
 
