@@ -226,7 +226,7 @@ class _Collector:
     def _add_predictions(self, arm: Arm, seed: int, run: Run) -> None:
         file = run.path / "predictions.npz"
         try:
-            # Opened here, because numpy leaves open what it cannot read.
+            # Opened here, because numpy does not close a file that it cannot read.
             with open_file(file) as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             logits, truth = arrays["logits"], arrays["labels"].astype(np.int64)

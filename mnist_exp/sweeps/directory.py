@@ -150,7 +150,7 @@ class SweepDirectory:
 
     @property
     def shown(self) -> Path:
-        """The path relative to the working directory where it lies below it."""
+        """The path relative to the working directory if it is inside it, else absolute."""
         return self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path
 
     @property
@@ -267,7 +267,7 @@ def read_job_status(path: Path) -> JobStatus:
     except RunDirectoryError as problem:
         return JobStatus(Status.FAILED, str(problem))
     final = record.final or {}
-    error = record.error or ("its process is gone" if status == Status.KILLED else None)
+    error = record.error or ("its process ended without recording why" if status == Status.KILLED else None)
     seconds = record.seconds.get("total")
     return JobStatus(
         status, error, final.get("val_accuracy"), final.get("test_accuracy"), seconds, final.get("val_loss")

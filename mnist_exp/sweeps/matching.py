@@ -98,7 +98,7 @@ def update_data_folders(sweep: SweepDirectory, jobs: Sequence[Job], configs: Seq
 def report_changed_configs(
     sweep: SweepDirectory, jobs: Sequence[Job], configs: Sequence[Config], identities: Sequence[str]
 ) -> None:
-    """Warn of jobs whose stored configuration differs from what ``conf/`` gives for their overrides now."""
+    """Warn of jobs whose stored configuration differs from that which ``conf/`` gives for their overrides now."""
     changes: dict[tuple[str, ...], int] = {}
     for job, now, identity in zip(jobs, configs, identities, strict=True):
         if identity.partition("-")[0] != job.id.partition("-")[0]:
@@ -109,7 +109,7 @@ def report_changed_configs(
         report(
             UsageError(
                 f"conf/ has changed since {count(number, 'job')} of this sweep {'was' if number == 1 else 'were'} "
-                f"composed: {'; '.join(lines)}; what was composed then is what runs, for the rest choose another "
+                f"composed: {'; '.join(lines)}; the stored configurations are used; for the new ones choose another "
                 "hydra.sweep.dir"
             )
         )

@@ -110,7 +110,7 @@ def disable_sacct() -> None:
     """
     from submitit import SlurmJob
 
-    SlurmJob.watcher.update = lambda: None  # type: ignore[method-assign]  # a method is what there is to replace
+    SlurmJob.watcher.update = lambda: None  # type: ignore[method-assign]  # replaces a method
 
 
 def _is_queued(name: str) -> bool | None:

@@ -105,7 +105,7 @@ def test_one_that_fails_does_not_stop_the_rest(offline: Callable[..., Path], wan
     assert list(wandb_server.runs) == [read_record(runs[2]).wandb.id]
 
 
-def test_what_a_killed_process_wrote_is_uploaded_once(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_rows_of_a_killed_process_are_uploaded_once(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
     file = wandb_file(offline("cut"))
     file.write_bytes(file.read_bytes()[:-50])  # W&B writes the last row when the run ends
     empty = offline("empty")
@@ -118,7 +118,7 @@ def test_what_a_killed_process_wrote_is_uploaded_once(offline: Callable[..., Pat
     assert sync("outputs").stdout == "nothing to upload\n"
 
 
-def test_rows_that_are_refused_are_not_called_uploaded(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_refused_rows_are_not_reported_as_uploaded(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
     run = offline("a")
     wandb_server.refuse_rows = True
     done = sync(str(run))
@@ -135,7 +135,7 @@ def test_a_run_in_parts_is_one_run(
     brief_outages: str,
     stopped_after: Callable[[int], AbstractContextManager[None]],
 ) -> None:
-    """Interrupted online, finished while the server was gone."""
+    """Interrupted online, finished while the server did not answer."""
     with stopped_after(7):  # in the second epoch
         assert mnist_train(*small, "logger=wandb", brief_outages, "hydra.run.dir=outputs/a") == 143
     wandb_server.silent = True
@@ -188,7 +188,7 @@ def test_a_server_that_does_not_answer_is_one_line(
     assert failing_sync() == ("", f"mnist-report: {os.environ['WANDB_BASE_URL']} does not answer\n")
 
 
-def test_a_server_that_is_lost_on_the_way_is_given_up(
+def test_a_server_that_is_lost_during_the_upload_stops_it(
     offline: Callable[..., Path],
     wandb_server: WandbServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -232,7 +232,9 @@ def test_files_are_not_sent_without_the_flag(offline: Callable[..., Path], wandb
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "settings"])
-def test_what_wandb_would_follow_is_refused(kind: str, offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_links_and_settings_that_wandb_would_follow_are_refused(
+    kind: str, offline: Callable[..., Path], wandb_server: WandbServer
+) -> None:
     run = offline("a")
     Path("key").write_text("private")
     if kind == "settings":
@@ -273,7 +275,7 @@ def framed(*entries: dict[str, Any]) -> bytes:
         ({"artifact": {"project": "mnist-exp", "manifest": {"manifest_file_path": "/etc/passwd"}}}, "is outside it"),
     ],
 )  # fmt: skip
-def test_what_a_file_may_ask_for(record: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_records_that_a_file_may_contain(record: dict[str, Any], said: str, tmp_path: Path) -> None:
     file = tmp_path / "run-a.wandb"
     file.write_bytes(framed({"run": {"project": "mnist-exp"}}, record))
     with pytest.raises(ValueError, match=re.escape(said)):

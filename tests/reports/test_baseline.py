@@ -165,7 +165,7 @@ class TestBaseline:
             ("", "--baseline '' is not one arm; choose from "),
         ],
     )
-    def test_settings_that_mean_no_single_arm(self, asked: str, said: str, sweep: Path) -> None:
+    def test_settings_that_match_no_arm_or_several(self, asked: str, said: str, sweep: Path) -> None:
         with pytest.raises(UsageError) as refusal:
             make(sweep, asked)
         assert str(refusal.value).startswith(said)

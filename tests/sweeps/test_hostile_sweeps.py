@@ -1,4 +1,4 @@
-"""A stranger's sweep can be finished; what it says about where and how, and about other folders, is not done."""
+"""Another person's sweep can be finished, but it cannot decide where and how jobs run, or name other folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUICK = ["quiet=true", "data.limit=64", "trainer.epochs=1"]
 
 @pytest.fixture
 def stored(mnist_train: Callable[..., int], small: list[str], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sweep of two jobs, both of which wait."""
+    """A sweep of two waiting jobs."""
     from mnist_exp.sweeps import launching
 
     with monkeypatch.context() as patch:
@@ -62,7 +62,7 @@ def statuses(path: Path) -> list[str]:
         "+elsewhere=1",
     ],
 )
-def test_what_a_directory_does_not_decide_must_be_typed(
+def test_arguments_that_are_not_taken_over_must_be_typed(
     argument: str, stored: Path, mnist_train: Callable[..., int], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -94,7 +94,7 @@ def test_a_target_in_our_own_keys_is_refused(
         assert not Path("owned").exists()
 
 
-def test_what_is_typed_counts(
+def test_a_typed_launcher_replaces_the_stored_one(
     stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(stored, lambda sweep: sweep["arguments"].extend(["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]))
@@ -102,7 +102,7 @@ def test_what_is_typed_counts(
     assert statuses(stored) == ["completed", "completed"]
 
 
-def test_where_runs_are_sent_is_not_taken_over(
+def test_the_destination_of_runs_is_not_taken_over(
     stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = ["logger=wandb", "logger.mode=offline", "logger.project=theirs", "logger.upload_files=true"]
@@ -133,7 +133,7 @@ def test_where_runs_are_sent_is_not_taken_over(
 @pytest.mark.parametrize(
     "name", ["../part", "/tmp/part", "", ".", "..", "a/b", "a\\b", ".hydra", "c:x", "a\nb", 5, None]
 )
-def test_jobs_lie_in_the_sweep(
+def test_job_directories_outside_the_sweep_are_refused(
     name: Any, stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (stored / "seed=1").rename("part")
@@ -208,7 +208,7 @@ def test_links_in_a_sweep_are_refused(
 
 
 @pytest.mark.parametrize("kind", ["link", "interpolation", "target"])
-def test_a_job_that_is_a_trap_starts_none(
+def test_a_hostile_job_is_refused_before_any_job_starts(
     kind: str, stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = stored / "seed=1"

@@ -1,4 +1,4 @@
-"""Jobs that are asked for are never merged without a word, whatever their hash leaves out."""
+"""Requested jobs are never merged silently, although their hash ignores some keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SWEPT = {
 
 @pytest.fixture
 def stored(mnist_train: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sequence[JobRecord]]:
-    """The jobs that a sweep stores, none of which is trained."""
+    """The jobs that a sweep stores, without training them."""
     from mnist_exp.sweeps import launching
 
     monkeypatch.setattr(launching, "_run", lambda *arguments: None)
@@ -45,12 +45,12 @@ def stored(mnist_train: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> 
     return store
 
 
-def test_every_key_that_the_hash_leaves_out_is_swept_here() -> None:
+def test_every_key_that_the_hash_ignores_is_swept_here() -> None:
     assert set(SWEPT) == set(NOT_COUNTED) - {"resume", "sweep", "trust"}
 
 
 @pytest.mark.parametrize("key", SWEPT)
-def test_a_sweep_over_what_the_hash_leaves_out_has_a_job_for_each_value(
+def test_a_sweep_over_a_key_that_the_hash_ignores_has_a_job_for_each_value(
     key: str, stored: Callable[..., Sequence[JobRecord]]
 ) -> None:
     first = stored(SWEPT[key])
@@ -65,14 +65,14 @@ def test_a_sweep_over_what_the_hash_leaves_out_has_a_job_for_each_value(
     assert groups is None or len(stored(groups)) == 2
 
 
-def test_jobs_that_compute_the_same_are_told(
+def test_jobs_that_compute_the_same_are_reported(
     stored: Callable[..., Sequence[JobRecord]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(stored("optimizer.lr=0.1,1e-1,0.2")) == 2
     assert "sweep sweep: 2 jobs compute the same (optimizer.lr=0.1); 1 runs: lr=0.1\n" in capsys.readouterr().out
 
 
-def test_data_folders_of_configuration_files_are_told_apart(
+def test_data_folders_in_configuration_files_distinguish_jobs(
     stored: Callable[..., Sequence[JobRecord]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "mine" / "experiment"
@@ -123,7 +123,7 @@ def test_a_sweep_whose_data_moved_is_finished(
     )
 
 
-def test_hashes_are_what_they_were(composed: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashes_have_not_changed(composed: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MNIST_DIR", raising=False)
     for overrides, known in [
         ([], "f6f726256a57"),

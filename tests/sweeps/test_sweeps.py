@@ -1,4 +1,4 @@
-"""A sweep finishes: failures stay alone, the same command does what is left, and no run is mixed with another."""
+"""A failed job affects no other, the same command finishes the sweep, and runs are not mixed up."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def contents(path: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_jobs_lie_directly_in_the_sweep_directory(
+def test_jobs_are_directly_in_the_sweep_directory(
     sweep: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep("seed=range(3)", "model=lenet5,mlp") == 0
@@ -127,7 +127,7 @@ def test_other_settings_under_the_same_name_get_their_own_directory(sweep: Calla
     assert read_run(Path("sweep") / other).config.optimizer.target == "torch.optim.Adam"
 
 
-def test_failures_stay_alone_and_are_run_again(
+def test_failures_affect_no_other_job_and_are_run_again(
     sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mnist_exp import experiment
@@ -156,7 +156,7 @@ def test_failures_stay_alone_and_are_run_again(
     assert started()["seed=3"] == before["seed=3"]
 
 
-def test_divergence_is_a_failed_row_that_is_settled(sweep: Callable[..., int]) -> None:
+def test_a_diverged_job_is_not_run_again(sweep: Callable[..., int]) -> None:
     assert sweep("optimizer.lr=1e30,0.01") == 1
     assert statuses() == {"lr=1e+30": "diverged", "lr=0.01": "completed"}
     before = started()
@@ -171,7 +171,7 @@ def test_fail_fast_stops_and_can_be_finished(sweep: Callable[..., int]) -> None:
     assert statuses() == {"lr=1e+30": "diverged", "lr=0.01": "completed", "lr=0.02": "completed"}
 
 
-def test_resume_needs_the_directory_alone(
+def test_resume_needs_only_the_directory(
     sweep: Callable[..., int], mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep("optimizer.lr=1e30,0.01", "sweep.fail_fast=true") == 1
@@ -208,7 +208,7 @@ def test_a_directory_of_something_else_is_refused(
     )
 
 
-def test_threads_and_device_distinguish_where_they_are_swept_over(
+def test_sweeps_over_threads_and_device_have_a_job_for_each_value(
     mnist_train: Callable[..., int], small: list[str]
 ) -> None:
     assert mnist_train("-m", *small, *QUICK, "trainer.threads=1,2") == 0
@@ -237,7 +237,7 @@ class TestNames:
     def test_examples(self, overrides: list[str], name: str) -> None:
         assert directory_name(overrides, "abcdef012345") == name
 
-    def test_long_values_stay_short_and_apart(self) -> None:
+    def test_long_values_give_short_distinct_names(self) -> None:
         first = directory_name([f"model.hidden=[{'64,' * 60}64]"], "aaaaaa000000")
         second = directory_name([f"model.hidden=[{'64,' * 60}32]"], "bbbbbb000000")
         assert first != second
@@ -250,14 +250,14 @@ class TestNames:
 
 @pytest.fixture
 def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration directory in front of ours that a test may edit."""
+    """A configuration directory before ours, which a test may edit."""
     folder = tmp_path / "mine"
     (folder / "trainer").mkdir(parents=True)
     (folder / "trainer" / "mine.yaml").write_text("defaults: [default]\neval_batch_size: 500\n")
     return folder
 
 
-def test_editing_conf_changes_no_job_that_waits(
+def test_editing_conf_changes_no_waiting_job(
     sweep: Callable[..., int], own_conf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mnist_exp import experiment
@@ -274,7 +274,7 @@ def test_editing_conf_changes_no_job_that_waits(
         assert sweep(*command) == 0
     told = (
         "mnist-train: conf/ has changed since 2 jobs of this sweep were composed: trainer.eval_batch_size: 500 -> 250; "
-        "what was composed then is what runs, for the rest choose another hydra.sweep.dir\n"
+        "the stored configurations are used; for the new ones choose another hydra.sweep.dir\n"
     )
     assert capsys.readouterr().err == told
     for name in ("seed=0", "seed=1"):
