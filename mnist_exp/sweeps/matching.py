@@ -1,4 +1,4 @@
-"""Match configurations with the stored jobs of a sweep, and print where the result may surprise."""
+"""Match configurations with the stored jobs of a sweep, and print which were merged, moved or changed."""
 
 from __future__ import annotations
 

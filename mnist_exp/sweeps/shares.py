@@ -39,7 +39,7 @@ def shares_of(inner: DictConfig, jobs: int) -> Shares:
         jobs: number of jobs in the sweep.
 
     Raises:
-        UsageError: a number in the settings is none.
+        UsageError: a setting that should be a number is not one.
     """
     available = available_cores()
     if inner._target_ == BASIC_LAUNCHER:
