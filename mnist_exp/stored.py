@@ -257,4 +257,4 @@ def _is_job(path: Path) -> bool:
     path = path.absolute()
     if not (path.parent / "sweep.json").is_file():
         return False
-    return any(job["directory"] == path.name for job in read_sweep(path.parent)["jobs"])
+    return any(job.directory == path.name for job in read_sweep(path.parent).jobs)

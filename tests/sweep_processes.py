@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.sweeps.directory import read_sweep
+from mnist_exp.sweeps.directory import JobRecord, read_sweep
 
 BREAKING = "seed=0,1,2,3,5,6"  # one job without a failure, and one for each kind of failure
 # Makes the jobs with some seeds fail, in any process. Seed 6 also kills the launcher's process once another job has begun.
@@ -87,20 +87,20 @@ def start(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Pop
     )
 
 
-def rows(path: Path) -> dict[str, dict[str, Any]]:
-    return {job["directory"]: job for job in read_sweep(path / "sweep")["jobs"]}
+def rows(path: Path) -> dict[str, JobRecord]:
+    return {job.directory: job for job in read_sweep(path / "sweep").jobs}
 
 
 def assert_each_broken_job_ended_alone(path: Path) -> None:
     """Check the table of a sweep of ``BREAKING`` in which every job has its own process."""
     jobs = rows(path)
-    assert {name: (job["status"], job["error"]) for name, job in jobs.items()} == {
+    assert {name: (job.status, job.error) for name, job in jobs.items()} == {
         "seed=0": ("failed", "ZeroDivisionError: division by zero"),
         "seed=1": ("failed", "SystemExit: 3"),
         "seed=2": ("failed", "ProcessDied: its process was killed by SIGKILL, as Linux does when memory runs out"),
         "seed=3": ("completed", None),
-        "seed=5": ("diverged", jobs["seed=5"]["error"]),
-        "seed=6": ("killed", "its process is gone"),
+        "seed=5": ("diverged", jobs["seed=5"].error),
+        "seed=6": ("killed", "its process ended without recording why"),
     }
 
 

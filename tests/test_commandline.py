@@ -243,8 +243,8 @@ def test_swept_choices_may_have_keys_that_the_default_lacks(
     monkeypatch.setattr(launching, "_run", lambda *arguments: None)
     sweep = ["-m", *small, "seed=0,1", "hydra.sweep.dir=sweep"]
     assert mnist_train(*sweep, "optimizer=adam,adamw", "optimizer.betas=[0.9,0.99]") == 0
-    jobs = read_sweep(Path("sweep"))["jobs"]
-    assert [job["overrides"] for job in jobs] == [
+    jobs = read_sweep(Path("sweep")).jobs
+    assert [list(job.overrides) for job in jobs] == [
         [f"seed={seed}", f"optimizer={name}"] for seed in (0, 1) for name in ("adam", "adamw")
     ]
     capsys.readouterr()
@@ -357,7 +357,7 @@ def test_group_that_may_be_empty_among_the_choices_of_a_sweep(
 
     monkeypatch.setattr(launching, "_run", lambda *arguments: None)
     assert mnist_train("-m", *small, "experiment=null,record/lenet5", "hydra.sweep.dir=sweep") == 0
-    assert [job["overrides"] for job in read_sweep(Path("sweep"))["jobs"]] == [
+    assert [list(job.overrides) for job in read_sweep(Path("sweep")).jobs] == [
         ["experiment=null"],
         ["experiment=record/lenet5"],
     ]

@@ -38,7 +38,7 @@ from mnist_exp.compose import (
     run_hydra_app,
 )
 from mnist_exp.loggers import wandb_private
-from mnist_exp.sweeps.slurm import never_ask_accounts
+from mnist_exp.sweeps.slurm import disable_sacct
 from mnist_exp.torch_private import has_hooks
 
 ROOT = Path(__file__).parents[1]
@@ -237,7 +237,7 @@ def test_submitit_asks_its_watcher_for_the_state_of_jobs(monkeypatch: pytest.Mon
     assert "update" in vars(type(watcher)) or hasattr(type(watcher), "update")
     with monkeypatch.context() as patch:
         patch.setattr(watcher, "update", watcher.update, raising=True)
-        never_ask_accounts()
+        disable_sacct()
         watcher.update_if_long_enough("force")
         assert watcher.num_calls == 0
         assert watcher.get_info("1", mode="force") == {}

@@ -35,7 +35,7 @@ def log(directory: Path, epochs: range) -> None:
     logger.on_end(TrainingEnded("completed", None, {}))
 
 
-def test_epochs_that_are_trained_again_are_not_doubled(tmp_path: Path) -> None:
+def test_epochs_that_are_trained_again_are_logged_once(tmp_path: Path) -> None:
     log(tmp_path, range(1, 4))
     log(tmp_path, range(3, 6))
     assert curves(tmp_path)["own"] == [(epoch, 7.0) for epoch in range(1, 6)]
@@ -81,7 +81,7 @@ def test_no_link_is_followed_and_training_goes_on(tmp_path: Path, caplog: pytest
 
 
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
-def test_where_it_is_absent_that_is_one_line(
+def test_without_tensorboard_there_is_a_one_line_error(
     sweep: list[str],
     tmp_path: Path,
     mnist_train: Train,
