@@ -184,9 +184,8 @@ def train_directory(path: Path, settings: Mapping[str, Any], *, in_sweep: bool =
     if path.is_relative_to(Path.cwd()) and path != Path.cwd():
         path = path.relative_to(Path.cwd())  # shorter in messages
     with RunDirectory.reopen(path) as run:
-        if not run.record.versions:
-            run.update(**provenance(PACKAGE))
-        run.update(process={"host": platform.node(), "pid": os.getpid()})
+        first = {} if run.record.versions else provenance(PACKAGE)
+        run.update(**first, process={"host": platform.node(), "pid": os.getpid()})
         run.config = check(
             {**run.config.plain(), **{key: settings[key] for key in ("logger", "callbacks") if key in settings}}
         )

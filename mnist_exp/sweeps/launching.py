@@ -100,7 +100,7 @@ def launch(
 
     Raises:
         UsageError: a mistake of the user, before any job runs.
-        RunInterrupted, PastHydra: a signal or a failure stopped the sweep; see ``conclude``.
+        RunInterrupted, WrappedError: a signal or a failure stopped the sweep; see ``conclude``.
     """
     setup_globals()
     path = Path(config.hydra.sweep.dir).absolute()
@@ -156,7 +156,9 @@ def _launch_requested(
         wanted = list(dict.fromkeys([*jobs, *(sweep.jobs.values() if config.sweep.resume else ())]))
         settings = settings_of_composed_jobs(jobs, requested.composed, config)
         settings |= settings_of_stored_jobs(sweep, wanted, config, known, settings)
-        with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted):
+        from mnist_exp.components import keep_data  # imports torch, which composing has loaded by now
+
+        with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted), keep_data():
             at_once = shares.at_once if shares.capped else None
             _run(sweep, wanted, _launcher(inner, config, sweep, settings), stop, at_once)
         stopped_by = int(sweep.stop_file.read_text() or 0) if sweep.stop_file.exists() else None
