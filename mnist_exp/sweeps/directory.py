@@ -23,7 +23,7 @@ from pydantic_core import from_json
 
 from mnist_exp.config import Config
 from mnist_exp.errors import explain_validation, printable
-from mnist_exp.hashing import HASH_VERSION, NOT_COUNTED, config_hash
+from mnist_exp.hashing import HASH_VERSION, NOT_HASHED, config_hash
 from mnist_exp.runs import RunDirectoryError, Status, write_atomically
 from mnist_exp.runs.directory import resume_command
 from mnist_exp.runs.files import open_file, refuse_links, remove_temporaries
@@ -284,7 +284,7 @@ def job_id(config: Config, overrides: Iterable[str]) -> str:
 
     def is_ignored(override: str) -> bool:
         key = override.lstrip("+").partition("=")[0]
-        return any(key == ignored or key.startswith(f"{ignored}.") for ignored in NOT_COUNTED)
+        return any(key == ignored or key.startswith(f"{ignored}.") for ignored in NOT_HASHED)
 
     unhashed = sorted(filter(is_ignored, overrides))
     digest = hashlib.sha256("\n".join(unhashed).encode()).hexdigest()[:4]

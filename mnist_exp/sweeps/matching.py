@@ -102,7 +102,7 @@ def report_changed_configs(
     changes: dict[tuple[str, ...], int] = {}
     for job, now, identity in zip(jobs, configs, identities, strict=True):
         if identity.partition("-")[0] != job.id.partition("-")[0]:
-            before = read_config(sweep.path / job.directory).with_found(None)
+            before = read_config(sweep.path / job.directory).with_image_properties(None)
             lines = tuple(differences(before.plain(), now.plain()))
             changes[lines] = changes.get(lines, 0) + 1
     for lines, number in changes.items():

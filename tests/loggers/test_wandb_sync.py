@@ -245,7 +245,7 @@ def test_links_and_settings_that_wandb_would_follow_are_refused(
         picture.symlink_to(Path("key").absolute())
     else:
         (run / "wandb" / "offline-run-1-x").symlink_to(Path.cwd())
-    assert_refused(wandb_server, ".* (is a link|would tell W&B).*")
+    assert_refused(wandb_server, ".* (is a link|would change where W&B).*")
 
 
 def framed(*entries: dict[str, Any]) -> bytes:
