@@ -69,7 +69,7 @@ def _clean_state() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _alone(_clean_state: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No account, no leftovers of another test, and a working directory that may be littered."""
+    """No account, no files of other tests, and a temporary working directory."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
@@ -114,7 +114,7 @@ def mnist_train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 @pytest.fixture
 def stopped_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
-    """Inside it, runs of this process stop after so many steps, as if SIGTERM came."""
+    """Context in which runs of this process stop after so many steps, as after SIGTERM."""
     from mnist_exp.signals import StopRequest
 
     @contextmanager
@@ -235,7 +235,7 @@ def brief_outages(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def composed() -> Callable[..., dict[str, Any]]:
-    """The resolved configuration that a command line amounts to."""
+    """The resolved configuration of a command line."""
 
     def run(*overrides: str) -> dict[str, Any]:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):

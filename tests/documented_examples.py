@@ -1,4 +1,4 @@
-"""What documented lines name, made real: run directories, sweeps, pictures, folders of data sets."""
+"""Files that documented lines name: run directories, sweeps, pictures, folders of data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command line that the project shows to a user, wherever it stands, as it would be typed.
+"""Every command line in documents, docstrings and messages of the project, as it would be typed.
 
 Documents, comments of configuration files, docstrings, and the messages in the code. What ``--help`` prints is read where
 it is run. Messages that put together what to type from what was typed are not here; their tests type it.

@@ -1,4 +1,4 @@
-"""What a run or a test could leave behind in its process, for the next one to lean on."""
+"""State of the process that a run or a test could change, so that the next one depends on it."""
 
 from __future__ import annotations
 

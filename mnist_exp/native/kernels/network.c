@@ -1,9 +1,9 @@
 // One network on a CPU: logits from images, and the gradients of its parameters from the gradient of the logits; or a whole
 // training step: the batch's images by their index, the loss and its gradient, and the optimizer's update.
 //
-// The batch is split into shards, each with its part of the workspace. In the linear layers a vector holds one feature of several images:
-// features are stored as [feature][image], images rounded up to whole vectors. Sums over shards have a fixed order, so a
-// result depends on the number of shards, but not on the thread that computes a shard.
+// The batch is split into shards, each with its part of the workspace. In the linear layers a vector holds one feature of
+// several images: features are stored as [feature][image], images rounded up to whole vectors. Sums over shards have a fixed
+// order, so a result depends on the number of shards, but not on the thread that computes a shard.
 //
 // Macros on the compiler's command line: ACTIVATION; for a network with two convolutions also SIDE, PADDING, KERNEL,
 // CHANNELS1, CHANNELS2, and DENSE (1 if a convolution has batch norm or average pooling) with AVERAGE.
