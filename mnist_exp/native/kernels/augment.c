@@ -1,4 +1,4 @@
-// Random affine maps and elastic distortions of a batch of images, as data/augment.py describes them.
+// Random affine maps and elastic distortions of a batch of images, see data/augment.py.
 #define ACTIVATION 0
 #include "vectors.h"
 #include "product.h"
@@ -23,13 +23,13 @@ typedef struct {
   const float *noise;      // (n, 2, side, side), or NULL: drawn here from `seed`
   uint64_t seed;
   const float *smoothing;  // (side, side), or NULL: no elastic part
-  const float *transposed;     // (side, stride): its transpose times the amplitude, 0 behind the last column
+  const float *transposed;     // (side, stride): its transpose times the amplitude, 0 after the last column
   float *scratch;
 } Distortion;
 
-#define MARGIN 4 // empty pixels around an image: a kernel of 4 taps that lies outside finds only those
+#define MARGIN 4 // empty pixels around an image, enough for 4 taps completely outside it
 
-// What one shard works with; planes are (side, stride).
+// Memory of one shard; planes are (side, stride).
 typedef struct {
   long stride, plane, wide;
   float *noise, *half, *shift[2], *fraction[2], *padded;
@@ -55,7 +55,7 @@ INLINE uvec mix(uvec x) {
   x = (x ^ (x >> 15)) * 0x846ca68bu;
   return x ^ (x >> 16);
 }
-// Numbers uniform in [-1, 1): a function of the seed and of their place among those of the batch.
+// Numbers uniform in [-1, 1): a function of the seed and of their index in the batch.
 static void draw(float *to, long count, uint64_t seed, uint64_t first) {
   uvec lane;
   for (int i = 0; i < V; i++) lane[i] = i;
@@ -79,7 +79,7 @@ static void displace(const Distortion *d, const Scratch *r, long i, int axis) {
   multiply((Product){r->half, r->stride, 1, d->transposed, r->stride, r->shift[axis], r->stride, side, r->stride, side, 0, 0});
 }
 
-// Where each output pixel lies in the padded image, and how far behind that place, for both axes.
+// The source of each output pixel: its index in the padded image, and the fraction of a pixel beyond it along both axes.
 static void locate(const Distortion *d, const Scratch *r, long i) {
   const long side = d->side;
   const float *map = d->maps + 6 * i, low = -(MARGIN - 1), high = side + 1;
@@ -106,7 +106,7 @@ static void locate(const Distortion *d, const Scratch *r, long i) {
   }
 }
 
-// Weights of the four taps at -1, 0, 1, 2 as polynomials of the fraction, from the constant on: the cubic convolution of Keys 1981
+// Weights of the four taps at -1, 0, 1, 2 as polynomials of the fraction, the constant term first: the cubic convolution of Keys 1981
 // with a = -0.75, as in PyTorch, or linear interpolation.
 static const v4 CUBIC[4] = {{0, 1, 0, 0}, {-0.75f, 0, 0.75f, 0}, {1.5f, -2.25f, 1.5f, -0.75f}, {-0.75f, 1.25f, -1.25f, 0.75f}};
 static const v4 LINEAR[4] = {{0, 1, 0, 0}, {0, -1, 1, 0}, {0}, {0}};
@@ -119,8 +119,8 @@ static void sample(const Distortion *d, const Scratch *r, const float *image, fl
     for (long x = 0; x < side; x++)
       r->padded[(y + MARGIN) * r->wide + x + MARGIN] = image[y * side + x] - background;
   for (long y = 0; y < side; y++) {
-    float *row = r->half; // not needed any more
-    for (long x = 0; x < side; x += 4) { // up to 3 behind the last column, which have a place too
+    float *row = r->half; // free after `displace`
+    for (long x = 0; x < side; x += 4) { // up to 3 after the last column, for which `place` is set too
       v4 part[4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++) {
@@ -153,12 +153,12 @@ static void distort_part(const void *data, long shard) {
   }
 }
 
-// --- what Python calls -----------------------------------------------------------------------------------------------
+// --- called from Python -----------------------------------------------------------------------------------------------
 
 int64_t lanes(void) { return V; }
 int64_t distortion_floats(const Distortion *d) { return scratch_floats(d) * d->shards; }
 void distort(const Distortion *d) { for_each_part(distort_part, d, d->shards); }
-// The noise of n images, (n, 2, side, side), that `distort` draws from a seed.
+// The noise (n, 2, side, side) that `distort` draws from a seed for n images.
 void draw_noise(int64_t n, int64_t side, uint64_t seed, float *to, float *scratch) {
   const long stride = ROUND_UP(side, V), plane = side * stride;
   for (long i = 0; i < 2 * n; i++) {

@@ -1,4 +1,4 @@
-// Convolution with all pixels of its maps: what batch norm and average pooling need. Maps as in convolution.h.
+// Convolution that keeps all pixels of its maps, for batch norm and average pooling. Maps as in convolution.h.
 
 // The maps of one image (or two) before pooling, LANES channels from `first`: to [OUT][OUT][CO].
 INLINE void convolve_all(const float *x, long stride, const float *weight, const float *bias, float *to, float *other,
@@ -16,15 +16,15 @@ INLINE void convolve_all(const float *x, long stride, const float *weight, const
           const long at = ((row + r) * OUT + column + t) * CO + first;
           if (IMAGES == 1) memcpy(to + at, &sum[r][t], LANES * sizeof(float));
           else {
-            const vec apart = unzip(sum[r][t]);
-            memcpy(to + at, &apart, LANES * sizeof(float));
-            memcpy(other + at, (const half *)&apart + 1, LANES * sizeof(float));
+            const vec separated = unzip(sum[r][t]);
+            memcpy(to + at, &separated, LANES * sizeof(float));
+            memcpy(other + at, (const half *)&separated + 1, LANES * sizeof(float));
           }
         }
     }
 }
 
-// Pooling of one image's maps, value [OUT][OUT][C] -> y [POOLED][POOLED][C]; winner [POOLED][POOLED][C]: its place in value.
+// Pooling of one image's maps, value [OUT][OUT][C] -> y [POOLED][POOLED][C]; winner [POOLED][POOLED][C]: index of the maximum in value.
 INLINE void pool_all(const float *value, float *y, int32_t *winner, const int C, const int OUT, const int POOLED) {
   for (long p = 0; p < POOLED * POOLED; p++) {
     const long at = (p / POOLED * 2 * OUT + p % POOLED * 2) * C;
@@ -45,7 +45,7 @@ INLINE void pool_all(const float *value, float *y, int32_t *winner, const int C,
     }
   }
 }
-// The gradient of `value` from that of y.
+// The gradient of `value` from the gradient of y.
 INLINE void unpool_all(const float *y, float *value, const int32_t *where, const int C, const int OUT, const int POOLED) {
   memset(value, 0, (OUT * OUT * C + V) * sizeof(float));
   for (long p = 0; p < POOLED * POOLED; p++) {
