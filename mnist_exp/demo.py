@@ -115,7 +115,7 @@ class Demo(ThreadingHTTPServer):
         refused: dict[TrainingImages, ValueError] = {}
         for images in {network.images for network in self.networks}:
             try:
-                seen[images], _ = images.like_them(colours)
+                seen[images], _ = images.as_training_image(colours)
             except ValueError as error:
                 refused[images] = error
         if not seen:

@@ -61,7 +61,7 @@ def classify(
     for path in images:
         result: dict[str, Any] = {"image": str(path), "digit": None, "warning": None, "seen": None, "top": []}
         try:
-            seen, result["warning"] = network.images.like_them(read_picture(path))
+            seen, result["warning"] = network.images.as_training_image(read_picture(path))
         except SeveralMarks as error:
             results.append({**result, "warning": str(error), "probabilities": None})
             continue

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from mnist_exp.compose import PACKAGE, resolve
 from mnist_exp.config import check
 from mnist_exp.errors import UsageError
-from mnist_exp.explain import through_hydra
+from mnist_exp.explain import wrap_errors_for_hydra
 from mnist_exp.hashing import HASH_VERSION, config_hash
 from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.directory import refuse_unless_free
@@ -46,7 +46,7 @@ class CheckBeforeRun(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         HydraConfig.instance().set_config(config)
-        with through_hydra():
+        with wrap_errors_for_hydra():
             if config.sweep.resume is not None:
                 raise UsageError(f"sweep.resume={config.sweep.resume} goes with -m: mnist-train -m sweep.resume=DIR")
             if config.resume is not None:
@@ -64,11 +64,11 @@ class CheckBeforeRun(Callback):
             checked = checked.with_absolute_paths(here)
             began = time.perf_counter()
             from mnist_exp.build import build, check_parts
-            from mnist_exp.components import facts_of
+            from mnist_exp.components import callback_arguments
 
             if checked.data.image_size is not None:
                 check_parts(checked, directory)  # before data are read, or fetched
-            parts = build(checked, facts=facts_of(directory, checked))
+            parts = build(checked, callback_arguments=callback_arguments(directory, checked))
             CheckBeforeRun.built = parts, time.perf_counter() - began
 
 
@@ -89,12 +89,12 @@ def start_run(composed: DictConfig, arguments: Sequence[str]) -> float | None:
         validation accuracy of the result, the objective of a search; None without validation data.
 
     Raises:
-        PastHydra: with a UsageError, a RunFailed, or whatever else happened.
+        WrappedError: with a UsageError, a RunFailed, or whatever else happened.
     """
     job, path = HydraConfig.get(), run_path()
     overrides = list(job.overrides.task)
     if composed.resume is not None:
-        with through_hydra():
+        with wrap_errors_for_hydra():
             return resume_run(path, overrides, composed)  # what is not of the task was refused before
     config = check(resolve(composed)).with_absolute_paths(Path(job.runtime.cwd))
     built, CheckBeforeRun.built = CheckBeforeRun.built, None
@@ -108,7 +108,7 @@ def start_run(composed: DictConfig, arguments: Sequence[str]) -> float | None:
         **provenance(PACKAGE),
     }
     with (
-        through_hydra(),
+        wrap_errors_for_hydra(),
         RunDirectory.create(path, config=config, overrides=overrides, record=record) as run,
     ):
         return train(run, built)

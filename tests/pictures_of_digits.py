@@ -279,7 +279,7 @@ def measure(run: Path, mnist: Path, count: int = 100) -> None:
             digit = digits[number]
             picture = two(digit, digits[following]) if kind == "two digits" else make(kind, digit, int(number))
             try:
-                seen, _ = network.images.like_them(read_back(picture))
+                seen, _ = network.images.as_training_image(read_back(picture))
             except SeveralMarks:
                 none += 1
             else:

@@ -1,4 +1,4 @@
-"""Without what only POSIX systems have, runs go on as they are; where that cannot be, a line says so.
+"""Without functions of POSIX systems runs work, or a line explains why not.
 
 A stand-in for Windows: the modules and functions that it lacks are taken away before anything of ours is imported.
 """

@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, flag_override
 
 from mnist_exp.compose import BASIC_SWEEPER
-from mnist_exp.explain import through_hydra
+from mnist_exp.explain import wrap_errors_for_hydra
 from mnist_exp.runs.files import refuse_links
 
 SWEEPER = "hydra_plugins.mnist_exp_sweeps.GridSweeper"
@@ -27,7 +27,7 @@ class FinishSweep(Callback):
                 config.hydra.sweeper._target_ = SWEEPER
         # Hydra does so for each job only, but the sweep's own directory may interpolate ${hydra:...}, too.
         HydraConfig.instance().set_config(config)
-        with through_hydra():
+        with wrap_errors_for_hydra():
             refuse_links(Path(config.hydra.sweep.dir))  # where Hydra and the study write next
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.compose import directory_part_of, groups, resolve, with_choices_checked
-from mnist_exp.config import Config, Found, check
+from mnist_exp.config import Config, ImageProperties, check
 from mnist_exp.errors import UsageError
 from mnist_exp.explain import as_usage_error
 from mnist_exp.runs.directory import resume_command
@@ -105,7 +105,7 @@ def compose_all(
         JobRefused: one cannot run; the message says which job.
     """
     composer = JobComposer(context.config_loader, config, groups(folders_of_conf(context)))
-    found: dict[str, Found] = {}
+    found: dict[str, ImageProperties] = {}
     return [
         _compose(context, composer, config, overrides, index, found)
         for index, overrides in enumerate(job_overrides, initial_job_idx)
@@ -118,7 +118,7 @@ def _compose(
     config: DictConfig,
     overrides: Sequence[str],
     index: int,
-    found: dict[str, Found],
+    found: dict[str, ImageProperties],
 ) -> Composed:
     """The configuration of a job, checked.
 
@@ -162,16 +162,16 @@ def _compose(
     return Composed(composed, task, checked)
 
 
-def _with_image_size(config: Config, found: dict[str, Found]) -> Config:
+def _with_image_size(config: Config, found: dict[str, ImageProperties]) -> Config:
     """The configuration with the size of its images. Where only the data know it, they are read, once for all jobs."""
     if config.data.image_size is not None:
         return config
-    from mnist_exp.components import build_data, found_by
+    from mnist_exp.components import build_data, image_properties
 
     key = repr(config.data.plain())
     if key not in found:
-        found[key] = found_by(build_data(config.data))
-    return config.with_found(found[key])
+        found[key] = image_properties(build_data(config.data))
+    return config.with_image_properties(found[key])
 
 
 def _refuse_another_sweep(config: DictConfig, composed: DictConfig) -> None:

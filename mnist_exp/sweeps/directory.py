@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mnist_exp.config import Config
-from mnist_exp.hashing import HASH_VERSION, NOT_COUNTED, config_hash
+from mnist_exp.hashing import HASH_VERSION, NOT_HASHED, config_hash
 from mnist_exp.runs import RunDirectoryError, Status, write_atomically
 from mnist_exp.runs.directory import resume_command
 from mnist_exp.runs.files import open_file, refuse_links, remove_temporaries
@@ -258,7 +258,7 @@ def job_id(config: Config, overrides: Iterable[str]) -> str:
 
     def is_left_out(override: str) -> bool:
         key = override.lstrip("+").partition("=")[0]
-        return any(key == left_out or key.startswith(f"{left_out}.") for left_out in NOT_COUNTED)
+        return any(key == left_out or key.startswith(f"{left_out}.") for left_out in NOT_HASHED)
 
     unhashed = sorted(filter(is_left_out, overrides))
     digest = hashlib.sha256("\n".join(unhashed).encode()).hexdigest()[:4]

@@ -27,8 +27,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from mnist_exp.compose import BASIC_LAUNCHER, no_callbacks
-from mnist_exp.errors import PastHydra, RunFailed, RunInterrupted, UsageError
+from mnist_exp.compose import BASIC_LAUNCHER, empty_callbacks
+from mnist_exp.errors import RunFailed, RunInterrupted, UsageError, WrappedError
 from mnist_exp.runs.locking import is_locked
 from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.signals import StopRequest
@@ -161,7 +161,7 @@ def conclude(stopped_by: int = 0) -> None:
 
     Raises:
         RunInterrupted: there was a signal.
-        PastHydra: with a RunFailed, if any job failed.
+        WrappedError: with a RunFailed, if any job failed.
     """
     if not _LAST:
         return
@@ -171,7 +171,7 @@ def conclude(stopped_by: int = 0) -> None:
     if stopped_by:
         raise RunInterrupted("", stopped_by)
     if any(job_status.status in FAILED | {Status.INTERRUPTED} for job_status in statuses.values()):
-        raise PastHydra(RunFailed(""))
+        raise WrappedError(RunFailed(""))
 
 
 def _launcher(
@@ -213,7 +213,7 @@ def _launcher(
             f"{str(inner._target_).rpartition('.')[2]} gives each job a forked process, which Windows does "
             "not have; leave hydra/launcher out, and jobs run one after the other"
         )
-    context = HydraContext(config_loader=StoredJobs(settings), callbacks=no_callbacks())
+    context = HydraContext(config_loader=StoredJobs(settings), callbacks=empty_callbacks())
     launcher = _instantiated(job, context, task)
 
     def launch_all(jobs: Sequence[Job]) -> None:

@@ -98,7 +98,7 @@ def report_edits(
     edits: dict[tuple[str, ...], int] = {}
     for job, now, identity in zip(jobs, configs, identities, strict=True):
         if identity.partition("-")[0] != job.id.partition("-")[0]:
-            before = read_config(sweep.path / job.directory).with_found(None)
+            before = read_config(sweep.path / job.directory).with_image_properties(None)
             lines = tuple(differences(before.plain(), now.plain()))
             edits[lines] = edits.get(lines, 0) + 1
     for lines, number in edits.items():

@@ -1,4 +1,4 @@
-"""How commands end: a reader that leaves, a full disk, Ctrl-C; and that nothing else ends the program."""
+"""The end of commands: closed output, a full disk, Ctrl-C; only commands exit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ READERS = ["head -1", "true"]  # one leaves after a line, the other before the f
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_reader_that_leaves_stops_no_command(
+def test_closed_output_stops_no_command(
     reader: str,
     type_in: Callable[[str], subprocess.CompletedProcess[str]],
     trained: Callable[..., Path],
@@ -69,7 +69,7 @@ def test_a_reader_that_leaves_stops_no_command(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_output_that_cannot_be_written_is_told_in_a_line(
+def test_output_that_cannot_be_written_is_one_line(
     type_in: Callable[[str], subprocess.CompletedProcess[str]], trained: Callable[..., Path], small: list[str]
 ) -> None:
     run = trained("run", *small)
@@ -107,7 +107,7 @@ def test_a_failure_of_ours_keeps_its_traceback() -> None:
         raise BrokenPipeError("of a socket, not of standard output")
 
 
-def test_nothing_but_commands_ends_the_program() -> None:
+def test_only_commands_exit() -> None:
     found = set()
     for file in sorted(PACKAGE.rglob("*.py")):
         name = file.relative_to(PACKAGE).as_posix()

@@ -234,7 +234,9 @@ def test_files_are_sent_where_the_user_says_so(
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "settings"])
-def test_what_wandb_would_follow_is_refused(kind: str, offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_links_and_settings_for_wandb_are_refused(
+    kind: str, offline: Callable[..., Path], wandb_server: WandbServer
+) -> None:
     run = offline("a")
     Path("key").write_text("private")
     if kind == "settings":
@@ -247,7 +249,7 @@ def test_what_wandb_would_follow_is_refused(kind: str, offline: Callable[..., Pa
         (run / "wandb" / "offline-run-1-x").symlink_to(Path.cwd())
     done = sync()
     assert (done.returncode, done.stderr) == (1, "")
-    assert re.fullmatch(r"outputs/a: failed: .* (is a link|would tell W&B).*\n", done.stdout)
+    assert re.fullmatch(r"outputs/a: failed: .* (is a link|would change where W&B).*\n", done.stdout)
     assert not wandb_server.runs
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mnist_exp.config import check
-from mnist_exp.hashing import NOT_COUNTED, config_hash
+from mnist_exp.hashing import NOT_HASHED, config_hash
 from mnist_exp.runs import read_run
 from mnist_exp.sweeps.directory import job_id, read_sweep
 
@@ -46,7 +46,7 @@ def stored(mnist_train: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_key_that_the_hash_leaves_out_is_swept_here() -> None:
-    assert set(SWEPT) == set(NOT_COUNTED) - {"resume", "sweep", "trust"}
+    assert set(SWEPT) == set(NOT_HASHED) - {"resume", "sweep", "trust"}
 
 
 @pytest.mark.parametrize("key", SWEPT)

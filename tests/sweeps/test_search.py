@@ -229,7 +229,7 @@ def test_a_run_without_its_study_is_trained_to_the_end(tmp_path: Path, caplog: p
 
     told = {"storage": "sqlite:////long/gone/study.db", "trial": 1, "study": "val_accuracy", "startup_trials": 5}
     OptunaPruning(SearchTrial.model_validate(told), tmp_path)
-    assert "study.db does not know this run: it is trained to the end" in caplog.text
+    assert "study.db does not contain this run, which is therefore not pruned" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
