@@ -154,7 +154,7 @@ def test_job_directories_outside_the_sweep_are_refused(
         ({"jobs": [5]}, ": jobs.0=5 should be an object"),
         ({"jobs": [{}]}, ": jobs.0.directory is missing (and 4 more)"),
         ({"command": None}, ": command=null should be a valid string"),
-        ({"config_hash_version": "2"}, ": config_hash_version=2 should be a valid integer"),
+        ({"config_hash_version": "2"}, ': config_hash_version="2" should be a valid integer'),
         ([], " cannot be read: it should be a JSON object"),
     ],
 )
@@ -172,7 +172,7 @@ def test_a_wrong_type_in_sweep_json_is_refused(
     ("change", "message"),
     [
         ({"status": "lost"}, "status=lost should be waiting, running, "),
-        ({"test_accuracy": "0.9"}, "test_accuracy=0.9 should be a valid number"),
+        ({"test_accuracy": "0.9"}, 'test_accuracy="0.9" should be a valid number'),
         ({"seconds": float("nan")}, "seconds=nan should be a finite number"),
         ({"overrides": "seed=1"}, "overrides=seed=1 should be a valid array"),
     ],
