@@ -68,8 +68,6 @@ class Detection:
 def like_mnist(colours: Colours, box: int = 20) -> NDArray[np.uint8]:
     """A digit (28, 28), ink bright on black, from a picture of one in any two colours, scaled and centred by ``framed``.
 
-    The search covers the whole picture, then the sheet of paper if there is one, then the area around the digit.
-
     Raises:
         SeveralMarks: two marks or more could be the digit.
         ValueError: nothing stands out from its surroundings.
@@ -78,7 +76,7 @@ def like_mnist(colours: Colours, box: int = 20) -> NDArray[np.uint8]:
         raise ValueError("shows no digit: smaller than 2x2 pixels")
     if max(np.ptp(colours[..., channel]) for channel in range(3)) < 3:
         raise ValueError("shows no digit: it is of one colour")
-    found, scale = _search(colours)
+    found, scale = _search(colours)  # in the whole picture, then in a sheet of paper, then around the digit
     if found is not None and is_sheet(found.digit):
         colours = only_sheet(colours, found.digit, scale)
         found, scale = _search(colours)
@@ -97,8 +95,8 @@ def _search(colours: Colours, kinds: tuple[bool, ...] = (True, False)) -> tuple[
     """The digit in a picture, dark or light, and the factor by which the picture was reduced for the search."""
     scale = math.ceil(max(colours.shape[:2]) / SEARCH_SIZE)
     grey = without_noise(strongest_mixture(reduced(colours, scale)))
-    candidates = [found for dark in kinds if (found := find_digit(grey, dark)) is not None]
-    candidates.sort(key=lambda found: (is_sheet(found.digit), found.digit.weight))
+    detections = filter(None, (find_digit(grey, dark) for dark in kinds))
+    candidates = sorted(detections, key=lambda found: (is_sheet(found.digit), found.digit.weight))
     alike = len(candidates) == 2 and candidates[0].digit.weight > 0.4 * candidates[1].digit.weight
     if alike and any(frame.encloses(candidates[1].digit) for frame in candidates[0].frames):
         candidates.reverse()  # the area inside the frame is paper
