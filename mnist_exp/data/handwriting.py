@@ -263,9 +263,7 @@ def connected(mask: Mask, darker: Plane) -> list[Mark]:
     for label, box in boxes[:15]:
         own = labels[box] == label
         strength = float(darker[box][own].mean())
-        if (
-            strength < 1.5 or math.hypot(*own.shape) < 4
-        ):  # smaller differences are rounding, smaller marks have no shape
+        if strength < 1.5 or math.hypot(*own.shape) < 4:  # a grey level is rounding, a few pixels have no shape
             continue
         edge = inner[box][own].size - inner[box][own].sum()
         marks.append(Mark(box, own, strength, min(0.7, edge / math.hypot(*own.shape))))
