@@ -1,7 +1,7 @@
-"""A trained network as an ONNX file, which other languages run: ``python export_onnx.py DIR network.onnx``.
+"""Write a trained network as an ONNX file, for use from other languages: ``python export_onnx.py DIR network.onnx``.
 
-The file takes images (N, channels, size, size), float32 in 0..1 with bright ink, prepares them as the run prepared its data, and
-gives logits (N, classes). It needs ``pip install 'mnist-exp[onnx]'``.
+The network in the file takes images (N, channels, size, size), float32 in 0..1 with bright ink, prepares them like the data of
+the run, and returns logits (N, classes). The script needs ``pip install 'mnist-exp[onnx]'``.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""A training loop of one's own, over our data and models."""
+"""Your own training loop, with data and models of mnist_exp."""
 
 import torch
 import torch.nn.functional as F

@@ -1,6 +1,6 @@
-"""What Hydra finds of this project: it takes launchers and sweepers from this namespace only.
+"""The launcher and sweepers of this project: Hydra finds plugins only in this namespace.
 
-Hydra imports this module whenever it starts, so it holds names; the work is in ``mnist_exp.sweeps``.
+Hydra imports this module at every start, so the module imports nothing slow; the work is in ``mnist_exp.sweeps``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class FinishingLauncher(Launcher):
         inner: the configuration of that launcher.
 
     Attributes:
-        records: for each job of the next launch, what else its ``run.json`` says; a search sets it.
+        records: for each job of the next launch, extra fields of its ``run.json``; set by a search.
     """
 
     def __init__(self, inner: DictConfig) -> None:
@@ -48,13 +48,13 @@ class FinishingLauncher(Launcher):
 
 
 class GridSweeper(Sweeper):
-    """Every combination of the values given: Hydra's own sweeper, less its rehearsal and what it leaves behind.
+    """Runs every combination of the given values, like Hydra's own sweeper, but composes each job only once.
 
-    The launcher composes all jobs, and checks them, before any starts; where it refuses them, no directory stays.
+    The launcher composes and checks all jobs before any starts; if it refuses them, no new directory remains.
 
     Args:
-        max_batch_size: jobs that are given to the launcher at once; None: all.
-        params: overrides that go in front of those of the command line.
+        max_batch_size: number of jobs given to the launcher at once; None: all.
+        params: overrides placed before those of the command line.
     """
 
     def __init__(self, max_batch_size: int | None, params: Mapping[str, Any] | None = None) -> None:
@@ -68,10 +68,10 @@ class GridSweeper(Sweeper):
         self._launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Run all jobs, and return what became of them, batch by batch.
+        """Run all jobs, and return their results by batch.
 
         Raises:
-            UsageError: there are no jobs, or an interval is given. See ``launching.launch`` for the others.
+            UsageError: there are no jobs, or an interval is given. See ``launching.launch`` for other errors.
         """
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -88,12 +88,12 @@ class GridSweeper(Sweeper):
             return [self._launcher.launch(jobs[i : i + size], i) for i in range(0, len(jobs), size)]
         finally:
             for folder in new:
-                with suppress(OSError):  # it is not empty, so something was done
+                with suppress(OSError):  # not empty: jobs were stored in it
                     folder.rmdir()
 
 
 def _jobs(overrides: Sequence[Override]) -> list[list[str]]:
-    """The overrides of each job. The last of several for one key wins, at the place of the first.
+    """The overrides of each job. If a key occurs several times, its last value is used, in the position of the first.
 
     Raises:
         UsageError: there are no jobs, or an interval is given.
@@ -105,7 +105,7 @@ def _jobs(overrides: Sequence[Override]) -> list[list[str]]:
     for override in overrides:
         key = override.get_key_element()
         if override.is_delete():
-            continue  # Hydra would make ~KEY= of ~KEY, which deletes nothing
+            continue  # Hydra would turn ~KEY into ~KEY=, which deletes nothing
         if not override.is_sweep_override():
             values[key] = [f"{key}={override.get_value_element_as_str()}"]
         elif override.is_discrete_sweep():
@@ -120,7 +120,7 @@ def _jobs(overrides: Sequence[Override]) -> list[list[str]]:
 
 
 class OptunaSweeper(Sweeper):
-    """Asks an Optuna study which jobs to run. ``conf/hydra/sweeper/optuna.yaml`` says what the arguments mean."""
+    """Runs the jobs that an Optuna study proposes. ``conf/hydra/sweeper/optuna.yaml`` explains the arguments."""
 
     def __init__(self, params: DictConfig, **settings: Any) -> None:
         self._params = params
@@ -133,10 +133,10 @@ class OptunaSweeper(Sweeper):
         self._launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run what is left of the study's trials.
+        """Run the remaining trials of the study.
 
         Raises:
-            UsageError: the search cannot be. See ``launching.launch`` for the others.
+            UsageError: the search is not possible. See ``launching.launch`` for other errors.
         """
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -151,10 +151,10 @@ class OptunaSweeper(Sweeper):
         parsed = parser.parse_overrides([*(f"{key!s}={value}" for key, value in self._params.items()), *arguments])
         last = {override.get_key_element(): override for override in parsed}
         search, settings = self._search(list(last.values()))
-        from mnist_exp.sweeps.search import assignments  # which imports Optuna
+        from mnist_exp.sweeps.search import assignments  # imports Optuna
 
         fixed = [
-            # Hydra would make ~KEY= of ~KEY, which deletes nothing.
+            # Hydra would turn ~KEY into ~KEY=, which deletes nothing.
             str(override.input_line) if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
             for key, override in last.items()
             if not override.is_sweep_override()

@@ -6,7 +6,7 @@
     rows = mnist_exp.load_runs("outputs/sweeps/mlp_width")
     model = mnist_exp.load_model(run.path)
 
-Importing this package imports neither PyTorch nor Hydra; the first call does.
+Importing this package imports neither PyTorch nor Hydra; the first call of a function does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
+_MODULE_OF_NAME = {
     **dict.fromkeys(("load_model", "load_run", "load_runs", "train"), "mnist_exp.api"),
     **dict.fromkeys(("RunFailed", "RunInterrupted", "UsageError"), "mnist_exp.errors"),
     "Run": "mnist_exp.runs",
@@ -39,9 +39,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF_NAME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Training and reading runs from Python. Users import these functions from ``mnist_exp``."""
+"""Train and read runs from Python. Users import these functions from ``mnist_exp``."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ def train(
     config_dir: str | Path | None = None,
     trust: Collection[str] = (),
 ) -> Run:
-    """Train one network: the same run directory, and the same bits, as ``mnist-train`` with these overrides.
+    """Train one network. Run directory and weights are the same as of ``mnist-train`` with these overrides, bit for bit.
 
-    PyTorch's number of threads and its random numbers are set for the whole process, as the configuration says. Runs of one
-    process go one after the other, not in threads.
+    Sets PyTorch's number of threads and its random seed for the whole process. Do not call it in several threads at once.
 
     Args:
         overrides: as on the command line, without a shell's quotes: ``"model=mlp"``, ``"model.hidden=[64,64]"``,
             ``"resume=DIR"``.
-        directory: of the run; None: a new one below ``outputs/``.
-        config_dir: a folder with configuration files of your own, such as ``model/mynet.yaml``.
-        trust: packages whose code may run where a run directory names it: with ``resume``, ``init_from`` or teachers.
+        directory: of the run; None: a new one in ``outputs/``.
+        config_dir: a folder with your own configuration files, such as ``model/mynet.yaml``.
+        trust: packages whose code may run if a run directory names it: with ``resume``, ``init_from`` or teachers.
 
     Returns:
-        the run, as ``load_run`` reads it.
+        the run, as ``load_run`` returns it.
 
     Raises:
         UsageError: a mistake in the settings; nothing is written.
-        RunFailed: the run failed or diverged; ``train.log`` in its directory says how.
-        KeyboardInterrupt: the run was stopped (a ``RunInterrupted``, whose message says how to continue).
+        RunFailed: the run failed or diverged; the error is in ``train.log`` in its directory.
+        KeyboardInterrupt: the run was stopped (a ``RunInterrupted``, whose message contains the command that resumes it).
     """
     from mnist_exp.commandline import folders_of, run_hydra, without_flags
     from mnist_exp.explain import as_usage_error
@@ -65,10 +64,10 @@ def train(
 
 
 def _settings(overrides: Sequence[str], directory: str | Path | None, trust: Collection[str]) -> list[str]:
-    """The overrides of the ``mnist-train`` that does the same.
+    """The overrides, with ``directory`` and ``trust`` as overrides.
 
     Raises:
-        UsageError: an option of the command, or a sweep.
+        UsageError: an override is an option of ``mnist-train``, or asks for a sweep.
     """
     from mnist_exp.commandline import with_paths_quoted
 
@@ -86,27 +85,27 @@ def _settings(overrides: Sequence[str], directory: str | Path | None, trust: Col
 
 
 def load_run(path: str | Path) -> Run:
-    """What one run directory says: status, record, configuration, metrics.
+    """Read one run directory: status, record, configuration, metrics.
 
     Raises:
-        UsageError: it is missing, damaged, or not one of ours.
+        UsageError: it is missing, damaged, or not a run directory of this project.
     """
     return read_run(path)
 
 
 def load_runs(*paths: str | Path) -> list[dict[str, Any]]:
-    """One flat record a run, which ``pandas.DataFrame(records)`` takes as it is.
+    """Read several runs, each as one flat dict, for ``pandas.DataFrame(records)``.
 
-    Keys: ``directory``, ``status``, ``name``, ``seed``, every setting by its dotted key (``optimizer.lr``; lists as typed:
+    Keys: ``directory``, ``status``, ``name``, ``seed``, every setting by its dotted key (``optimizer.lr``; a list as text:
     ``"[64,64]"``), the metrics of the last epoch (``test_accuracy``, a fraction; ``test_loss``, nats), ``parameters``,
-    ``macs``, ``threads``, ``device``, ``backend``, ``config_hash``, ``error``, and ``seconds`` (in all). A run that has no
-    such value yet has None there.
+    ``macs``, ``threads``, ``device``, ``backend``, ``config_hash``, ``error``, and ``seconds`` (total). All dicts have the
+    same keys; a missing value is None.
 
     Args:
         paths: run directories, folders of them (a sweep, ``outputs``), or patterns (``"outputs/**/mlp-*"``).
 
     Raises:
-        UsageError: a path leads nowhere, or a run directory is damaged.
+        UsageError: a path does not exist, or a run directory is damaged.
     """
     from mnist_exp.reports.collect import paths_of
 
@@ -139,14 +138,15 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def load_model(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
-    """The trained network of a run, on the CPU and in evaluation mode: (N, 1, S, S) float32, normalised, to logits (N, C).
+    """The trained network of a run, on the CPU and in evaluation mode.
 
-    PyTorch computes it, so that hooks, ``torch.save`` and ``torch.export`` work; C kernels that trained it round differently.
-    PyTorch's random numbers are left alone.
+    Its input is (N, 1, S, S), or (N, 3, S, S) in colour, float32, normalised; its output logits (N, C), float32. PyTorch
+    computes it, so that hooks, ``torch.save`` and ``torch.export`` work; the C kernels that may have trained it round
+    differently. The state of PyTorch's random generators is not changed.
 
     Args:
         path: run directory.
-        trust: packages whose code may run besides ours and PyTorch's: ``["mynet"]`` for a network of your own.
+        trust: packages whose code may run besides ours and PyTorch's: ``["mynet"]`` for your own network.
 
     Raises:
         UsageError: there is no trained network, or it needs code that is not trusted.
@@ -162,5 +162,5 @@ def load_model(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
 
 
 def _packages(trust: Collection[str]) -> list[str]:
-    """One name may be given as it is."""
+    """A list of packages; a single name may be a string."""
     return [trust] if isinstance(trust, str) else list(trust)

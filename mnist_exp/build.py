@@ -1,6 +1,6 @@
-"""From a checked configuration to all that a run trains with.
+"""Build everything that a run needs from its checked configuration.
 
-Nothing is written here. Importing this module imports torch.
+Nothing is written. Importing this module imports torch.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mnist_exp.components import (
     build_objective,
     build_optimizer,
     build_scheduler,
-    facts_of,
-    found_by,
+    callback_arguments,
+    image_properties,
     layers_of,
 )
-from mnist_exp.config import Config, Found
+from mnist_exp.config import Config, ImageProperties
 from mnist_exp.data import Dataset
 from mnist_exp.data.augment import Augment
 from mnist_exp.device import choose_device, prepare_torch, use_backend
@@ -53,18 +53,18 @@ LOG = logging.getLogger("mnist_exp")
 
 @dataclass
 class Parts:
-    """All that a run trains with.
+    """Everything that a run needs for training.
 
     Attributes:
-        layers: of the network, for people.
-        threads: of the CPU.
-        backend: ``torch`` or ``native``, what computes the network.
-        init_from: where the first weights come from, for ``run.json``; None for random ones.
-        found: size and normalisation of the images, for ``run.json``.
-        data_seconds, build_seconds: that reading the data took, and all of it.
-        messages: what was logged meanwhile and nobody has shown, because there was no console and no log file yet.
+        layers: the layer table of the network.
+        threads: number of CPU threads.
+        backend: ``torch`` or ``native``, which computes the network.
+        init_from: the run that the initial weights are from, for ``run.json``; None: they are random.
+        image_properties: for ``run.json``.
+        data_seconds, build_seconds: time to read the data, and to build everything including the data.
+        messages: log records of this time, when there was no console and no log file yet.
         callbacks: the logger and the callbacks of the configuration, in this order.
-        on_identity: is told what a logger says of the run that it has begun.
+        on_identity: called by a logger with the fields of ``run.json`` that identify its own run.
     """
 
     dataset: Dataset
@@ -74,7 +74,7 @@ class Parts:
     threads: int
     backend: str
     init_from: dict[str, Any] | None
-    found: Found
+    image_properties: ImageProperties
     data_seconds: float
     build_seconds: float
     messages: list[logging.LogRecord] = field(default_factory=list)
@@ -89,50 +89,52 @@ def build(
     may_download: bool = True,
     threads: int | None = None,
     backend: str | None = None,
-    begun: bool = False,
-    facts: Mapping[str, Any] | None = None,
+    has_checkpoint: bool = False,
+    callback_arguments: Mapping[str, Any] | None = None,
 ) -> Parts:
-    """Everything that the configuration describes, on its device.
+    """Build everything that the configuration describes, on its device.
 
     Args:
-        trusted: packages whose code may run besides ours; None: all, for a configuration of the user's own.
+        trusted: packages whose code may run besides ours; None: all, because the user wrote the configuration.
         may_download: see ``build_data``.
-        threads, backend: of an earlier part of the same run, whose bits are only repeated with the same ones.
-        begun: a checkpoint will replace the weights, so that ``init_from`` is not read.
-        facts: of the run, for callbacks, as ``facts_of`` gives them; None: no callbacks are made.
+        threads, backend: as recorded when the run started, because other ones change its bits; None: choose them.
+        has_checkpoint: the run's checkpoint will replace the weights, so ``init_from`` is not read.
+        callback_arguments: as ``components.callback_arguments`` returns them; None: build no callbacks.
 
     Raises:
-        UsageError: data, device or arguments that cannot be.
+        UsageError: the data, the device or an argument is not possible.
     """
     start = time.perf_counter()
     check_target_types(config, trusted)
-    # Other runs that this one names may need the packages that it names itself.
+    # The teachers and the run of init_from may need the packages that this configuration names.
     others = own_packages(config).union(config.trust) if trusted is None else trusted
     device = choose_device(config.trainer.device)
     threads = prepare_torch(config.trainer, device, threads)
     began = time.perf_counter()
-    with held_back() as messages:
+    with buffer_log() as messages:
         dataset = build_data(config.data, may_download=may_download).to(device)
     data_seconds = time.perf_counter() - began
-    found = found_by(dataset)
-    config = config.with_found(found)
+    properties = image_properties(dataset)
+    config = config.with_image_properties(properties)
     model = build_model(config)
-    init_from = load_weights(model, Path(config.init_from), others) if config.init_from and not begun else None
+    init_from = load_weights(model, Path(config.init_from), others) if config.init_from and not has_checkpoint else None
     model = model.to(device)
     layers = layers_of(model, config)
     backend = use_backend(model, config.trainer, device, backend)
     state, train_config = build_training(config, model, dataset, device, others)
-    parts = Parts(dataset, state, train_config, layers, threads, backend, init_from, found, data_seconds, 0.0, messages)
-    if facts is not None:
-        known = {"parameters": count_parameters(model), "on_identity": lambda identity: parts.on_identity(identity)}
-        parts.callbacks = build_callbacks(config, {**facts, **known})
+    parts = Parts(
+        dataset, state, train_config, layers, threads, backend, init_from, properties, data_seconds, 0.0, messages
+    )
+    if callback_arguments is not None:
+        further = {"parameters": count_parameters(model), "on_identity": lambda identity: parts.on_identity(identity)}
+        parts.callbacks = build_callbacks(config, {**callback_arguments, **further})
     parts.build_seconds = time.perf_counter() - start
     return parts
 
 
 @contextmanager
-def held_back() -> Iterator[list[logging.LogRecord]]:
-    """Keep what is logged while no console and no log file listens."""
+def buffer_log() -> Iterator[list[logging.LogRecord]]:
+    """Keep log records in the yielded list while there is no handler for them."""
     if LOG.handlers:
         yield []
         return
@@ -147,25 +149,25 @@ def held_back() -> Iterator[list[logging.LogRecord]]:
 
 
 def check_parts(config: Config, directory: Path, trusted: Trusted = None) -> None:
-    """Find out what ``build`` would refuse, as far as that can be told without the data.
+    """Do the checks of ``build`` that need no data.
 
     Args:
         config: with the size of the images.
-        directory: of the run, for callbacks that ask for it.
+        directory: of the run, for callbacks that have this argument.
 
     Raises:
-        UsageError: a constructor refuses its arguments, or something that is asked for cannot be.
+        UsageError: the device is not possible, or a constructor refuses its arguments.
     """
     check_target_types(config, trusted)
     device = choose_device(config.trainer.device)
     model = build_model(config)
     layers_of(model, config)
-    if config.trainer.backend == "native":  # else nothing is refused, and nothing need be compiled for a job that waits
+    if config.trainer.backend == "native":  # with other backends nothing is refused, and compiling takes long
         use_backend(model, config.trainer, device)
     optimizer = build_optimizer(config.optimizer, model, decay_all=config.regularization.decay_all)
     build_scheduler(config.scheduler, optimizer, config.trainer.epochs, steps_per_epoch=100)
-    known = {"parameters": count_parameters(model), "on_identity": lambda identity: None}
-    build_callbacks(config, {**facts_of(directory, config), **known})
+    further = {"parameters": count_parameters(model), "on_identity": lambda identity: None}
+    build_callbacks(config, {**callback_arguments(directory, config), **further})
 
 
 def build_training(
@@ -175,10 +177,10 @@ def build_training(
     device: torch.device,
     trusted: Collection[str] = (),
 ) -> tuple[TrainState, TrainConfig]:
-    """Optimizer, schedule, average and recipe around a model that is on ``device``.
+    """The state and the settings of training for a model that is on ``device``.
 
     Raises:
-        UsageError: the optimizer or scheduler refuses its arguments, or a teacher cannot be had.
+        UsageError: the optimizer or the scheduler refuses its arguments, or a teacher cannot be used.
     """
     trainer, regularization = config.trainer, config.regularization
     optimizer = build_optimizer(config.optimizer, model, decay_all=regularization.decay_all)
@@ -209,7 +211,7 @@ def build_training(
         compile=trainer.compile,
         profile=trainer.profile,
     )
-    # Training draws from a stream of its own, whatever the number of draws that initial weights took.
+    # Seeded again, so that training does not depend on how many random numbers the initial weights needed.
     torch.manual_seed(config.seed + 1)
     return TrainState(model, optimizer, scheduler, ema, device), train_config
 
@@ -217,49 +219,49 @@ def build_training(
 def build_distillation(
     config: Config, digest: str | None, device: torch.device, trusted: Collection[str] = ()
 ) -> Distillation | None:
-    """The trained networks of ``regularization.distillation``, where there are any.
+    """The teachers of ``regularization.distillation``; None without any.
 
     Args:
-        digest: of the data that this run trains on.
+        digest: of the data of this run.
 
     Raises:
-        UsageError: a run directory holds none, or one that can still change, or that saw images which this run holds out.
+        UsageError: a run is not completed, or was trained on other data, possibly on the validation images of this run.
     """
 
     def trained(directory: str) -> nn.Module:
         run = read_run(Path(directory))
         if run.status != Status.COMPLETED:
             raise UsageError(f"{directory} is {run.status}; a teacher must be completed")
-        its_digest = run.record.data_digest
-        if its_digest and digest and its_digest != digest:
-            raise UsageError(f"{directory} was trained on other digits (digest {its_digest}, here {digest})")
-        # Digits that are known to be the same may have been read from anywhere.
-        place = {"root", "download", "target"} if its_digest and digest else {"root"}
-        own, its = (data.model_dump(by_alias=True, exclude=place) for data in (config.data, run.whole_config.data))
+        recorded = run.record.data_digest
+        if recorded and digest and recorded != digest:
+            raise UsageError(f"{directory} was trained on other digits (digest {recorded}, here {digest})")
+        # With equal digests the source of the data does not matter.
+        source = {"root", "download", "target"} if recorded and digest else {"root"}
+        own, its = (data.model_dump(by_alias=True, exclude=source) for data in (config.data, run.whole_config.data))
         if differing := [f"data.{key}={as_typed(its.get(key))}" for key in own if its.get(key) != own[key]]:
             raise UsageError(
-                f"{directory} was trained with {' '.join(differing)}; a teacher must have seen what this run sees, and "
-                "nothing that it holds out"
+                f"{directory} was trained with {' '.join(differing)}; a teacher needs the training images of this run, and "
+                "must not have seen its validation images"
             )
         model, _ = trained_model(run, device, trusted)
         return model.eval()
 
-    wanted = config.regularization.distillation
+    settings = config.regularization.distillation
     try:
-        teachers = [trained(directory) for directory in wanted.teachers]
+        teachers = [trained(directory) for directory in settings.teachers]
     except UsageError as error:
         raise UsageError(f"regularization.distillation.teachers: {error}") from error
-    return Distillation(teachers, wanted.weight, wanted.temperature) if teachers else None
+    return Distillation(teachers, settings.weight, settings.temperature) if teachers else None
 
 
 def load_weights(model: nn.Module, directory: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
-    """Give ``model``, which is on the CPU, the weights that the result of another run has.
+    """Load the weights of another run's trained network into ``model``, which is on the CPU.
 
     Returns:
-        where they come from, for ``run.json``: the directory, the epoch, and a digest of the weights.
+        for ``run.json``: the directory, the epoch, and a digest of the weights.
 
     Raises:
-        UsageError: there is no trained network, or it has other weights than ``model``.
+        UsageError: there is no trained network, or names or shapes of its weights differ from those of ``model``.
     """
     try:
         trained, state = trained_model(read_run(directory), torch.device("cpu"), trusted)

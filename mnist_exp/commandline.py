@@ -1,7 +1,6 @@
-"""Hydra's flags and overrides, handed to Hydra.
+"""Run Hydra with given flags and overrides.
 
-``hydra.main`` would do, but it reads flags only in front of all overrides or behind them, and reports what is wrong with
-them in eight lines.
+Not by ``hydra.main``, which allows flags only before or after all overrides, and reports a wrong one in eight lines.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig
 
 from mnist_exp.compose import CONF, groups, hydra_flags, run_hydra_app, with_choices_checked
-from mnist_exp.errors import PastHydra, UsageError, as_override
+from mnist_exp.errors import UsageError, WrappedError, as_override
 
 
 def without_flags(overrides: Sequence[str]) -> argparse.Namespace:
-    """What ``run_hydra`` takes for overrides that no flag comes with."""
+    """The argument of ``run_hydra`` for overrides without flags."""
     options = hydra_flags().parse_args([])
     options.overrides = list(overrides)
     return options
 
 
 def with_paths_quoted(arguments: Sequence[str]) -> list[str]:
-    """The arguments with quotes of Hydra's around the directory of a run, whose name may hold ``=`` and commas."""
+    """The arguments with Hydra's quotes around a run directory, because its name may contain ``=`` and commas."""
 
     def quoted(argument: str) -> str:
         key, _, value = argument.partition("=")
@@ -45,13 +44,13 @@ def with_paths_quoted(arguments: Sequence[str]) -> list[str]:
 
 
 def folders_of(options: argparse.Namespace) -> list[Path]:
-    """Where configuration files lie: the user's folder first."""
+    """The folders of configuration files, the user's first."""
     own = [Path(options.config_dir).absolute()] if options.config_dir else []
     return [*own, Path(options.config_path).absolute() if options.config_path else CONF]
 
 
 def only_prints(options: argparse.Namespace) -> bool:
-    """Whether the flags ask for something to read, and for no run."""
+    """Whether the flags ask for output only, and for no run."""
     return bool(_printing_flags(options))
 
 
@@ -66,21 +65,21 @@ def _printing_flags(options: argparse.Namespace) -> list[str]:
 
 
 def run_hydra(task: Callable[[DictConfig], Any], options: argparse.Namespace) -> None:
-    """Do what the flags say: compose, and run ``task``, a sweep, or print.
+    """Compose the configuration; then run ``task`` or a sweep, or print, as the flags ask.
 
     Raises:
-        UsageError: flags that do not go together.
-        Exception: what Hydra raises while it composes, and what ``task`` and our callbacks raise.
+        UsageError: flags contradict each other.
+        Exception: of Hydra's composition, of ``task`` and of our callbacks.
     """
     commands = [*(["--run"] if options.run else []), *_printing_flags(options)]
     if options.experimental_rerun:
         raise UsageError("--experimental-rerun is not supported; to continue a run, type resume=DIR")
     if len(commands) > 1 or (options.run and options.multirun):
-        raise UsageError(f"{' and '.join([*commands, '--multirun'][:2])} do not go together; leave one out")
+        raise UsageError(f"{' and '.join([*commands, '--multirun'][:2])} contradict each other; leave one out")
     if options.multirun and "hydra.mode=RUN" in options.overrides:
-        raise UsageError("hydra.mode=RUN and --multirun do not go together; leave one out")
+        raise UsageError("hydra.mode=RUN and --multirun contradict each other; leave one out")
     if options.resolve and not options.cfg:
-        raise UsageError("--resolve goes with --cfg: mnist-train --cfg job --resolve")
+        raise UsageError("--resolve needs --cfg: mnist-train --cfg job --resolve")
     folders = folders_of(options)
     overrides = with_choices_checked(options.overrides, folders)
     if options.hydra_help:
@@ -95,18 +94,18 @@ def run_hydra(task: Callable[[DictConfig], Any], options: argparse.Namespace) ->
         overrides = _with_first_choices(overrides, folders)
     options.overrides = overrides
     version.setbase("1.3")
-    carried: Exception | None = None
-    with _exceptions_handed_on(), _hydra_of_its_own():
+    wrapped: Exception | None = None
+    with _exceptions_raised(), _separate_hydra_state():
         try:
             run_hydra_app(options, task)
-        except PastHydra as passing:
-            carried = passing.error
+        except WrappedError as wrapper:
+            wrapped = wrapper.error
         except ValueError as error:
             if not prints:
                 raise
             raise UsageError(" ".join(str(error).split())) from error
-    if carried is not None:
-        raise carried  # here, so that it keeps its own cause
+    if wrapped is not None:
+        raise wrapped  # outside of the except clause, so that its own cause is kept
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
@@ -114,7 +113,7 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
 
 
 def _shared_by_all_jobs(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What a sweep's jobs have in common, its master configuration; and what they have not."""
+    """The overrides with one value, which are the same for all jobs of a sweep, and those with several."""
     parsed = _parsed(overrides)
     shared, varying = (
         [str(override.input_line) for override in parsed if override.is_sweep_override() is sweep]
@@ -124,10 +123,10 @@ def _shared_by_all_jobs(overrides: Sequence[str]) -> tuple[list[str], list[str]]
 
 
 def _with_first_choices(overrides: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """In front of ``GROUP=A,B`` also ``GROUP=A``.
+    """The overrides with ``GROUP=A`` inserted before ``GROUP=A,B``.
 
-    Hydra composes a sweep without what varies, so a key that all of these choices have would be unknown where the
-    default choice does not have it: ``optimizer=adam,adamw 'optimizer.betas=[0.9,0.99]'``.
+    Hydra first composes a sweep without the overrides of several values. Without this, a key of all these choices that the
+    default choice does not have would be unknown: ``optimizer=adam,adamw 'optimizer.betas=[0.9,0.99]'``.
     """
     known = groups(folders)
     result: list[str] = []
@@ -142,8 +141,8 @@ def _with_first_choices(overrides: Sequence[str], folders: Sequence[Path]) -> li
 
 
 @contextmanager
-def _exceptions_handed_on() -> Iterator[None]:
-    """Hydra prints exceptions itself and leaves, unless the environment has this."""
+def _exceptions_raised() -> Iterator[None]:
+    """Make Hydra raise exceptions. Otherwise it prints them and exits."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -156,18 +155,20 @@ def _exceptions_handed_on() -> Iterator[None]:
 
 
 @contextmanager
-def _hydra_of_its_own() -> Iterator[None]:
-    """What ``${hydra:...}`` reads, which loader composes, and where Hydra logs, is one for the whole process: a notebook that
-    uses Hydra itself, and the next run, must not find this one's."""
+def _separate_hydra_state() -> Iterator[None]:
+    """Restore Hydra's global state afterwards: its configuration, its loader and its log handlers.
+
+    A notebook that uses Hydra itself, and the next run in this process, must not be affected by this run.
+    """
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    of_caller, loader = HydraConfig.instance().cfg, GlobalHydra.instance().hydra
+    config, loader = HydraConfig.instance().cfg, GlobalHydra.instance().hydra
     HydraConfig.instance().cfg = None
     GlobalHydra.instance().clear()
     try:
         yield
     finally:
-        HydraConfig.instance().cfg, GlobalHydra.instance().hydra = of_caller, loader
+        HydraConfig.instance().cfg, GlobalHydra.instance().hydra = config, loader
         for handler in [handler for handler in root.handlers if handler not in handlers]:
             root.removeHandler(handler)
             handler.close()

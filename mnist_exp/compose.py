@@ -1,7 +1,7 @@
-"""Composing the configuration: where ``conf/`` lies, what can be chosen there, what it may interpolate.
+"""Composition of the configuration: the folder ``conf/``, its groups and choices, interpolations, the help text.
 
-Light on purpose: a mistyped key is answered with nothing imported but Hydra. What is taken from Hydra and OmegaConf that
-they do not promise to keep is taken here, at the end, and nowhere else.
+Only Hydra is imported, so that a mistyped key is reported quickly. All private parts of Hydra and OmegaConf that this
+package uses are at the end of this module.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from mnist_exp.errors import UsageError, near_miss, same_ending
+from mnist_exp.errors import NUMBER, UsageError, near_miss, same_ending
 
 PACKAGE = Path(__file__).parent
-# A checkout has conf/ beside the package; an installed wheel carries it inside.
+# In a checkout conf/ is beside the package, in an installed wheel inside it.
 CONF = PACKAGE.parent / "conf" if (PACKAGE.parent / "conf" / "train.yaml").is_file() else PACKAGE / "conf"
 
-# Groups that may be empty: null, or taken away with ~GROUP. A run needs one of every other group.
+# Groups that may be empty: null, or deleted with ~GROUP. A run needs a choice of every other group.
 OPTIONAL = ("logger", "callbacks", "experiment", "sweep")
 
 OmegaConf.register_new_resolver("run_token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
@@ -35,9 +35,9 @@ HELP = """\
 mnist-train: train LeNet-5 variants and MLPs on MNIST.
 
   mnist-train                                            LeNet-5 on full MNIST
-  mnist-train model=mlp regularization=dropout seed=3    swap a group, override a line
+  mnist-train model=mlp regularization=dropout seed=3    another choice of a group, another value
   mnist-train -m seed=0,1,2                              several runs
-  mnist-train -m sweep=mlp_width                         a whole sweep; the same again finishes it
+  mnist-train -m sweep=mlp_width                         a whole sweep; the same command finishes it later
   mnist-train -m sweep.resume=DIR                        finish any sweep
   mnist-train resume=DIR                                 continue an interrupted run
   mnist-train --cfg job --resolve                        print the configuration, run nothing
@@ -47,16 +47,16 @@ mnist-eval DIR evaluates a finished run; mnist-report DIR... compares runs. --hy
 
 
 def first_comment(file: Path) -> str:
-    """What a file of ``conf/`` says of itself: its first comment that is no directive to Hydra."""
+    """The first comment of a configuration file, without Hydra's ``@package`` directive."""
     with file.open(encoding="utf-8") as lines:
         comments = (line.removeprefix("# ").rstrip() for line in lines if line.startswith("# "))
         return next((comment for comment in comments if not comment.startswith("@package")), "")
 
 
 def help_text() -> str:
-    """What ``--help`` prints: examples, every choice with the first comment of its file, and the root knobs.
+    """The output of ``--help``: examples, every choice with the first comment of its file, and the keys of train.yaml.
 
-    Hydra's own help reads and composes every file of ``conf/``, which takes longer the more presets there are.
+    Hydra's own help composes every file of ``conf/``, which is slow with many presets.
     """
     groups: dict[str, list[str]] = {}
     for file in sorted(CONF.rglob("*.yaml")):
@@ -73,26 +73,26 @@ def help_text() -> str:
 
 
 def required_groups() -> list[str]:
-    """The groups of ``conf/`` of which every run needs one choice."""
+    """The groups of ``conf/`` that may not be empty."""
     return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in {*OPTIONAL, "hydra"})
 
 
 def choices(group: str, folders: Sequence[Path] = (CONF,)) -> list[str]:
-    """What a group can be: the files below its folders, those in folders of their own included."""
+    """The choices of a group: the files in its folders, at any depth."""
     files = [(folder / group, file) for folder in folders for file in (folder / group).rglob("*.yaml")]
     names = {file.relative_to(parent).with_suffix("").as_posix() for parent, file in files}
     return sorted(name for name in names if not name.startswith("common/"))
 
 
 def groups(folders: Sequence[Path] = (CONF,)) -> list[str]:
-    """All groups, Hydra's in ``conf/`` included."""
+    """All groups in these folders, including Hydra's."""
     found = {file.parent.relative_to(folder).as_posix() for folder in folders for file in folder.rglob("*.yaml")}
     outer = {name if name.startswith("hydra/") else name.partition("/")[0] for name in found - {"."}}
     return sorted(outer)
 
 
-def choices_with(key: str, folders: Sequence[Path] = (CONF,)) -> str:
-    """``; it is a key of GROUP=CHOICE``, for a key that only some choices of a group have, else nothing."""
+def choices_with_key(key: str, folders: Sequence[Path] = (CONF,)) -> str:
+    """``; GROUP.KEY is a key of GROUP=CHOICE only``, for a key that only some choices of a group have, else nothing."""
     section, _, last = key.rpartition(".")
     found: dict[str, list[str]] = {}
     for group in [section] if section else required_groups():
@@ -105,7 +105,7 @@ def choices_with(key: str, folders: Sequence[Path] = (CONF,)) -> str:
 
 
 def content_of(file: Path) -> dict[str, Any]:
-    """A configuration file's own keys; none where it cannot be read."""
+    """The content of a configuration file; {} if it cannot be read or is no mapping."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -114,33 +114,33 @@ def content_of(file: Path) -> dict[str, Any]:
 
 
 def with_choices_checked(overrides: Sequence[str], folders: Sequence[Path] = (CONF,)) -> list[str]:
-    """Overrides as Hydra takes them: it refuses null for a group, and has ``~GROUP`` for that.
+    """The overrides with ``GROUP=null`` replaced by ``~GROUP``, because Hydra refuses null for a group.
 
     Raises:
-        UsageError: a group is set to null that every run needs, or to something that is no name.
+        UsageError: a group that every run needs is deleted, or a group is set to a number, true or false.
     """
     required, known = required_groups(), groups(folders)
     checked = []
     for override in overrides:
         key, separator, value = override.partition("=")
         group, word = key.lstrip("+~"), value.strip().lower()
-        away = key.startswith("~") or word == "null"
-        if group in required and away:
+        deleted = key.startswith("~") or word == "null"
+        if group in required and deleted:
             raise UsageError(f"{override}: a run needs a {group}; choose from {', '.join(choices(group, folders))}")
         if group in OPTIONAL and separator and word == "null":
             checked.append(f"~{group}")
             continue
-        if group in known and re.fullmatch(r"true|false|[-+]?\d+|[-+]?\d*\.\d*(e[-+]?\d+)?", word):
+        if group in known and (word in {"true", "false"} or NUMBER.fullmatch(word)):
             raise UsageError(f"{override} is not a choice; choose from {', '.join(choices(group, folders))}")
         checked.append(override)
     return checked
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain data, every interpolation replaced by its value.
+    """The configuration as plain data, with the values of all interpolations.
 
     Raises:
-        UsageError: a section or a mandatory value is missing, or an interpolation leads nowhere.
+        UsageError: a section or a mandatory value is missing, or an interpolation names a key that does not exist.
     """
     for group in required_groups():
         if OmegaConf.select(config, group, default=None) is None:
@@ -153,42 +153,40 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UsageError(explain_interpolation(error, OmegaConf.to_container(config, resolve=False))) from error
     assert isinstance(tree, dict)
-    # One form of none, whether it was null, taken away or empty.
-    none = {"logger": tree.get("logger") or None, "callbacks": tree.get("callbacks") or {}}
-    return {str(key): value for key, value in {**tree, **none}.items()}
+    return {str(key): value for key, value in tree.items()}
 
 
 def explain_interpolation(error: OmegaConfBaseException, tree: Any) -> str:
-    """Which key cannot have a value, and why."""
+    """One line: which key cannot be resolved, and why."""
     text = str(error).splitlines()[0]
     if missing := re.search(r"Interpolation key '([^']+)' not found", text):
         near = same_ending(missing[1], tree) or near_miss(missing[1], tree)
         return f"{error.full_key}: there is no {missing[1]} to take its value from{near}"
     if "Recursive interpolation" in text:
-        return f"{error.full_key}: its value leads back to itself; give it a value of its own"
+        return f"{error.full_key}: its value refers to itself; give it a value of its own"
     return f"{error.full_key}: {text}"
 
 
-# The rest is about private parts of Hydra 1.3 and OmegaConf 2.3. tests/test_private_parts.py fails if they change.
+# Private parts of Hydra 1.3 and OmegaConf 2.3 from here on. tests/test_private_parts.py fails if they change.
 
-# The launcher that runs one job after the other in this process, and the sweeper that tries every combination: Hydra has no
-# other names for them.
+# The launcher that runs one job after the other in this process, and the sweeper that runs every combination. They have no
+# public names.
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 def hydra_flags() -> argparse.ArgumentParser:
-    """The parser that ``hydra.main`` reads flags with: it has no public way to read them from elsewhere than ``sys.argv``."""
+    """The argument parser of ``hydra.main``, whose public interface reads ``sys.argv`` only."""
     from hydra._internal.utils import get_args_parser
 
     return get_args_parser()
 
 
 def run_hydra_app(options: argparse.Namespace, task: Callable[[DictConfig], Any]) -> None:
-    """What ``hydra.main`` does with options once they are read.
+    """Do what ``hydra.main`` does after it has read the options.
 
     Raises:
-        Exception: what Hydra, a callback or ``task`` raised, if ``HYDRA_FULL_ERROR`` is set.
+        Exception: of Hydra, a callback or ``task``, if ``HYDRA_FULL_ERROR`` is set.
     """
     from hydra._internal.utils import _run_hydra
 
@@ -202,14 +200,14 @@ def run_hydra_app(options: argparse.Namespace, task: Callable[[DictConfig], Any]
 
 
 def composing_code() -> CodeType:
-    """The function that Hydra composes in: it marks exceptions of other libraries in no way, only their frames tell."""
+    """The code of the function in which Hydra composes, to recognise exceptions of other libraries by their frames."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
     return ConfigLoaderImpl.load_configuration.__code__
 
 
 def directory_part_of(overrides: Sequence[Override], config: DictConfig) -> str:
-    """What ``hydra.job.override_dirname`` is for these overrides of a job."""
+    """The value of ``hydra.job.override_dirname`` for a job with these overrides."""
     from hydra._internal.config_loader_impl import get_overrides_dirname
 
     settings = config.hydra.job.config.override_dirname
@@ -221,13 +219,13 @@ def directory_part_of(overrides: Sequence[Override], config: DictConfig) -> str:
     )
 
 
-def no_callbacks() -> Any:
-    """The callbacks of a ``HydraContext`` that has none: there is no public class for it."""
+def empty_callbacks() -> Any:
+    """The empty collection of callbacks that a ``HydraContext`` needs; it has no public class."""
     from hydra._internal.callbacks import Callbacks
 
     return Callbacks()
 
 
 def root_of(node: Node) -> Any:
-    """The whole configuration that a node is a part of: OmegaConf has no public way up."""
+    """The whole configuration that contains a node; OmegaConf has no public function for this."""
     return node._get_root()  # noqa: SLF001  # no public name, see above

@@ -1,7 +1,7 @@
-"""The schema of the configuration, every check of it that needs no data.
+"""The schema of the configuration, and all checks of it that need no data.
 
-``conf/`` holds the values, this module their types, ranges and combinations. Nothing heavy is imported here: a mistake
-on the command line is answered before torch is loaded and before any directory exists.
+``conf/`` holds the values, this module their types, ranges and allowed combinations. torch is not imported, so that a
+mistake on the command line is reported quickly.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from mnist_exp.types import BatchNorm, Classes, Count, Dropout, NonNegative, Per
 
 
 class Frozen(BaseModel):
-    """A part of the configuration, checked and never changed; ``model_copy(update=...)`` makes another one."""
+    """A checked, immutable part of the configuration; ``model_copy(update=...)`` returns a changed copy."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
     def plain(self) -> dict[str, Any]:
-        """As configuration files have it: plain data, and only the keys that were given."""
+        """The content of a configuration file: plain data, only the keys that were given."""
         return self.model_dump(by_alias=True, exclude_unset=True)
 
 
 class Section(Frozen):
-    """A closed set of keys."""
+    """A section that allows no other keys than these."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Component(Frozen):
-    """Something that ``_target_`` names; types and ranges of its other keys are its constructor's."""
+    """A class or function that ``_target_`` names. Its constructor checks types and ranges of the other keys."""
 
     model_config = ConfigDict(extra="allow")
     target: str = Field(alias="_target_")
@@ -44,12 +44,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Preparation(Section):
-    """What is done to images wherever they come from. ``conf/data/common/preparation.yaml``."""
+    """Size, normalisation and splits of the images of any data set. ``conf/data/common/preparation.yaml``."""
 
-    image_size: Count | None  # None: as stored
-    channels: Literal[1, 3] = 1  # runs of earlier versions do not say
-    num_classes: Classes = 10  # nor this
-    mean: PerChannel[float] | None  # None: of the images that are trained on
+    image_size: Count | None  # pixels; None: the size in the files
+    # A default marks a key that runs of earlier versions do not have, here and in the sections below.
+    channels: Literal[1, 3] = 1
+    num_classes: Classes = 10
+    mean: PerChannel[float] | None  # None: computed from the training images
     std: PerChannel[Positive] | None
     val_size: Annotated[int, Field(ge=0)]
     split_seed: Seed
@@ -58,17 +59,17 @@ class Preparation(Section):
 
     @property
     def folder(self) -> str | None:
-        """``root``, the folder of the data where they have one; that of a user's own loader is taken for a folder, too."""
+        """``root``, the folder of the data; None without one. A string ``root`` of a user's own loader counts as a folder."""
         root = getattr(self, "root", None)
         return root if isinstance(root, str) else None
 
     def in_folder(self, root: str | None) -> Self:
-        """The same data in another folder."""
+        """A copy with another folder."""
         return self.model_copy(update={"root": root})
 
 
 class Data(Preparation):
-    """Where our own loaders find digits. ``conf/data``."""
+    """One of our own loaders. ``conf/data``."""
 
     target: Literal["mnist_exp.data.idx_folder", "mnist_exp.data.png_folder", "mnist_exp.data.mnist5k"] = Field(
         alias="_target_"
@@ -78,24 +79,24 @@ class Data(Preparation):
 
 
 class OwnData(Preparation):
-    """A user's function or class that returns arrays; what is no key of the preparation is an argument of it."""
+    """A user's function or class that returns arrays; keys other than those of ``Preparation`` are its arguments."""
 
     model_config = ConfigDict(extra="allow")
     target: str = Field(alias="_target_")
 
 
 def _target(section: Any) -> Any:
-    """What a section names, whether it is checked already or not."""
+    """The target of a section, checked or unchecked."""
     return section.get("_target_") if isinstance(section, Mapping) else getattr(section, "target", None)
 
 
-def _whose_data(section: Any) -> str:
+def _data_tag(section: Any) -> str:
     target = _target(section)
     return "own" if isinstance(target, str) and not target.startswith("mnist_exp.") else "ours"
 
 
-class Found(Section):
-    """Size and normalisation of the images that a run was trained on: what its configuration may leave to the data."""
+class ImageProperties(Section):
+    """Size and normalisation of the training images, which the configuration may leave to the data."""
 
     image_size: Count
     mean: PerChannel[float]
@@ -118,7 +119,7 @@ class Scheduler(Component):
 
 
 class Augmentation(Section):
-    """Amplitudes of the random distortions of training images."""
+    """Amplitudes of the random distortions of training images: degrees, fractions of the image side, pixels."""
 
     rotation: Annotated[float, Field(ge=0, le=180)]
     translation: Annotated[float, Field(ge=0, lt=1)]
@@ -126,12 +127,12 @@ class Augmentation(Section):
     shear: Annotated[float, Field(ge=0, lt=90)]
     elastic_alpha: NonNegative
     elastic_sigma: Annotated[float, Field(gt=0, le=100)]  # pixels; memory grows with it
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # runs of earlier versions do not say
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     strength: Annotated[float, Field(ge=0, le=5)] = 1.0
 
 
 class Distillation(Section):
-    """Trained networks to learn from."""
+    """Trained networks whose outputs the network learns to imitate."""
 
     teachers: list[str] = []
     weight: Annotated[float, Field(ge=0, le=1)] = 0.9
@@ -139,7 +140,7 @@ class Distillation(Section):
 
 
 class Regularization(Section):
-    """Everything that fights overfitting. ``conf/regularization``."""
+    """All methods against overfitting. ``conf/regularization``."""
 
     dropout: Dropout
     batch_norm: BatchNorm
@@ -150,12 +151,12 @@ class Regularization(Section):
     mixup: NonNegative
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     early_stopping: Count | None
-    distillation: Distillation = Distillation()  # runs of earlier versions have none
+    distillation: Distillation = Distillation()
     augmentation: Augmentation
 
 
 class Trainer(Section):
-    """How long, how much at once, and on what. ``conf/trainer``."""
+    """Epochs, batch sizes, device and precision. ``conf/trainer``."""
 
     epochs: Count
     batch_size: Count
@@ -164,9 +165,9 @@ class Trainer(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] | None
     precision: Literal["float32", "bfloat16"]
     compile: bool
-    backend: Literal["auto", "torch", "native"] = "auto"  # runs of earlier versions do not say
+    backend: Literal["auto", "torch", "native"] = "auto"
     selection: Literal["last", "best"]
-    profile: bool = False  # runs of earlier versions do not say
+    profile: bool = False
 
 
 def _number_as_text(value: object) -> object:
@@ -177,10 +178,10 @@ Text = Annotated[str, BeforeValidator(_number_as_text)]  # a project or a tag ma
 
 
 class Wandb(Section):
-    """Settings of ``mnist_exp.loggers.wandb.WandbLogger``. ``conf/logger``; runs of earlier versions may not say all."""
+    """Settings of ``mnist_exp.loggers.wandb.WandbLogger``. ``conf/logger``."""
 
     target: Literal["mnist_exp.loggers.wandb.WandbLogger"] = Field(alias="_target_")
-    partial: Literal[True] | None = Field(alias="_partial_", default=None)  # of earlier versions
+    partial: Literal[True] | None = Field(alias="_partial_", default=None)  # in runs of earlier versions only
     project: Annotated[Text, Field(min_length=1)] = "mnist-exp"
     entity: Text | None = None
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -190,15 +191,15 @@ class Wandb(Section):
     timeout_seconds: Positive = 15.0
 
 
-def _kind_of_logger(section: Any) -> str:
+def _logger_tag(section: Any) -> str:
     return "wandb" if _target(section) == "mnist_exp.loggers.wandb.WandbLogger" else "other"
 
 
-Logger = Annotated[Annotated[Wandb, Tag("wandb")] | Annotated[Component, Tag("other")], Discriminator(_kind_of_logger)]
+Logger = Annotated[Annotated[Wandb, Tag("wandb")] | Annotated[Component, Tag("other")], Discriminator(_logger_tag)]
 
 
 class SweepSettings(Section):
-    """How a sweep is run; never what a run computes."""
+    """Settings of the sweep itself, not of its runs."""
 
     name: Annotated[str, Field(min_length=1)]
     resume: str | None
@@ -208,49 +209,51 @@ class SweepSettings(Section):
 class Config(Section):
     """One training run."""
 
-    data: Annotated[Annotated[Data, Tag("ours")] | Annotated[OwnData, Tag("own")], Discriminator(_whose_data)]
-    regularization: Regularization  # before what reads it, so that a mistake is named where it was made
+    data: Annotated[Annotated[Data, Tag("ours")] | Annotated[OwnData, Tag("own")], Discriminator(_data_tag)]
+    regularization: Regularization  # first, because model and optimizer interpolate from it: a mistake is named here
     model: Component
     optimizer: Optimizer
     scheduler: Scheduler
     trainer: Trainer
-    logger: Logger | None  # None: nobody but the run directory
-    callbacks: dict[str, Component] = {}  # by name; TensorBoard's logger is one of them
+    logger: Logger | None
+    callbacks: dict[str, Component] = {}  # by name; the TensorBoard logger is one of them
     seed: Seed
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=,-]{0,99}$")]
     resume: str | None
-    init_from: str | None = None  # runs of earlier versions do not say
-    trust: list[str] = []  # of a run that is stored: none
+    init_from: str | None = None
+    trust: list[str] = []  # not stored with a run
     quiet: bool
     show_layers: bool
-    sweep: SweepSettings | None = None  # of a run that is stored: none
+    sweep: SweepSettings | None = None  # not stored with a run
 
     def plain(self) -> dict[str, Any]:
-        """What ``config.yaml`` of a run holds: all but how a run is started, ``sweep`` and ``trust``."""
+        """The content of ``config.yaml`` of a run: everything except ``sweep`` and ``trust``."""
         return self.model_dump(by_alias=True, exclude_unset=True, exclude={"sweep", "trust"})
 
     def with_data(self, data: Data | OwnData) -> Config:
-        """The same with other data."""
+        """A copy with other data."""
         return self.model_copy(update={"data": data})
 
-    def with_found(self, found: Found | None) -> Config:
-        """The same with the size and the normalisation of the images, where it leaves them to the data, and with what earlier
-        versions do not say of them.
+    def with_image_properties(self, properties: ImageProperties | None) -> Config:
+        """A copy with size and normalisation of the images, where this configuration leaves them to the data, and with keys
+        that earlier versions did not store.
 
         Args:
-            found: by the run, as ``run.json`` has it; None for a run of an earlier version.
+            properties: as recorded in ``run.json``; None for a run of an earlier version.
         """
         data = self.data
         values = {key: getattr(data, key) for key in ("channels", "num_classes")}
-        if found is not None:
-            values |= {key: getattr(found, key) for key in Found.model_fields if getattr(data, key) is None}
+        if properties is not None:
+            values |= {
+                key: getattr(properties, key) for key in ImageProperties.model_fields if getattr(data, key) is None
+            }
         return self.with_data(data.model_copy(update=values))
 
     def with_absolute_paths(self, folder: Path) -> Config:
-        """The same with every path in it made absolute, so that it means the same wherever a run is started.
+        """A copy in which every path is absolute.
 
         Args:
-            folder: the one in which the command was given.
+            folder: the folder in which the command was started.
         """
 
         def absolute(path: str) -> str:
@@ -262,41 +265,41 @@ class Config(Section):
         if self.init_from:
             changes["init_from"] = absolute(self.init_from)
         if teachers := self.regularization.distillation.teachers:
-            wanted = {"teachers": [absolute(teacher) for teacher in teachers]}
-            distillation = self.regularization.distillation.model_copy(update=wanted)
+            update = {"teachers": [absolute(teacher) for teacher in teachers]}
+            distillation = self.regularization.distillation.model_copy(update=update)
             changes["regularization"] = self.regularization.model_copy(update={"distillation": distillation})
         return self.model_copy(update=changes)
 
 
 def check(tree: Mapping[str, Any]) -> Config:
-    """The configuration as typed, frozen sections.
+    """Check a configuration and return it typed.
 
     Args:
-        tree: resolved, as ``resolve`` returns it or as ``config.yaml`` of a run holds it.
+        tree: resolved, as ``compose.resolve`` returns it or as in ``config.yaml`` of a run.
 
     Raises:
         UsageError: one line for each mistake.
     """
     refuse_unless_plain(tree)
     try:
-        # Both have been empty in several ways: absent, null, {}.
+        # An empty section is null, {} or absent.
         empty = {"logger": tree.get("logger") or None, "callbacks": tree.get("callbacks") or {}}
         config = Config.model_validate({**tree, **empty})
     except ValidationError as error:
-        from mnist_exp.compose import choices_with  # with Hydra, which a configuration without a mistake does not need
+        from mnist_exp.compose import choices_with_key  # imports Hydra, which a correct configuration does not need
 
-        raise UsageError("\n".join(explain_validation(error, tree, choices_with))) from error
+        raise UsageError("\n".join(explain_validation(error, tree, choices_with_key))) from error
     if problems := list(_contradictions(config)):
         raise UsageError("\n".join(problems))
     return config
 
 
 # About a tenth of the training images, for messages.
-_A_TENTH = {"mnist_exp.data.mnist5k": 500, "mnist_exp.data.idx_folder": 5000, "mnist_exp.data.png_folder": 5000}
+_TENTH_OF_IMAGES = {"mnist_exp.data.mnist5k": 500, "mnist_exp.data.idx_folder": 5000, "mnist_exp.data.png_folder": 5000}
 
 
 def check_logger(section: Mapping[str, Any] | None) -> Component | Wandb | None:
-    """The logger's section alone, where the rest belongs to no run.
+    """Check the logger's section alone.
 
     Raises:
         UsageError: one line for each mistake.
@@ -311,10 +314,10 @@ _LOGGER: TypeAdapter[Component | Wandb] = TypeAdapter(Logger)
 
 
 def _contradictions(config: Config) -> Iterable[str]:
-    """Values that are fine alone and wrong together."""
+    """A line for each combination of values that is not possible although each value is allowed."""
     regularization = config.regularization
-    needed = {"mnist_exp.data.idx_folder": ("root", "download"), "mnist_exp.data.png_folder": ("root",)}
-    for key in needed.get(config.data.target, ()):
+    required = {"mnist_exp.data.idx_folder": ("root", "download"), "mnist_exp.data.png_folder": ("root",)}
+    for key in required.get(config.data.target, ()):
         if key not in config.data.model_fields_set:
             yield f"data.{key} is missing"
     for key, numbers in (("mean", config.data.mean), ("std", config.data.std)):
@@ -335,8 +338,8 @@ def _contradictions(config: Config) -> Iterable[str]:
                     f"use trainer.{setting}={as_typed(allowed[-1])} or trainer.backend=auto"
                 )
     if config.data.val_size == 0:
-        advice = f"hold some out: data.val_size={_A_TENTH.get(config.data.target, 100)}"
+        advice = f"hold some out: data.val_size={_TENTH_OF_IMAGES.get(config.data.target, 100)}"
         if regularization.early_stopping is not None:
-            yield (f"regularization.early_stopping={regularization.early_stopping} needs validation data; {advice}")
+            yield f"regularization.early_stopping={regularization.early_stopping} needs validation data; {advice}"
         if config.trainer.selection == "best":
             yield f"trainer.selection=best needs validation data; {advice}"

@@ -1,6 +1,6 @@
-"""A page on this machine where one draws a digit and sees what trained networks say.
+"""A local web page on which the user draws a digit and trained networks classify it.
 
-Only this machine can reach it.
+Only this machine can open it.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
     from mnist_exp.reader import Classifier, TrainingImages
 
-MOST_NETWORKS = 24
-LARGEST_REQUEST = 2_000_000  # bytes; a drawing has about 5,000
-LARGEST_PICTURE = 4_000_000  # pixels; a drawing has 78,400
-MOST_CONNECTIONS = 32  # at a time; a browser keeps six
-SECONDS_OF_SILENCE = 10.0  # after which a connection is closed
-# A name of this machine. Behind a forwarded port, such as that of ssh -L, the browser names another port.
-HERE = r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?"
+MAX_NETWORKS = 24
+MAX_REQUEST = 2_000_000  # bytes; a drawing has about 5,000
+MAX_PICTURE = 4_000_000  # pixels; a drawing has 78,400
+MAX_CONNECTIONS = 32  # at a time; a browser opens six
+IDLE_TIMEOUT = 10.0  # seconds without data after which a connection is closed
+# Any port, because behind a forwarded port (ssh -L) the browser sends another one.
+LOCAL_HOST = r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?"
 
 
 def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> list[Classifier]:
-    """The trained networks among the runs that are named; what cannot be loaded is told.
+    """The trained networks of the given runs; for each run that cannot be loaded a line is printed.
 
     Raises:
-        RunDirectoryError: there is none.
+        RunDirectoryError: no network can be loaded.
     """
     from mnist_exp.reader import Classifier
     from mnist_exp.reports.collect import paths_of
@@ -48,7 +48,7 @@ def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> lis
     networks: list[Classifier] = []
     problems: list[str] = []
     paths = paths_of(patterns)
-    for path in paths[:MOST_NETWORKS]:
+    for path in paths[:MAX_NETWORKS]:
         try:
             networks.append(Classifier(path, trusted))
         except UsageError as error:
@@ -57,26 +57,26 @@ def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> lis
         raise RunDirectoryError(f"no trained network: {problems[0]}")
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
-    if len(paths) > MOST_NETWORKS:
-        print(f"left out: {len(paths) - MOST_NETWORKS} runs after the first {MOST_NETWORKS}", file=sys.stderr)
+    if len(paths) > MAX_NETWORKS:
+        print(f"left out: {len(paths) - MAX_NETWORKS} runs after the first {MAX_NETWORKS}", file=sys.stderr)
     return networks
 
 
 class Demo(ThreadingHTTPServer):
-    """The server, on the loopback interface. It answers pages of its own only, and decodes one picture at a time.
+    """The server, on the loopback interface. It refuses requests of other sites, and decodes one picture at a time.
 
     Raises:
-        UsageError: the port is taken.
+        UsageError: the port cannot be used.
     """
 
     daemon_threads = True
-    request_queue_size = MOST_CONNECTIONS  # waiting to be accepted
+    request_queue_size = MAX_CONNECTIONS  # waiting to be accepted
 
     def __init__(self, networks: Sequence[Classifier], port: int) -> None:
         self.networks = list(networks)
         self.page = (files("mnist_exp") / "demo.html").read_bytes()
         self.policy = security_policy(self.page)
-        self._connections = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._classifying = threading.Lock()
         try:
             super().__init__(("127.0.0.1", port), _Handler)
@@ -97,25 +97,25 @@ class Demo(ThreadingHTTPServer):
             self._connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that leaves in the middle of an answer is no failure; the rest keeps its traceback."""
+        """Ignore closed connections; print the traceback of any other error."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
     def answer(self, picture: bytes) -> dict[str, Any]:
-        """What every network says of a picture, and what it sees; ``error`` where the network does not take it.
+        """The probabilities and the input image of every network, or an ``error`` if a network cannot use the picture.
 
         Raises:
-            ValueError: no picture, nothing on it, several marks on it, or no network takes it.
+            ValueError: not a picture, no mark on it, several marks on it, or no network can use it.
         """
         with self._classifying:
-            return self._classify(decoded(picture, LARGEST_PICTURE))
+            return self._classify(decoded(picture, MAX_PICTURE))
 
     def _classify(self, colours: NDArray[np.float32]) -> dict[str, Any]:
         seen: dict[TrainingImages, NDArray[np.uint8]] = {}
         refused: dict[TrainingImages, ValueError] = {}
         for images in {network.images for network in self.networks}:
             try:
-                seen[images], _ = images.like_them(colours)
+                seen[images], _ = images.as_training_image(colours)
             except ValueError as error:
                 refused[images] = error
         if not seen:
@@ -153,10 +153,10 @@ def security_policy(html: bytes) -> str:
 
 class _Handler(BaseHTTPRequestHandler):
     server: Demo
-    timeout = SECONDS_OF_SILENCE
+    timeout = IDLE_TIMEOUT
 
     def do_GET(self) -> None:
-        if self._is_foreign():
+        if self._refused_as_foreign():
             return
         if self.path == "/":
             self._send(200, "text/html; charset=utf-8", self.server.page)
@@ -164,15 +164,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, "text/plain", b"there is one page: /\n")
 
     def do_POST(self) -> None:
-        if self._is_foreign():
+        if self._refused_as_foreign():
             return
         length = self.headers.get("Content-Length") or "0"
         if self.path != "/classify":
             self._send(404, "text/plain", b"POST /classify takes a PNG\n")
         elif not re.fullmatch("[0-9]{1,18}", length):
             self._send(400, "text/plain", b"Content-Length should be a number of bytes\n")
-        elif not 0 < int(length) <= LARGEST_REQUEST:
-            self._send(413, "text/plain", f"a picture has 1 to {LARGEST_REQUEST} bytes\n".encode())
+        elif not 0 < int(length) <= MAX_REQUEST:
+            self._send(413, "text/plain", f"a picture has 1 to {MAX_REQUEST} bytes\n".encode())
         else:
             self._classify(self.rfile.read(int(length)))
 
@@ -184,11 +184,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._send(200, "application/json", json.dumps(answer).encode())
 
-    def _is_foreign(self) -> bool:
-        """Whether some other site's page asks through the user's browser; refuses it then."""
+    def _refused_as_foreign(self) -> bool:
+        """Whether the request comes from another site's page in the user's browser; if so, refuse it."""
         host, origin = self.headers.get("Host") or "", self.headers.get("Origin")
-        is_here = re.fullmatch(HERE, host, re.IGNORECASE)
-        if is_here and (origin is None or re.fullmatch(f"https?://{HERE}", origin, re.IGNORECASE)):
+        is_here = re.fullmatch(LOCAL_HOST, host, re.IGNORECASE)
+        if is_here and (origin is None or re.fullmatch(f"https?://{LOCAL_HOST}", origin, re.IGNORECASE)):
             return False
         self._send(403, "text/plain", b"only for this machine\n")
         return True

@@ -1,4 +1,4 @@
-"""Where a network is computed: the device, this process's settings of PyTorch, PyTorch or native kernels."""
+"""The device, PyTorch's settings for this process, and the choice between PyTorch and native kernels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def choose_device(name: str) -> torch.device:
     """The device that ``trainer.device`` names.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: this machine has no such device.
     """
     available = ["cpu"]
     if torch.backends.mps.is_available():
@@ -35,53 +35,53 @@ def choose_device(name: str) -> torch.device:
 
 
 def prepare_torch(trainer: Trainer, device: torch.device, threads: int | None) -> int:
-    """Settings that hold for the whole process; returns the number of CPU threads.
+    """Set up PyTorch for the whole process; returns the number of CPU threads.
 
     Args:
-        threads: of an earlier part of the same run, whose bits are only repeated with as many.
+        threads: number in an earlier part of the same run; the results are bit-identical only with the same number.
     """
     threads = threads or trainer.threads or cores()
     torch.set_num_threads(threads)
     keep_freed_memory()
     if device.type == "cuda":
-        # Same seed, same bits: refuses kernels whose result depends on timing.
+        # Same seed, same bits: no kernels whose results depend on timing.
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch leaves it out
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # not in torch's type annotations
         torch.backends.cudnn.benchmark = False
     return threads
 
 
 def keep_freed_memory() -> None:
-    """Let a freed tensor's memory wait for the next one, where the C library is glibc.
+    """Make glibc keep the memory of freed tensors for the next ones; no effect with another C library.
 
-    It would give large blocks back to the kernel and get them again, page by page, in every step: a tenth to a quarter of
-    a step's time on a CPU.
+    By default glibc returns large blocks to the kernel and gets them again in every step, which takes 10 to 25 % of a
+    step's time on a CPU.
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
         libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 32 * 2**20)  # the largest that every version takes
+        libc.mallopt(mmap_threshold, 32 * 2**20)  # the largest value that all versions accept
         libc.mallopt(trim_threshold, 2**30)
 
 
 def device_name(device: torch.device) -> str:
-    """What ``run.json`` calls the device: its type, and a GPU's name."""
+    """The device's name in ``run.json``: its type, and a GPU's model."""
     return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
 
 
-def use_backend(model: nn.Module, trainer: Trainer, device: torch.device, begun_with: str | None = None) -> str:
-    """Give the model's forward and backward pass to the native kernels, where they are wanted and can be had.
+def use_backend(model: nn.Module, trainer: Trainer, device: torch.device, first_backend: str | None = None) -> str:
+    """Attach the native kernels to the model, if they are requested and can be used.
 
     Args:
-        begun_with: the backend of an earlier part of the same run, whose bits are only repeated with the same one.
+        first_backend: the backend of an earlier part of the same run; the results are bit-identical only with the same one.
 
     Returns:
-        ``native`` or ``torch``, what does the work.
+        ``native`` or ``torch``, the backend in use.
 
     Raises:
-        UsageError: native kernels are asked for, or the run began with them, and they cannot be had.
+        UsageError: native kernels are requested, or the run began with them, and they cannot be used.
     """
-    wanted = begun_with or trainer.backend
+    wanted = first_backend or trainer.backend
     if wanted == "torch":
         return "torch"
     try:
@@ -89,16 +89,16 @@ def use_backend(model: nn.Module, trainer: Trainer, device: torch.device, begun_
             raise native.NotCovered("they compute in float32 on a CPU, without trainer.compile")
         native.attach(model)
     except native.NativeUnavailable as error:
-        if begun_with:
+        if first_backend:
             raise UsageError(f"this run began with native kernels, which cannot be had here: {error}") from error
         if wanted == "native":
             raise UsageError(f"trainer.backend=native cannot be: {error}; use trainer.backend=torch") from error
         if not isinstance(error, native.NotCovered):
-            _say_once(f"mnist-train: PyTorch instead of native kernels, which cannot be had here: {error}")
+            _warn_once(f"mnist-train: PyTorch instead of native kernels, which cannot be had here: {error}")
         return "torch"
     return "native"
 
 
 @functools.cache
-def _say_once(line: str) -> None:
+def _warn_once(line: str) -> None:
     print(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What goes wrong by a user's hand gets one line: what, where, what is allowed, what to type instead."""
+"""Exceptions, and messages about users' mistakes: one line each, with what, where, what is allowed, what to type instead."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 class UsageError(Exception):
-    """The user asked for something that cannot be. One line a mistake. Exit status 2."""
+    """A mistake of the user, or several: one line each. Exit status 2."""
 
 
 class RunFailed(Exception):
-    """A run ended without a result, and its record says so. One line. Exit status 1."""
+    """A run failed or diverged, as its record shows. One line. Exit status 1."""
 
 
 class RunInterrupted(KeyboardInterrupt):
-    """A run was stopped by a signal; it can be resumed. Exit status 128 plus the signal.
+    """A run was stopped by a signal; it can be resumed. Exit status 128 plus the number of the signal.
 
     Attributes:
         signal: its number.
@@ -34,11 +34,11 @@ class RunInterrupted(KeyboardInterrupt):
         self.signal = number
 
 
-class PastHydra(BaseException):
-    """Carries an error out of a callback or a task of Hydra's, which would make a warning of it, or print lines of its own.
+class WrappedError(BaseException):
+    """Contains an error of a callback or a task, because Hydra catches exceptions, but no ``BaseException``.
 
     Attributes:
-        error: what happened.
+        error: the error.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -47,21 +47,22 @@ class PastHydra(BaseException):
 
 
 def report(error: Exception, command: str = "mnist-train") -> None:
-    """Print each line of a message on standard error, behind the command's name."""
+    """Print a message on standard error, the command's name before each line."""
     for line in str(error).splitlines():
         print(f"{command}: {printable(line)}", file=sys.stderr)
 
 
 def printable(line: str) -> str:
-    """Text without what a terminal obeys, such as escape sequences in a stranger's record."""
+    """The text with control characters escaped, so that a stranger's record cannot control the terminal."""
     return "".join(letter if letter.isprintable() or letter == "\t" else ascii(letter)[1:-1] for letter in line)
 
 
 def flag_as_override(given: Sequence[str], flag: str, is_override: Callable[[str], bool]) -> tuple[str, str]:
-    """Key and value of a flag typed where ``KEY=VALUE`` is meant: ``--batch-size 32``, ``--optimizer.lr=0.1``.
+    """Key and value of a flag that was typed instead of ``KEY=VALUE``: ``--batch-size 32``, ``--optimizer.lr=0.1``.
 
     Args:
-        is_override: whether the word behind the flag is a setting of its own, so that the flag stands alone: ``--quiet``.
+        given: all arguments.
+        is_override: whether a word is an override; if the word after the flag is one, the flag has no value: ``--quiet``.
     """
     name, separator, value = flag.lstrip("-").partition("=")
     if not separator:
@@ -72,29 +73,26 @@ def flag_as_override(given: Sequence[str], flag: str, is_override: Callable[[str
 
 
 def nearest(word: str, words: Iterable[object]) -> str:
-    """``; did you mean WORD?`` for a near miss, else nothing."""
+    """``; did you mean WORD?`` for the most similar of the words, else nothing."""
     matches = difflib.get_close_matches(word, [str(candidate) for candidate in words], n=1)
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def keys_with_ending(key: str, tree: Mapping[str, Any]) -> list[str]:
-    """The keys anywhere in a tree whose last part is that of this one.
-
-    One that takes its value from another is left out where there are others.
-    """
+    """The keys in a tree with the same last part; without keys whose value is an interpolation, if there are others."""
     found = {path: value for path, value in _leaves(tree) if path.rpartition(".")[2] == key.rpartition(".")[2]}
     own = [path for path, value in found.items() if not (isinstance(value, str) and value.startswith("${"))]
     return own or list(found)
 
 
 def same_ending(key: str, tree: Mapping[str, Any]) -> str:
-    """``; did you mean SECTION.KEY?`` for keys of other sections with the same last part, else nothing."""
+    """``; did you mean SECTION.KEY?`` for keys with the same last part, else nothing."""
     names = keys_with_ending(key, tree)[:3]
     return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
 def near_miss(key: str, tree: Mapping[str, Any]) -> str:
-    """``; did you mean SECTION.KEY?`` for a key beside this one, or anywhere in the tree, that is spelled alike."""
+    """``; did you mean SECTION.KEY?`` for a key of similar spelling, first in the same section, else nothing."""
     section, _, last = key.rpartition(".")
     siblings = [path for path, _ in _nodes(tree) if path.rpartition(".")[0] == section]
     for paths in (siblings, [path for path, _ in _leaves(tree)]):
@@ -116,7 +114,7 @@ def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def as_typed(value: Any) -> str:
-    """A value as a message shows it."""
+    """A value as text for messages: ``null``, ``true``, ``[64,64]``."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -127,7 +125,7 @@ def as_typed(value: Any) -> str:
 
 
 def typed(key: str, value: Any) -> str:
-    """``KEY=VALUE`` as it is typed in a shell: in Hydra's quotes where Hydra wants them, in the shell's where that does.
+    """``KEY=VALUE`` for a shell, with quotes of Hydra and of the shell where they are needed.
 
     ``'hydra.run.dir="r/lr=0.1"'``, ``'model.hidden=[64,64]'``, ``seed=3``.
     """
@@ -135,7 +133,7 @@ def typed(key: str, value: Any) -> str:
 
 
 def as_override(key: str, value: Any) -> str:
-    """``KEY=VALUE`` as Hydra reads it: ``hydra.run.dir="r/lr=0.1"``."""
+    """``KEY=VALUE`` for Hydra, quoted where it is needed: ``hydra.run.dir="r/lr=0.1"``."""
     return f"{key}={_in_hydras_quotes(value)}"
 
 
@@ -145,26 +143,27 @@ def _in_hydras_quotes(value: Any) -> str:
     if not isinstance(value, str | PurePath):
         return as_typed(value)
     text = str(value)
-    if re.fullmatch(r"[\w./:+%@*?|-]+( [\w./:+%@*?|-]+)*", text, re.ASCII) and text.lower() not in WORDS:
+    if re.fullmatch(r"[\w./:+%@*?|-]+( [\w./:+%@*?|-]+)*", text, re.ASCII) and text.lower() not in NOT_TEXT:
         return text
     escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text)
     return f'"{escaped}"'
 
 
 def unquoted(text: str) -> str:
-    """A value without the quotes that Hydra would take off, too."""
+    """A value without Hydra's quotes."""
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
         return re.sub(r"(\\+)(?=[\"']|$)", lambda found: "\\" * (len(found[1]) // 2), text[1:-1])
     return text
 
 
-# What Hydra takes for something else than text.
-WORDS = {"null", "true", "false"}
-# Kinds of pydantic's errors, of a model and of a call.
+# Words that Hydra does not read as text.
+NOT_TEXT = {"null", "true", "false"}
+NUMBER = re.compile(r"[-+]?\d+|[-+]?\d*\.\d*(e[-+]?\d+)?", re.IGNORECASE)
+# Types of pydantic's errors, of a model and of a call.
 MISSING = {"missing", "missing_argument", "missing_keyword_only_argument"}
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
 NO_LIST = {"list_type", "is_instance_of", "sequence_str"}
-# A regular expression is no explanation.
+# Instead of pydantic's message, which shows the regular expression.
 PATTERNS = {
     "trainer.device": "should be auto, cpu, cuda, cuda:N or mps",
     "name": "should be letters, digits and . _ + = , - only, 100 at most",
@@ -174,17 +173,17 @@ PATTERNS = {
 def explain_validation(
     error: ValidationError,
     tree: Mapping[str, Any],
-    elsewhere: Callable[[str], str] = lambda key: "",
+    hint: Callable[[str], str] = lambda key: "",
     within: tuple[str, ...] = (),
 ) -> list[str]:
-    """What the schema, or a constructor, refuses, once for each mistake.
+    """One line for each mistake that pydantic found in the configuration or in the arguments of a constructor.
 
-    A value that other sections read by interpolation is wrong there too; only the first place is named, and the schema
-    has the sections in that order.
+    If other sections interpolate a wrong value, only its first place is named.
 
     Args:
-        elsewhere: says of an unknown key which choices would have it, or nothing.
-        within: the section that holds the arguments of a constructor.
+        tree: the configuration that was checked.
+        hint: returns a hint for an unknown key, or nothing.
+        within: the path of the section whose constructor was called.
     """
     lines: dict[tuple[str, str], str] = {}
     for item in error.errors():
@@ -194,26 +193,29 @@ def explain_validation(
         key, last = ".".join(path), path[-1]
         if item["type"] in UNKNOWN:
             others = _without(tree, path)
-            message = f"{key} is not a key{same_ending(key, others) or elsewhere(key) or near_miss(key, others)}"
+            message = f"{key} is not a key{same_ending(key, others) or hint(key) or near_miss(key, others)}"
         elif item["type"] in MISSING:
             message = f"{key} is missing"
         else:
-            message = f"{key}={as_typed(item['input'])} {_allowed(key, item['type'], item['msg'], item['input'])}"
+            value = item["input"]
+            # With quotes, because the mistake may be that a number is in quotes.
+            shown = f'"{value}"' if isinstance(value, str) and NUMBER.fullmatch(value) else as_typed(value)
+            message = f"{key}={shown} {_allowed(key, item['type'], item['msg'], value)}"
         lines.setdefault((last, message.partition("=")[2] or message), message)
     return list(lines.values())
 
 
 def _allowed(key: str, kind: str, message: str, value: Any) -> str:
-    """What a value should be."""
+    """The second half of the message: the allowed values."""
     if kind == "string_pattern_mismatch" and key in PATTERNS:
         return PATTERNS[key]
     if kind in NO_LIST and value is None:
-        return f"should be a list; none of it: {typed(key, [])}"
+        return f"should be a list; for an empty one type {typed(key, [])}"
     if kind in NO_LIST and not isinstance(value, Mapping):
         return f"should be a list: {typed(key, [value])}"
     if key.partition(".")[0] == "callbacks" and kind in {"model_type", "model_attributes_type", "dict_type"}:
         if key == "callbacks":
-            return f"is not there: no folder of configuration files has callbacks/{as_typed(value)}.yaml"
+            return f"does not exist: no folder of configuration files has callbacks/{as_typed(value)}.yaml"
         name = "NAME" if key == "callbacks._target_" else key.partition(".")[2]
         return f"should be a section with a _target_; type +callbacks.{name}._target_=my_module.MyCallback"
     if kind in {"model_type", "model_attributes_type"}:
@@ -224,7 +226,7 @@ def _allowed(key: str, kind: str, message: str, value: Any) -> str:
 
 
 def _path(location: tuple[int | str, ...], tree: Any) -> list[str]:
-    """The keys in a pydantic location that lead through the tree; the others name branches of unions."""
+    """The keys in a pydantic location that are keys of the tree; the others are tags of unions."""
     path, node = [], tree
     for part in location:
         inside = part in node if isinstance(node, Mapping) else isinstance(node, list) and isinstance(part, int)
@@ -235,7 +237,7 @@ def _path(location: tuple[int | str, ...], tree: Any) -> list[str]:
 
 
 def _without(tree: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
-    """The tree less one key."""
+    """A copy of the tree without one key."""
     first, *rest = path
     if not rest:
         return {key: value for key, value in tree.items() if key != first}

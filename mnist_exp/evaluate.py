@@ -1,6 +1,6 @@
-"""Evaluate a trained network: the run directory is all it takes.
+"""Evaluate the trained network of a run directory.
 
-With the run's own data the result equals what the run recorded, bit for bit on the same machine.
+With the run's own data, on the same machine, loss and accuracy equal the recorded ones bit for bit.
 """
 
 from __future__ import annotations
@@ -21,95 +21,121 @@ from mnist_exp.errors import UsageError, as_typed
 from mnist_exp.explain import explain_composition
 from mnist_exp.runs import Run, read_run, write_atomically
 from mnist_exp.runs.files import exists
-from mnist_exp.stored import changed, describe_data, found_again, parse
+from mnist_exp.stored import changed, describe_data, parse, with_existing_folder
 from mnist_exp.trust import check_target_types
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.table import Table
+    from torch import Tensor, nn
 
-MOST_COLUMNS = 12  # classes of a confusion matrix in a terminal
+    from mnist_exp.data import Dataset
+
+MOST_COLUMNS = 12  # with more classes a confusion matrix is too wide for a terminal
 EVALUATION, PICTURE = "evaluation.json", "worst_digits.png"
-
-
-def _names_folder(overrides: Sequence[str]) -> bool:
-    """Whether the command itself says where the data lie, so that absent ones may be fetched there."""
-    return any(word.lstrip("+").startswith(("data=", "data.root=")) for word in overrides)
 
 
 def evaluate_run(
     path: str | Path, overrides: Sequence[str], trusted: Collection[str] = ()
 ) -> tuple[dict[str, Any], Image]:
-    """Test loss, accuracy, per-class accuracy and confusion matrix of the run in ``path``, and its worst digits.
-
-    Writes nothing.
+    """Evaluate the network of the run in ``path`` on test images. Writes nothing.
 
     Args:
-        overrides: of the data; none means the run's own.
+        overrides: of ``data``; none: the run's own data.
         trusted: packages whose code may run besides ours.
 
+    Returns:
+        the content of ``evaluation.json``: loss in nats, accuracy as a fraction, accuracy of each class, confusion matrix
+        (rows are labels); and a picture of the images whose label got the least probability.
+
     Raises:
-        UsageError, RunDirectoryError: no trained run there, or data that cannot be.
+        UsageError, RunDirectoryError: there is no trained run, or the data are not possible.
     """
     run = read_run(path)
-    config = data_to_evaluate(run, overrides)
-    data, own = config.data, run.whole_config.data
+    config = data_to_evaluate(run, overrides)  # before torch is imported, because a mistake is likely here
 
-    import torch
-
-    from mnist_exp import experiment, native
-    from mnist_exp.components import build_data, build_objective
+    from mnist_exp.components import build_objective
     from mnist_exp.device import choose_device, prepare_torch
+    from mnist_exp.experiment import predictions
     from mnist_exp.pictures import worst_digits
     from mnist_exp.reader import trained_model
     from mnist_exp.training import evaluate, score
 
-    check_target_types(config.model_copy(update={"callbacks": {}}), trusted)  # which are not made here
+    check_target_types(config.model_copy(update={"callbacks": {}}), trusted)  # callbacks are not built here
     device = choose_device(config.trainer.device)
     prepare_torch(config.trainer, device, run.record.threads)
-    try:
-        dataset = build_data(data, may_download=_names_folder(overrides))
-    except UsageError as error:
-        hint = (
-            ""
-            if overrides or not own.folder
-            else f"; where they lie now: {shlex.join(['mnist-eval', str(path), 'data.root=FOLDER'])}"
-        )
-        raise UsageError(f"{error}{hint}") from error
-    images, labels = dataset.test.images.to(device), dataset.test.labels
+    dataset = _load_data(run, config, overrides)
     model, state = trained_model(run, device, trusted)
     bfloat16 = config.trainer.precision == "bfloat16"
+    images = dataset.test.images.to(device)
     logits = evaluate(model, images, config.trainer.eval_batch_size, bfloat16=bfloat16)
-    loss, accuracy = score(logits, labels, build_objective(config, model))
-    classes = logits.shape[1]
-    confusion = torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2)
-    matrix = confusion.reshape(classes, classes)
+    loss, accuracy = score(logits, dataset.test.labels, build_objective(config, model))
     digest = run.record.data_digest
     same_data = None if digest is None else digest == dataset.digest
-    prepared_alike = all(
-        getattr(data, key) == getattr(own, key) for key in ("image_size", "mean", "std", "swap_splits")
-    )
-    comparable = prepared_alike and (same_data or (same_data is None and not overrides))
-    recorded = next((row for row in run.metrics if row["epoch"] == state["epoch"]), None) if comparable else None
-    result: dict[str, Any] = {
+    matrix = _confusion_matrix(logits, dataset.test.labels)
+    result = {
         "directory": str(path),
         "status": run.status,
         "epoch": state["epoch"] + (1 if state["step"] else 0),
-        "data": f"{'training' if data.swap_splits else 'test'} digits of {describe_data(data)}",
+        "data": f"{'training' if config.data.swap_splits else 'test'} digits of {describe_data(config.data)}",
         "data_digest": dataset.digest,
         "same_data": same_data,
-        "images": len(labels),
+        "images": len(logits),
         "test_loss": loss,
         "test_accuracy": accuracy,
-        "per_class_accuracy": [int(row[label]) / max(int(row.sum()), 1) for label, row in enumerate(matrix)],
-        "confusion": matrix.tolist(),
-        "matches_record": None
-        if recorded is None or state["step"] or native.attached(model) != (run.record.backend == "native")
-        # Another device or number of threads rounds differently.
-        else accuracy == recorded["test_accuracy"] and math.isclose(loss, recorded["test_loss"], rel_tol=1e-6),
+        "per_class_accuracy": [row[label] / max(sum(row), 1) for label, row in enumerate(matrix)],
+        "confusion": matrix,
+        "matches_record": None,
     }
-    arrays = experiment.predictions(logits, dataset)
+    if _prepared_alike(run, config) and (same_data or (same_data is None and not overrides)):
+        result["matches_record"] = _matches_record(run, model, state, loss, accuracy)
+    arrays = predictions(logits, dataset)
     return result, worst_digits(arrays["logits"], arrays["labels"], arrays["worst"], arrays["worst_images"])
+
+
+def _load_data(run: Run, config: Config, overrides: Sequence[str]) -> Dataset:
+    from mnist_exp.components import build_data
+
+    # Files may be downloaded only into a folder that the user typed, not into one that the run directory names.
+    may_download = any(word.lstrip("+").startswith(("data=", "data.root=")) for word in overrides)
+    try:
+        return build_data(config.data, may_download=may_download)
+    except UsageError as error:
+        if overrides or not run.config.data.folder:
+            raise
+        command = shlex.join(["mnist-eval", str(run.path), "data.root=FOLDER"])
+        raise UsageError(f"{error}; if the data are elsewhere: {command}") from error
+
+
+def _confusion_matrix(logits: Tensor, labels: Tensor) -> list[list[int]]:
+    """Counts (C, C) of labels (rows) by predictions (columns), for logits (N, C) and labels (N,)."""
+    import torch
+
+    classes = logits.shape[1]
+    counts = torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2)
+    matrix: list[list[int]] = counts.reshape(classes, classes).tolist()
+    return matrix
+
+
+def _prepared_alike(run: Run, config: Config) -> bool:
+    own = run.whole_config.data
+    return all(getattr(config.data, key) == getattr(own, key) for key in ("image_size", "mean", "std", "swap_splits"))
+
+
+def _matches_record(run: Run, model: nn.Module, state: Mapping[str, Any], loss: float, accuracy: float) -> bool | None:
+    """Whether loss and accuracy equal those that the run recorded after this epoch; None if they cannot be compared.
+
+    Args:
+        state: the checkpoint. In the middle of an epoch nothing was recorded.
+    """
+    from mnist_exp import native
+
+    recorded = next((row for row in run.metrics if row["epoch"] == state["epoch"]), None)
+    same_backend = native.attached(model) == (run.record.backend == "native")
+    if recorded is None or state["step"] or not same_backend:
+        return None
+    # The loss is rounded differently on another device or with another number of threads.
+    return bool(accuracy == recorded["test_accuracy"] and math.isclose(loss, recorded["test_loss"], rel_tol=1e-6))
 
 
 def write_result(result: Mapping[str, Any], picture: Image, output: Path) -> list[Path]:
@@ -122,7 +148,7 @@ def write_result(result: Mapping[str, Any], picture: Image, output: Path) -> lis
     output.mkdir(parents=True, exist_ok=True)
     files = [output / EVALUATION, output / PICTURE]
     for file in files:
-        exists(file)  # refuses a link before anything is written
+        exists(file)  # raises if it is a link, before anything is written
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     write_atomically(files[0], json.dumps(result, indent=2).encode() + b"\n")
@@ -133,11 +159,11 @@ def write_result(result: Mapping[str, Any], picture: Image, output: Path) -> lis
 def data_to_evaluate(run: Run, overrides: Sequence[str]) -> Config:
     """The configuration of the run with the data to evaluate.
 
-    Without a choice (``data=NAME``) they are those of the section that the run stored, with the overrides on top. Data that are
-    chosen are prepared as the run's: the size and the normalisation that the network knows.
+    Without ``data=NAME`` these are the stored data with the overrides applied. With it they are the chosen data, with the
+    image size and the normalisation of the run.
 
     Raises:
-        UsageError: an override that is not of the data, that changes nothing here, or that Hydra refuses.
+        UsageError: an override is not of the data, has no effect here, or is refused by Hydra.
     """
     own = run.whole_config.data
     try:
@@ -148,7 +174,7 @@ def data_to_evaluate(run: Run, overrides: Sequence[str]) -> Config:
             )
         keys = {override.key_or_group.partition(".")[2]: override.input_line for override in parsed}
         if idle := [line for key, line in keys.items() if key in {"val_size", "split_seed", "limit"}]:
-            raise UsageError(f"{idle[0]}: it selects training digits; an evaluation takes all test digits")
+            raise UsageError(f"{idle[0]}: it selects training digits; an evaluation uses all test digits")
         tree = run.whole_config.plain()
         data = _composed(own, overrides) if "" in keys else changed({"data": tree["data"]}, parsed)["data"]
     except HydraException as error:
@@ -161,17 +187,17 @@ def data_to_evaluate(run: Run, overrides: Sequence[str]) -> Config:
     config = check({**tree, "data": data})
     used = config.data
     if {"", "root"}.isdisjoint(keys):
-        used = found_again(used)
+        used = with_existing_folder(used)
     elif used.folder:
         used = used.in_folder(str(Path(used.folder).expanduser().absolute()))
-    # Training digits are not looked at.
+    # Training images are not used.
     return config.with_data(used.model_copy(update={"val_size": 0, "limit": None}))
 
 
 def _composed(own: Data | OwnData, overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
 
-    # Numbers and lists of them, as the check of the stored configuration saw to: nothing else of it reaches Hydra's command line.
+    # Only numbers and lists of numbers, because the run directory may be a stranger's, and Hydra interprets text.
     kept = [
         f"data.{key}={as_typed(getattr(own, key))}" for key in ("image_size", "mean", "std", "channels", "num_classes")
     ]
@@ -180,7 +206,7 @@ def _composed(own: Data | OwnData, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Tables for people: the figures, then the confusion matrix with true classes as rows, or a row for each class."""
+    """Print loss and accuracy, then the confusion matrix, or a row for each class if there are many."""
     from rich.table import Table
 
     from mnist_exp.terminal import Terminal
@@ -208,7 +234,7 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def _table_by_class(result: Mapping[str, Any]) -> Table:
-    """A row for each class, where there are too many for a matrix that can be read."""
+    """A row for each class."""
     from rich.table import Table
 
     table = Table(title="Classes; the confusion matrix is in evaluation.json")

@@ -1,7 +1,4 @@
-"""Build what a checked configuration describes, train it, and record how that ended.
-
-The heavy half of ``train``: importing this module imports torch.
-"""
+"""One run: build its parts, train, save, and record how it ended. Importing this module imports torch."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +17,7 @@ import yaml
 from torch import Tensor
 
 from mnist_exp.build import Parts, build
-from mnist_exp.components import DataRefused, facts_of
+from mnist_exp.components import DataRefused, callback_arguments
 from mnist_exp.compose import CONF
 from mnist_exp.config import Wandb
 from mnist_exp.data import Dataset
@@ -42,6 +41,7 @@ from mnist_exp.training import (
     TrainState,
     drop_previous,
     fit,
+    fitting,
     load_checkpoint,
     load_last_whole,
     predict,
@@ -51,7 +51,7 @@ from mnist_exp.training.events import Pruned
 from mnist_exp.trust import logger_to_use, own_packages
 
 LOG = logging.getLogger("mnist_exp")
-WORST_DIGITS = 100  # images kept in predictions.npz: about what a LeNet-5 gets wrong of MNIST's 10,000
+WORST_DIGITS = 100  # images kept in predictions.npz: a LeNet-5 misclassifies about 100 of MNIST's 10,000 test images
 
 
 def run_experiment(
@@ -62,116 +62,189 @@ def run_experiment(
     import_seconds: float = 0.0,
     in_sweep: bool = False,
 ) -> float | None:
-    """Train what ``run`` describes, from its last checkpoint where it has one, and record how it ended.
+    """Train the run from its last checkpoint, or from the start if it has none, and record how it ended.
 
     Args:
-        parts: built already, as they are for a new run; None: built here.
-        in_sweep: this process shows a whole sweep, and not each job.
+        parts: of a new run, which are built before its directory exists; None: build them here.
+        in_sweep: the console shows the progress of the whole sweep, so print no lines for this run.
 
     Returns:
-        validation accuracy of the result, the objective of a search; None without validation data.
+        validation accuracy of the result, a fraction, the objective of a search; None without validation data.
 
     Raises:
-        UsageError: data, device or arguments that cannot be.
-        RunFailed: the run diverged, or failed in a way that nobody foresaw; the traceback is in ``train.log``.
-        RunInterrupted: a signal came; the last step is saved, unless it was a second SIGINT.
+        UsageError: the data, the device or an argument is not possible.
+        RunFailed: the run diverged or failed; the traceback is in ``train.log``.
+        RunInterrupted: a signal arrived. The last step is saved, except after a second SIGINT.
     """
     began = time.perf_counter() - import_seconds - (parts.build_seconds if parts else 0.0)
-    seconds = {**run.record.seconds, "import": import_seconds}
-    seconds_before = seconds.get("total", 0.0)
-    callbacks: list[Callback] = []
+    options = _options_to_resume(run)
+    with Console(run.path, quiet=run.config.quiet, in_sweep=in_sweep, options=options) as console:
+        ending = _Ending(run, began, {**run.record.seconds, "import": import_seconds}, [console])
+        try:
+            result = _build_and_fit(run, stop, console, ending, parts)
+        except UsageError as error:
+            ending.record(Status.FAILED, error)
+            raise
+        except Pruned as error:
+            ending.record(Status.PRUNED, error)
+            return None
+        except (Interrupted, KeyboardInterrupt) as error:
+            ending.record(Status.INTERRUPTED, error)
+            number = (stop.signal if isinstance(error, Interrupted) else None) or signal.SIGINT
+            message = f"{run.path} is interrupted; to continue it: {resume_command(run.path)}"
+            raise RunInterrupted(message, number) from error
+        except Diverged as error:
+            ending.record(Status.DIVERGED, error)
+            raise RunFailed(f"{run.path} diverged: {error}") from error
+        except Exception as error:
+            ending.record(Status.FAILED, error)
+            raise RunFailed(f"{run.path} failed: {type(error).__name__}: {error}; see train.log there") from error
+        ending.record(Status.COMPLETED, **result)
+    return cast("float | None", result["final"].get("val_accuracy"))
 
-    def end(status: Status, error: BaseException | None = None, **result: Any) -> None:
-        seconds["total"] = seconds_before + time.perf_counter() - began
+
+def _options_to_resume(run: RunDirectory) -> list[str]:
+    """The options that ``mnist-train resume=DIR`` needs to send this run to the same logger and to trust the same packages."""
+    default = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text(encoding="utf-8"))
+    _, settings = logger_to_use(run.config.logger, Wandb.model_validate(default), ())
+    return settings + [word for package in sorted(own_packages(run.config)) for word in ("--trust", package)]
+
+
+@dataclass
+class _Ending:
+    """Records how a run ended: in ``run.json``, then with ``on_end`` of its callbacks.
+
+    Attributes:
+        began: value of ``time.perf_counter`` when this part of the run began.
+        seconds: by phase; ``total`` is that of earlier parts of the run until ``record`` adds this one.
+    """
+
+    run: RunDirectory
+    began: float
+    seconds: dict[str, float]
+    callbacks: list[Callback]
+
+    def record(self, status: Status, error: BaseException | None = None, **result: Any) -> None:
+        """Record the end.
+
+        Raises:
+            RunFailed: the run was completed, and then a callback failed.
+        """
+        run, total = self.run, self.seconds.get("total", 0.0) + time.perf_counter() - self.began
+        seconds = {**self.seconds, "total": total}
         run.end(status, error, seconds=seconds, peak_memory_bytes=peak_memory(), **result)
-        summary = {
-            "parameters": run.record.parameters or 0,
-            "seconds": seconds["total"],
-            **result.get("final", {}),
-        }
-        for callback in sorted(callbacks, key=lambda callback: type(callback).__module__.startswith("mnist_exp.")):
+        summary = {"parameters": run.record.parameters or 0, "seconds": total, **result.get("final", {})}
+        # The user's callbacks first: our loggers then receive the status that a failure of theirs leaves.
+        for callback in sorted(self.callbacks, key=lambda callback: type(callback).__module__.startswith("mnist_exp.")):
             try:
                 callback.on_end(TrainingEnded(run.record.status.value, run.record.error, summary))
             except Exception as failure:
-                if status != Status.COMPLETED:  # how the run ended stays as it is
+                if status != Status.COMPLETED:  # the first error stays in the record
                     LOG.warning("%s.on_end failed", type(callback).__name__, exc_info=failure)
                 elif run.record.status == Status.COMPLETED:
                     run.end(Status.FAILED, failure)
         if status != run.record.status:
             raise RunFailed(f"{run.path} failed: {run.record.error}; see train.log there")
 
-    def interrupted(number: int) -> RunInterrupted:
-        return RunInterrupted(f"{run.path} is interrupted; to continue it: {resume_command(run.path)}", number)
-
-    default = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text(encoding="utf-8"))
-    _, options = logger_to_use(run.config.logger, Wandb.model_validate(default), ())
-    options += [word for package in sorted(own_packages(run.config)) for word in ("--trust", package)]
-    with Console(run.path, quiet=run.config.quiet, in_sweep=in_sweep, options=options) as console:
-        callbacks.append(console)
-        try:
-            result = _build_and_fit(run, stop, console, callbacks, seconds, parts)
-        except UsageError as error:
-            end(Status.FAILED, error)
-            raise
-        except Pruned as error:
-            end(Status.PRUNED, error)
-            return None
-        except Interrupted as error:
-            end(Status.INTERRUPTED, error)
-            raise interrupted(stop.signal or signal.SIGINT) from error
-        except KeyboardInterrupt as error:
-            end(Status.INTERRUPTED, error)
-            raise interrupted(signal.SIGINT) from error
-        except Diverged as error:
-            end(Status.DIVERGED, error)
-            raise RunFailed(f"{run.path} diverged: {error}") from error
-        except Exception as error:
-            end(Status.FAILED, error)
-            raise RunFailed(f"{run.path} failed: {type(error).__name__}: {error}; see train.log there") from error
-        end(Status.COMPLETED, **result)
-    return cast("float | None", result["final"].get("val_accuracy"))
-
 
 def _build_and_fit(
-    run: RunDirectory,
-    stop: Callable[[], bool],
-    console: Console,
-    callbacks: list[Callback],
-    seconds: dict[str, float],
-    parts: Parts | None,
+    run: RunDirectory, stop: Callable[[], bool], console: Console, ending: _Ending, parts: Parts | None
 ) -> dict[str, Any]:
-    """The fields of ``run.json`` that describe the result. Adds to ``callbacks`` and ``seconds`` as it goes."""
+    """Build the parts, train, and return the fields of ``run.json`` that describe the result.
+
+    Adds the callbacks and the seconds of each phase to ``ending`` as soon as they exist, because a failure needs them too.
+    """
     reset_peak_memory()
-    begun = exists(run.last_checkpoint, below=run.path)
-    parts = parts or _build(run, begun)
-    for record in parts.messages:
-        LOG.handle(record)
-    seconds["data"] = parts.data_seconds
-    state, train_config, dataset, device = parts.state, parts.train_config, parts.dataset, parts.state.device
-    if device.type == "cpu" and parts.threads > (available := available_cores()):
-        # Kept, because results depend on the number of threads.
+    has_checkpoint = exists(run.last_checkpoint, below=run.path)
+    parts = parts or _build(run, has_checkpoint)
+    for message in parts.messages:
+        LOG.handle(message)
+    ending.seconds["data"] = parts.data_seconds
+    _warn_of_too_many_threads(parts)
+    _compare_data(run, parts.dataset, has_checkpoint)
+    if run.config.show_layers:
+        console.print_layers(parts.layers)
+    if has_checkpoint:
+        checkpoint = load_last_whole(run.last_checkpoint, parts.state.device)
+        with fitting(run.last_checkpoint):
+            parts.state.load_state_dict(checkpoint)
+    run.keep_metrics(parts.state.epoch)
+    _record_parts(run, parts, has_checkpoint)
+    parts.on_identity = lambda identity: run.update(wandb=identity)
+    ending.callbacks += parts.callbacks
+    ending.callbacks += _further_callbacks(run)
+    save = partial(_save_epoch, run)
+    fit(parts.state, parts.dataset, parts.train_config, callbacks=ending.callbacks, save=save, stop=stop)
+    return _result(run, parts, ending.seconds)
+
+
+def _build(run: RunDirectory, has_checkpoint: bool) -> Parts:
+    """Build the parts of a run that is resumed, or that waited.
+
+    Raises:
+        UsageError: something is not possible. If it is the data, the message shows how to name their new folder.
+    """
+    # Runs of versions that recorded no backend used PyTorch.
+    backend = run.record.backend or ("torch" if has_checkpoint else None)
+    try:
+        return build(
+            run.config,
+            trusted=run.trusted,
+            may_download=run.may_download,
+            threads=run.record.threads,
+            backend=backend,
+            has_checkpoint=has_checkpoint,
+            callback_arguments=callback_arguments(run.path, run.config, run.record),
+        )
+    except DataRefused as error:
+        moved = has_checkpoint and run.config.data.folder
+        hint = f"; if the data are elsewhere: {resume_command(run.path, 'data.root=FOLDER')}" if moved else ""
+        raise UsageError(f"{error}{hint}") from error
+
+
+def _warn_of_too_many_threads(parts: Parts) -> None:
+    """Warn if a resumed run keeps more threads than this machine has cores: its results depend on their number."""
+    if parts.state.device.type == "cpu" and parts.threads > (available := available_cores()):
         LOG.warning(
             "%d threads on %d %s: training may be many times slower than with trainer.threads=%d",
             *(parts.threads, available, "core" if available == 1 else "cores", available),
         )
-    _compare_data(run, dataset, begun)
-    if run.config.show_layers:
-        console.print_layers(parts.layers)
-    if begun:
-        state.load_state_dict(load_last_whole(run.last_checkpoint, device))
-    elif parts.init_from:
-        run.update(init_from=parts.init_from)
-    run.keep_metrics(state.epoch)
+
+
+def _compare_data(run: RunDirectory, dataset: Dataset, has_checkpoint: bool) -> None:
+    """Compare the digest of the data with the recorded one when a run is resumed.
+
+    Raises:
+        UsageError: the digests differ.
+    """
+    recorded = run.record.data_digest
+    if not has_checkpoint:
+        return
+    if recorded is None:
+        LOG.warning("an earlier version recorded no digest of the data; whether they are the same is not checked")
+    elif recorded != dataset.digest:
+        raise UsageError(
+            f"{describe_data(run.config.data)}: other images than the run was trained on (digest {dataset.digest}, not "
+            f"{recorded}); if those are elsewhere: {resume_command(run.path, 'data.root=FOLDER')}"
+        )
+
+
+def _record_parts(run: RunDirectory, parts: Parts, has_checkpoint: bool) -> None:
+    first = {} if has_checkpoint else {"data_digest": parts.dataset.digest, "init_from": parts.init_from}
     run.update(
-        parameters=count_parameters(state.model),
+        **first,
+        parameters=count_parameters(parts.state.model),
         macs=sum(layer.macs for layer in parts.layers),
         threads=parts.threads,
-        device=device_name(device),
+        device=device_name(parts.state.device),
         backend=parts.backend,
-        preparation=parts.found.model_dump(),
+        preparation=parts.image_properties.model_dump(),
     )
-    parts.on_identity = lambda identity: run.update(wandb=identity)
-    callbacks += parts.callbacks
+
+
+def _further_callbacks(run: RunDirectory) -> list[Callback]:
+    """The profiler, if it is asked for, and the pruning of a search, if the run is one of its trials."""
+    callbacks: list[Callback] = []
     if run.config.trainer.profile:
         from mnist_exp.loggers.profile import Profiler
 
@@ -180,17 +253,22 @@ def _build_and_fit(
         from mnist_exp.pruning import OptunaPruning
 
         callbacks.append(OptunaPruning(run.record.search, run.path.absolute().parent))
+    return callbacks
 
-    def save(state: TrainState, metrics: EpochMetrics | None, is_best: bool) -> None:
-        if metrics is not None:
-            run.append_metrics(metrics.as_row())
-        checkpoint = state.state_dict()
-        if is_best:
-            save_checkpoint(run.best_checkpoint, checkpoint)
-        save_checkpoint(run.last_checkpoint, checkpoint)
 
-    fit(state, dataset, train_config, callbacks=callbacks, save=save, stop=stop)
+def _save_epoch(run: RunDirectory, state: TrainState, metrics: EpochMetrics | None, is_best: bool) -> None:
+    """Write the line of metrics, if the epoch is complete, and the checkpoints."""
+    if metrics is not None:
+        run.append_metrics(metrics.as_row())
+    checkpoint = state.state_dict()
+    if is_best:
+        save_checkpoint(run.best_checkpoint, checkpoint)
+    save_checkpoint(run.last_checkpoint, checkpoint)
 
+
+def _result(run: RunDirectory, parts: Parts, seconds: dict[str, float]) -> dict[str, Any]:
+    """Write ``predictions.npz``, add the seconds of training and evaluation, and return the result for ``run.json``."""
+    state, device = parts.state, parts.state.device
     for checkpoint in (run.last_checkpoint, run.best_checkpoint):
         if exists(checkpoint, below=run.path):
             drop_previous(checkpoint, device)
@@ -199,8 +277,11 @@ def _build_and_fit(
     seconds["eval"] = sum(row["eval_seconds"] for row in rows)
     best = {"epoch": state.best_epoch, "val_accuracy": state.best_accuracy, "val_loss": state.best_loss}
     if run.config.trainer.selection == "best":
-        state.load_state_dict(load_checkpoint(run.best_checkpoint, device))
-    save_predictions(run, predictions(predict(state, dataset.test.images, train_config), dataset))
+        best_state = load_checkpoint(run.best_checkpoint, device)
+        with fitting(run.best_checkpoint):
+            state.load_state_dict(best_state)
+    logits = predict(state, parts.dataset.test.images, parts.train_config)
+    save_predictions(run, predictions(logits, parts.dataset))
     return {
         "final": rows[state.epoch - 1],
         "best": best if best["epoch"] else None,
@@ -208,64 +289,26 @@ def _build_and_fit(
     }
 
 
-def _build(run: RunDirectory, begun: bool) -> Parts:
-    """What a stored run trains with.
-
-    Raises:
-        UsageError: something of it cannot be had; if it is the data, with what to type when they have moved.
-    """
-    # Before it was recorded, there was PyTorch only.
-    backend = run.record.backend or ("torch" if begun else None)
-    try:
-        return build(
-            run.config,
-            trusted=run.trusted,
-            may_download=run.may_download,
-            threads=run.record.threads,
-            backend=backend,
-            begun=begun,
-            facts=facts_of(run.path, run.config, run.record),
-        )
-    except DataRefused as error:
-        moved = begun and run.config.data.folder
-        hint = f"; where the data lie now: {resume_command(run.path, 'data.root=FOLDER')}" if moved else ""
-        raise UsageError(f"{error}{hint}") from error
-
-
-def _compare_data(run: RunDirectory, dataset: Dataset, begun: bool) -> None:
-    """Record the digest of the data when a run starts, and compare it when the run is resumed.
-
-    Raises:
-        UsageError: they are others.
-    """
-    recorded = run.record.data_digest
-    if not begun:
-        run.update(data_digest=dataset.digest)
-    elif recorded is None:
-        LOG.warning("an earlier version recorded no digest of the data; that they are the same is not checked")
-    elif recorded != dataset.digest:
-        raise UsageError(
-            f"{describe_data(run.config.data)}: other digits than the run was trained on (digest {dataset.digest}, not "
-            f"{recorded}); where those are: {resume_command(run.path, 'data.root=FOLDER')}"
-        )
-
-
 def save_predictions(run: RunDirectory, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Write ``predictions.npz``: what ``predictions`` gives."""
+    """Write ``predictions.npz``.
+
+    Args:
+        arrays: as ``predictions`` returns them.
+    """
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the arrays for allow_pickle
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's types allow for an array named allow_pickle
     write_atomically(run.path / "predictions.npz", buffer.getvalue())
 
 
 def predictions(logits: Tensor, dataset: Dataset) -> dict[str, np.ndarray[Any, Any]]:
-    """Arrays that reports need: ``logits`` (N, C), float32, ``labels`` (N,), int64, and the digits that went worst.
+    """The arrays of ``predictions.npz``.
 
-    ``worst`` (K,), int64, are the images whose label got the least probability, worst first, and ``worst_images``
-    (K, S, S), or (K, S, S, 3) in colour, uint8, what they look like (ink bright), so that a report can show them without
-    the data set.
+    ``logits`` (N, C), float32, ``labels`` (N,), int64, and the images whose label got the least probability, worst first,
+    so that a report can show them without the data set: ``worst`` (K,), int64, their indices, and ``worst_images``
+    (K, S, S), or (K, S, S, 3) in colour, uint8, their pixels (high values are ink).
 
     Args:
-        logits: of the test images, on the CPU, as ``training.evaluate`` gives them.
+        logits: of the test images, on the CPU, as ``training.evaluate`` returns them.
         dataset: on any device.
     """
     labels, images = dataset.test.labels.cpu(), dataset.test.images

@@ -1,6 +1,6 @@
-"""What Hydra, OmegaConf, YAML and the operating system refuse while a configuration is composed, in one line each.
+"""Explain errors of Hydra, OmegaConf, YAML and the operating system during composition, in one line each.
 
-They know little of each other, so a part of what they know is read from the text of their messages here.
+Their exceptions have few attributes, so some facts are read from the text of their messages.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from omegaconf.errors import OmegaConfBaseException
 from mnist_exp.compose import (
     CONF,
     choices,
-    choices_with,
+    choices_with_key,
     composing_code,
     content_of,
     explain_interpolation,
     groups,
     root_of,
 )
-from mnist_exp.errors import PastHydra, UsageError, near_miss, nearest, same_ending, typed
+from mnist_exp.errors import UsageError, WrappedError, near_miss, nearest, same_ending, typed
 
-HYDRAS_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
+HYDRA_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
 
 
 @contextmanager
-def through_hydra() -> Iterator[None]:
-    """Carry an error through Hydra to ``commandline.run_hydra``, which raises it again."""
+def wrap_errors_for_hydra() -> Iterator[None]:
+    """Wrap an error, so that it passes through Hydra to ``commandline.run_hydra``, which raises it again."""
     try:
         yield
     except Exception as error:
-        raise PastHydra(error) from error
+        raise WrappedError(error) from error
 
 
 def as_usage_error(error: Exception, folders: Sequence[Path] = (CONF,)) -> UsageError | None:
-    """What the user did to get this exception; None where it is a failure of ours."""
+    """The user's mistake that caused this exception; None if it is a failure of ours."""
     if isinstance(error, UsageError):
         return error
     if isinstance(error, HydraException | OmegaConfBaseException) or _raised_while_composing(error):
@@ -54,7 +54,7 @@ def as_usage_error(error: Exception, folders: Sequence[Path] = (CONF,)) -> Usage
 
 
 def _raised_while_composing(error: Exception) -> bool:
-    """Whether the exception came out of Hydra's loader, which lets those of others pass."""
+    """Whether the exception was raised inside Hydra's loader, which does not catch those of other libraries."""
     composing = composing_code()
     trace = error.__traceback__
     while trace is not None:
@@ -65,13 +65,13 @@ def _raised_while_composing(error: Exception) -> bool:
 
 
 def explain_composition(error: BaseException, folders: Sequence[Path] = (CONF,)) -> str:
-    """One line on what cannot be composed: what, where, what is allowed, what to type instead."""
+    """One line about an error of composition: what, where, what is allowed, what to type instead."""
     if isinstance(error, OverrideParseException):
         return _malformed(error.override)
     if isinstance(error, MissingConfigException):
         return _missing_file(error, folders)
     if isinstance(error, RecursionError):
-        return "the defaults of configuration files name each other in a circle; look at what was added last"
+        return "the defaults of configuration files name each other in a circle; check the one that was added last"
     if isinstance(error, HydraException):
         return _hydra(error, folders)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
@@ -80,7 +80,7 @@ def explain_composition(error: BaseException, folders: Sequence[Path] = (CONF,))
 
 
 def _malformed(override: str) -> str:
-    """An override that Hydra's grammar does not know."""
+    """An override that Hydra cannot parse."""
     key, separator, value = override.partition("=")
     if not separator:
         if (Path(override) / "run.json").exists():
@@ -97,7 +97,7 @@ def _missing_file(error: MissingConfigException, folders: Sequence[Path]) -> str
     name = error.missing_cfg_file or ""
     where = _where(text, folders)
     if "primary config" in text.lower():
-        return f"{text.partition('. Check')[0]}: --config-name and --config-path must lead to a file like train.yaml"
+        return f"{text.partition('. Check')[0]}: --config-name and --config-path must name a file like train.yaml"
     group = max((group for group in groups(folders) if name.startswith(f"{group}/")), key=len, default="")
     if error.options is None:
         return f"{where}defaults name {name}, and there is no such file"
@@ -109,22 +109,22 @@ def _missing_file(error: MissingConfigException, folders: Sequence[Path]) -> str
 
 
 def _named_in(group: str, choice: str, folders: Sequence[Path]) -> str:
-    """``FILE: `` for the file whose defaults name a choice that there is not."""
+    """``FILE: `` for the file whose defaults name a choice that does not exist."""
     for file in (file for folder in folders for file in sorted(folder.rglob("*.yaml"))):
         defaults = content_of(file).get("defaults")
         for entry in defaults if isinstance(defaults, list) else ():
-            words = (
+            chosen = (
                 {str(key).removeprefix("override ").strip("/ "): value for key, value in dict(entry).items()}
                 if isinstance(entry, dict)
                 else {}
             )
-            if words.get(group) == choice:
+            if chosen.get(group) == choice:
                 return f"{file}: "
     return ""
 
 
 def _near_choice(word: str, allowed: Sequence[str]) -> str:
-    """Choices whose last part is the word, begins with it, or is nearly it."""
+    """``; did you mean CHOICE?`` for choices whose last part equals the word, begins with it or is similar, else nothing."""
     last = word.rpartition("/")[2]
     same = [choice for choice in allowed if choice.rpartition("/")[2] == last][:3]
     longer = [choice for choice in allowed if last and choice.rpartition("/")[2].startswith(f"{last}_")][:3]
@@ -133,7 +133,7 @@ def _near_choice(word: str, allowed: Sequence[str]) -> str:
 
 
 def _hydra(error: HydraException, folders: Sequence[Path]) -> str:
-    """What Hydra says of an override or of a file, told by the words of its message."""
+    """Explain an error of Hydra, which is recognised by the words of its message."""
     text = " ".join(str(error or error.__cause__ or type(error).__name__).split())
     where = _where(text, folders)
     if several := re.search(
@@ -148,24 +148,26 @@ def _hydra(error: HydraException, folders: Sequence[Path]) -> str:
         return f"{where}{_unknown_key(unknown[1], error, folders)}"
     if gone := re.search(r"Could not delete (?:from config\. )?'([^']*)'", text):
         near = nearest(gone[1], groups(folders)) or _all_keys(gone[1])
-        return f"{where}~{gone[1]}: there is nothing to take away, {gone[1]} is not there or is null{near}"
+        return f"{where}~{gone[1]}: there is nothing to delete, {gone[1]} does not exist or is null{near}"
     if kept := re.search(r"The value of '([^']*)' is (.*) and not (.*)\.$", text):
         return f"~{kept[1]}={kept[3]}: it is {kept[2]}; type ~{kept[1]}"
     if there := re.search(r"Either remove \+ prefix: '(.*?)' Or add", text):
         key, _, value = there[1].partition("=")
-        return f"+{there[1]}: {key} is there already; type {_again(key, value)}"
+        return f"+{there[1]}: {key} exists already; type {_again(key, value)}"
     if forced := re.search(r"force-add of config groups is not supported: '\+\+(.*)'", text):
         return f"++{forced[1]}: a group is chosen without +; type {forced[1]}"
     if twice := re.search(r"Multiple values for ([^. ]+)\.", text):
         return f"{where}{twice[1]} is chosen twice; choose it without +, and in a file with defaults: - override /{twice[1]}"
     if merged := re.search(r"Error merging override (.*)$", text):
         cause = " ".join(str(error.__cause__).splitlines()[:1])
-        if merged[1].startswith("+") and "HydraConfig was not set" in cause:  # its value is read from Hydra
+        if (
+            merged[1].startswith("+") and "HydraConfig was not set" in cause
+        ):  # its default is an interpolation of Hydra's
             key, _, value = merged[1].lstrip("+").partition("=")
-            return f"{merged[1]}: {key} is there already; type {_again(key, value)}"
+            return f"{merged[1]}: {key} exists already; type {_again(key, value)}"
         if merged[1].startswith("~"):
             return f"{merged[1]} is not possible; give it another value instead"
-        return f"{merged[1]} cannot be: {cause}"
+        return f"{merged[1]} is not possible: {cause}"
     key = re.search(r" full_key: (?!object_type)(\S+)", text)
     text = text.replace(", set env var HYDRA_FULL_ERROR=1 to see chained exception.", "")
     text = re.sub(
@@ -175,32 +177,28 @@ def _hydra(error: HydraException, folders: Sequence[Path]) -> str:
 
 
 def _again(key: str, value: str) -> str:
-    """An override that was typed, as it is typed in a shell."""
+    """The override, quoted for a shell; ``value`` may have quotes already."""
     return typed(key, value) if not re.match(r"[\[{\"']", value) else f"'{key}={value}'"
 
 
 def _several_values(override: str, *, is_list: bool, folders: Sequence[Path]) -> str:
     key, _, values = override.partition("=")
-    sweep = f"mnist-train -m {_shell(override)}"
+    sweep = f"mnist-train -m {shlex.quote(override)}"
     if not is_list or key in groups(folders):
         return f"{override} names several values; train each with {sweep}"
-    return f"{override} names several values; train each with {sweep}, or write a list as {_shell(f'{key}=[{values}]')}"
-
-
-def _shell(override: str) -> str:
-    return shlex.quote(override)
+    return f"{override} names several values; train each with {sweep}, or write a list as {shlex.quote(f'{key}=[{values}]')}"
 
 
 def _unknown_key(key: str, error: BaseException, folders: Sequence[Path]) -> str:
-    """A key that is not there, with what may have been meant."""
+    """Explain a key that does not exist, and suggest a similar one."""
     known = groups(folders)
     if key in known:
-        return f"{key} is a folder of choices that no defaults name; type +{key}=CHOICE"
+        return f"{key} is a folder of choices that is not in any defaults list; type +{key}=CHOICE"
     tree = _tree(error)
     if not key.startswith("hydra."):
         tree.pop("hydra", None)
-    near = same_ending(key, tree) or choices_with(key, folders) or near_miss(key, tree)
-    return f"{key} is not a key{near or nearest(key, [*known, *HYDRAS_GROUPS]) or _all_keys(key)}"
+    near = same_ending(key, tree) or choices_with_key(key, folders) or near_miss(key, tree)
+    return f"{key} is not a key{near or nearest(key, [*known, *HYDRA_GROUPS]) or _all_keys(key)}"
 
 
 def _all_keys(key: str) -> str:
@@ -208,7 +206,7 @@ def _all_keys(key: str) -> str:
 
 
 def _tree(error: BaseException | None) -> dict[str, Any]:
-    """The whole configuration around the key that was not found, which OmegaConf's exception leads to."""
+    """The whole configuration in which the key was not found, from OmegaConf's exception; {} if there is none."""
     while error is not None:
         parent = getattr(error, "parent_node", None)
         if isinstance(parent, DictConfig):
@@ -220,7 +218,7 @@ def _tree(error: BaseException | None) -> dict[str, Any]:
 
 
 def _where(text: str, folders: Sequence[Path]) -> str:
-    """``FILE: `` for a message that begins with ``In 'NAME':``, unless that is our own table of contents."""
+    """``FILE: `` for a message that begins with ``In 'NAME':``; nothing if that is our own train.yaml."""
     name = re.match(r"In '([^']*)'", text)
     if name is None or name[1] in {"train", "hydra/config"}:
         return ""
@@ -229,7 +227,7 @@ def _where(text: str, folders: Sequence[Path]) -> str:
 
 
 def _file(error: BaseException, folders: Sequence[Path]) -> str:
-    """A configuration file that cannot be read, with the place in it."""
+    """Explain a configuration file that cannot be read, with line and column if known."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         problem = " ".join(f"{error.context or ''} {error.problem or ''}".split())
@@ -242,7 +240,7 @@ def _file(error: BaseException, folders: Sequence[Path]) -> str:
 
 
 def _unreadable(folder: Path) -> Iterator[str]:
-    """Files that hold no keys and values, for exceptions that do not name the file."""
+    """A message for each file that is no mapping of keys, for exceptions that do not name the file."""
     for file in sorted(folder.rglob("*.yaml")):
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""Errors of a network as pictures, for W&B and ``mnist-eval``.
+"""Pictures of a network's errors, for W&B and ``mnist-eval``.
 
-Drawn with Pillow: every job of a sweep pays for them, and matplotlib takes twenty times as long.
+Drawn with Pillow, because every job of a sweep draws them and matplotlib takes twenty times as long.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 RED = (178, 34, 34)
-# From no errors to the most, and the shade from which dark text is hard to read.
+# Colours from no errors to the most errors; above DARK, text is white.
 SHADES = ((255, 245, 235), (253, 141, 60), (127, 39, 4))
 DARK = 0.65
 
@@ -50,7 +50,7 @@ def worst_digits(
     rows: int = 4,
     columns: int = 8,
 ) -> Image.Image:
-    """Test images whose label got the least probability, with label, prediction and its probability; errors in red.
+    """Test images with the lowest probability of their label, with label, prediction and its probability; errors in red.
 
     Args:
         logits, labels: of the whole test set, (N, C) and (N,).
@@ -63,16 +63,16 @@ def worst_digits(
         left, bottom = place % columns * wide, (place // columns + 1) * high
         digit = picture_of(pixels).resize((side, side), Image.Resampling.NEAREST)
         image.paste(digit, (left + (wide - side) // 2, bottom - side - 4))
-        shares = np.exp(logits[index] - logits[index].max())
-        predicted = int(shares.argmax())
-        said = f"{labels[index]} as {predicted}, {shares[predicted] / shares.sum():.0%}"
+        odds = np.exp(logits[index] - logits[index].max())
+        predicted = int(odds.argmax())
+        caption = f"{labels[index]} as {predicted}, {odds[predicted] / odds.sum():.0%}"
         ink = RED if predicted != labels[index] else "black"
-        draw.text((left + wide / 2, bottom - side - 20), said, fill=ink, font=font, anchor="mm")
+        draw.text((left + wide / 2, bottom - side - 20), caption, fill=ink, font=font, anchor="mm")
     return image
 
 
 def picture_of(pixels: NDArray[np.uint8]) -> Image.Image:
-    """An image (S, S), ink bright, as dark on white, or an image (S, S, 3) in its colours."""
+    """A picture of an image (S, S), inverted to dark ink on white, or of an image (S, S, 3) in its colours."""
     return Image.fromarray(pixels if pixels.ndim == 3 else 255 - pixels)
 
 

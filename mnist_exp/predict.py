@@ -1,7 +1,7 @@
 """Classify pictures of digits with a trained network.
 
-Scans, drawings and photographs of any size, in any two colours, one digit a picture; each is centred and scaled as the
-network's training data are.
+Scans, drawings and photographs of any size, in any two colours, with one digit in each; every picture is centred and
+scaled like the network's training data.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and those with a suffix of a picture in the folders named, hidden ones passed over.
+    """The given files, and the pictures in the given folders (by suffix, hidden files ignored).
 
     Raises:
-        UsageError: a folder without a picture.
+        UsageError: a folder has no picture.
     """
     found: list[Path] = []
     for path in paths:
@@ -41,13 +41,13 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 def classify(
     directory: Path, images: Sequence[Path], show: Path | None = None, trusted: Collection[str] = ()
 ) -> tuple[list[dict[str, Any]], list[DataError]]:
-    """For each picture that can be read its top three and all probabilities; and what is wrong with the others.
+    """A result for each picture (its three most likely classes, and all probabilities), and the errors of unreadable ones.
 
-    Where a picture shows several marks, ``digit`` is None, ``top`` is empty, and ``warning`` says so.
+    If a picture shows several marks, ``digit`` is None, ``top`` is empty, and ``warning`` is the reason.
 
     Args:
-        show: a folder into which the images are written that the network saw; None: nowhere.
-        trusted: packages whose code may run besides ours.
+        show: a folder for the images as the network gets them; None: do not write them.
+        trusted: packages whose code may run, besides this one.
 
     Raises:
         UsageError, RunDirectoryError: there is no trained network in ``directory``, or ``show`` cannot be written.
@@ -57,19 +57,19 @@ def classify(
     network = Classifier(directory, trusted)
     taken = {path.absolute() for path in images}
     results: list[dict[str, Any]] = []
-    mistakes: list[DataError] = []
+    errors: list[DataError] = []
     for path in images:
         result: dict[str, Any] = {"image": str(path), "digit": None, "warning": None, "seen": None, "top": []}
         try:
-            seen, result["warning"] = network.images.like_them(read_picture(path))
+            seen, result["warning"] = network.images.as_training_image(read_picture(path))
         except SeveralMarks as error:
             results.append({**result, "warning": str(error), "probabilities": None})
             continue
         except ValueError as error:
-            mistakes.append(DataError(f"{path}: {error}"))
+            errors.append(DataError(f"{path}: {error}"))
             continue
         except DataError as error:
-            mistakes.append(error)
+            errors.append(error)
             continue
         probabilities = network.probabilities(seen[None])[0]
         order = probabilities.argsort()[::-1][:3]
@@ -80,11 +80,11 @@ def classify(
             result["seen"] = str(write_seen(seen, show, path.stem, taken))
             taken.add(Path(result["seen"]).absolute())
         results.append(result)
-    return results, mistakes
+    return results, errors
 
 
 def write_seen(seen: NDArray[np.uint8], folder: Path, stem: str, taken: set[Path]) -> Path:
-    """Write an image (S, S) as PNG into a folder under a name that no other picture of this call has.
+    """Write an image (S, S) as PNG into a folder, under a name that is not in ``taken``.
 
     Raises:
         UsageError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""A search's study, and the callback that ends a run of it that falls behind the median of earlier trials."""
+"""The Optuna study of a search, and the callback that ends a run that is worse than the median of earlier trials."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mnist_exp.training.events import Callback, EpochMetrics, Pruned
 
 LOG = logging.getLogger("mnist_exp")
 METRICS: Mapping[str, Literal["maximize", "minimize"]] = {"val_accuracy": "maximize", "val_loss": "minimize"}
-WARM_UP_EPOCHS = 1  # after which a run may be pruned; the first says little
+WARM_UP_EPOCHS = 1  # no run is pruned after the first epoch, whose metrics predict little
 STUDY = "study.db"  # in the sweep directory
 
 
 class OptunaPruning(Callback):
-    """Reports validation figures to the study, and ends a run that falls behind.
+    """Reports the validation metric to the study, and ends a run that is worse than the median of earlier trials.
 
     Args:
-        search: what ``sweeps.search.Search.record`` says.
-        folder: the sweep directory. A run that was taken out of it has no study, and is not pruned.
+        search: as ``sweeps.search.Search.record`` returns it.
+        folder: the sweep directory. A run that was moved out of it has no study, and is not pruned.
     """
 
     def __init__(self, search: SearchTrial, folder: Path) -> None:
@@ -41,7 +41,7 @@ class OptunaPruning(Callback):
             study = optuna.load_study(study_name=name, storage=storage, pruner=pruner_of(search.startup_trials))
             storage.get_trial(search.trial)
         except KeyError:
-            LOG.warning("%s does not know this run: it is trained to the end, whatever its figures", folder / STUDY)
+            LOG.warning("%s does not contain this run, which is therefore not pruned", folder / STUDY)
         else:
             self._id = search.trial
             self._trial = Trial(study, self._id)
@@ -51,7 +51,7 @@ class OptunaPruning(Callback):
         if self._trial is None:
             return
         if self._trial.storage.get_trial(self._id).state.is_finished():
-            return  # the study has given up on it meanwhile; whoever runs it by hand may go on
+            return  # the search counts the run as failed, and the user resumes it by hand
         self._trial.report(value, event.epoch)
         if self._trial.should_prune():
             raise Pruned(
@@ -60,13 +60,13 @@ class OptunaPruning(Callback):
 
 
 def storage_of(file: Path) -> RDBStorage:
-    """The studies in a file."""
-    # Not by its URL: Optuna fills in braces, and SQLAlchemy before 2.1 takes what follows a question mark for a query.
-    # Several jobs report to one file; each waits for its turn.
+    """The Optuna storage in an SQLite file."""
+    # Not by a URL: Optuna replaces braces in it, and SQLAlchemy before 2.1 reads a question mark as the start of a query.
+    # The timeout (in seconds) is for several jobs that write to one file.
     connection = {"creator": lambda: sqlite3.connect(file, timeout=60), "poolclass": NullPool}
     return RDBStorage("sqlite://", engine_kwargs=connection)
 
 
 def pruner_of(startup_trials: int) -> optuna.pruners.BasePruner:
-    """What decides that a run has fallen behind: it is never one of the first trials."""
+    """The pruner of a search: the median rule, not applied to the first ``startup_trials`` trials."""
     return optuna.pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=WARM_UP_EPOCHS)

@@ -1,4 +1,4 @@
-"""Trained networks, read back from run directories. Importing this module imports torch."""
+"""Read trained networks from run directories. Importing this module imports torch."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from torch import nn
 from mnist_exp import native
 from mnist_exp.components import build_model
 from mnist_exp.config import Data, OwnData
-from mnist_exp.data.handwriting import like_mnist
 from mnist_exp.data.splits import as_input
 from mnist_exp.errors import UsageError
 from mnist_exp.runs import Run, RunDirectoryError, read_run
 from mnist_exp.runs.files import exists
-from mnist_exp.training import evaluate, load_checkpoint
+from mnist_exp.runs.reading import read_predictions
+from mnist_exp.training import evaluate, fitting, load_checkpoint
 from mnist_exp.trust import check_target_types
 
 
 def trained_model(
     run: Run, device: torch.device, trusted: Collection[str] = (), *, kernels: bool = True
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The network that a run's result is about, and the checkpoint it comes from.
+    """The trained network of a run (last or best epoch, averaged weights if it has them), and the content of its checkpoint.
 
     Args:
         trusted: packages whose code may run besides ours.
-        kernels: let native kernels compute it where they computed the run; they call no hooks of the modules.
+        kernels: compute it with the native kernels if they computed the run; they call no hooks of modules.
 
     Raises:
-        UsageError: the configuration asks for code that is not trusted, or a constructor refuses it.
+        UsageError: the configuration names code that is not trusted, or a constructor refuses its arguments.
         RunDirectoryError: there is no checkpoint yet, or it cannot be read.
     """
     path, config = run.path, run.whole_config
-    check_target_types(config.model_copy(update={"callbacks": {}}), trusted)  # which are not made here
+    check_target_types(config.model_copy(update={"callbacks": {}}), trusted)  # callbacks are not built here
     checkpoint = path / "checkpoints" / f"{config.trainer.selection}.pt"
     if not exists(checkpoint, below=path):
         raise RunDirectoryError(f"{path} has no {checkpoint.relative_to(path)} yet; its status is {run.status}")
@@ -48,23 +48,26 @@ def trained_model(
     except OSError as error:
         raise RunDirectoryError(f"{checkpoint} cannot be read: {error.strerror}") from error
     model = build_model(config).to(device)
-    model.load_state_dict(state["model"] if state["ema"] is None else state["ema"]["model"])
+    with fitting(checkpoint):
+        model.load_state_dict(state["model"] if state["ema"] is None else state["ema"]["model"])
+        if not (isinstance(state["epoch"], int) and isinstance(state["step"], int)):
+            raise TypeError("epoch and step are not whole numbers")
     if kernels and run.record.backend == "native" and device.type == "cpu":
-        with suppress(native.NativeUnavailable):  # PyTorch computes the same, to rounding
+        with suppress(native.NativeUnavailable):  # PyTorch's result is the same up to rounding
             native.attach(model)
     return model, state
 
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """What the images look like that a network was trained on, as far as a picture must be made to look like them.
+    """The appearance of a network's training images, to which a user's picture is converted.
 
     Attributes:
-        size: pixels a side that the network takes; 28 are stored.
-        dark_ink: dark on light, where MNIST is light on dark.
-        box: pixels of 28 that what is shown takes up, its longer side; MNIST's 20.
-        other: the name of a data set that shows no digits.
-        own: a user's own data, of which nobody has said what they show.
+        size: side in pixels of the images that the network takes; stored images have 28.
+        dark_ink: the digit is darker than the background; in MNIST it is lighter.
+        box: longer side of the digit, in pixels of an image of 28 pixels; MNIST's is 20.
+        other: the name of a data set without digits (Fashion-MNIST, KMNIST); None: digits, or unknown.
+        own: a user's own data, which may or may not be digits.
     """
 
     size: int
@@ -73,14 +76,17 @@ class TrainingImages:
     other: str | None = None
     own: bool = False
 
-    def like_them(self, colours: NDArray[np.float32]) -> tuple[NDArray[np.uint8], str | None]:
-        """A picture (H, W, 3) as these images are, (28, 28) or (S, S); and a remark where that is in doubt.
+    def as_training_image(self, colours: NDArray[np.float32]) -> tuple[NDArray[np.uint8], str | None]:
+        """Convert a picture (H, W, 3), float32, 0 to 255, to such an image.
 
-        One that has their size and is grey is taken as it is, or inverted where its ground is of the other kind. Any
-        other is searched for a digit, which is framed as theirs are.
+        A grey picture of the right size is not changed, except that it is inverted if its background requires it. In any
+        other picture a digit is searched for, then scaled and centred as in the training images.
+
+        Returns:
+            the image, (28, 28) or (S, S), uint8; and a warning, or None.
 
         Raises:
-            SeveralMarks, ValueError: there is no digit to be found, or the network knows no digits.
+            SeveralMarks, ValueError: no digit is found, or the network was not trained on digits.
         """
         stored = self._as_stored(colours)
         if stored is not None:
@@ -90,12 +96,14 @@ class TrainingImages:
                 f"this network was trained on {self.other}, not on digits, and takes only pictures like those: "
                 f"28x28 pixels, grey; this one has {colours.shape[1]}x{colours.shape[0]}"
             )
+        from mnist_exp.data.handwriting import like_mnist  # loads scipy.ndimage, which training does not need
+
         digit = like_mnist(colours, self.box)
         remark = "was framed as a digit, and this network was trained on data of your own" if self.own else None
         return 255 - digit if self.dark_ink else digit, remark
 
     def _as_stored(self, colours: NDArray[np.float32]) -> NDArray[np.uint8] | None:
-        """The picture where it is one of these images, or the negative of one; else None."""
+        """The picture, inverted if necessary, if it has the form of a training image; else None."""
         height, width = colours.shape[:2]
         if height != width or height not in {28, self.size} or np.ptp(colours, axis=2).max() > 8:
             return None
@@ -108,7 +116,7 @@ class TrainingImages:
 
 
 def is_framed(grey: NDArray[np.uint8]) -> bool:
-    """Whether an image (S, S), light on dark, has what it shows where MNIST has it, and about as large."""
+    """Whether the digit of an image (S, S), light on dark, has about the position and the size of MNIST's digits."""
     side = len(grey)
     ink = grey > 25
     if not ink.any() or ink[[0, -1]].any() or ink[:, [0, -1]].any():
@@ -116,25 +124,25 @@ def is_framed(grey: NDArray[np.uint8]) -> bool:
     mass = grey / grey.sum(dtype=np.float64)
     middle = (np.arange(side) + 0.5) * 28 / side
     centre = mass.sum(axis=1) @ middle, mass.sum(axis=0) @ middle
-    return 15 <= _extent(ink) * 28 / side <= 21.5 and all(13 <= place <= 15.5 for place in centre)
+    return 15 <= _extent(ink) * 28 / side <= 21.5 and all(13 <= coordinate <= 15.5 for coordinate in centre)
 
 
 def _extent(ink: NDArray[np.bool_]) -> int:
+    """The longer side of the bounding box, in pixels."""
     return max(int(np.ptp(np.nonzero(ink.any(axis=axis))[0])) + 1 for axis in (0, 1))
 
 
 def training_images(run: Run, data: Data | OwnData, size: int) -> TrainingImages:
-    """As the run's own test images show, of which it keeps 100; like MNIST where it keeps none.
+    """Measure the 100 test images in ``predictions.npz`` of the run; without them, assume MNIST's appearance.
 
     Args:
-        size: pixels a side that the network takes.
+        size: side in pixels of the images that the network takes.
     """
     download = data.download if isinstance(data, Data) else None
     other = download if download not in {None, "MNIST"} else None
     own = download is None and data.target != "mnist_exp.data.mnist5k"
     try:
-        with np.load(run.path / "predictions.npz") as arrays:
-            images = arrays["worst_images"]
+        images = read_predictions(run.path)["worst_images"]
         edges = np.concatenate([images[:, [0, -1]].ravel(), images[:, :, [0, -1]].ravel()])
         dark_ink = bool(np.median(edges) > 127)
         shown = (255 - images if dark_ink else images) > 25
@@ -145,14 +153,17 @@ def training_images(run: Run, data: Data | OwnData, size: int) -> TrainingImages
 
 
 class Classifier:
-    """A trained network, and what the images look like that it takes.
+    """A trained network for pictures of digits.
 
     Args:
+        path: run directory.
         trusted: packages whose code may run besides ours.
 
+    Attributes:
+        images: the appearance of its training images.
+
     Raises:
-        UsageError, RunDirectoryError: there is no trained network of this project in ``path``, or one that is not for grey
-            images in ten classes.
+        UsageError, RunDirectoryError: ``path`` holds no trained network, or one that is not for grey images in ten classes.
     """
 
     def __init__(self, path: str | Path, trusted: Collection[str] = ()) -> None:
@@ -161,7 +172,7 @@ class Classifier:
         if (data.channels, data.num_classes) != (1, 10):
             colours = "grey" if data.channels == 1 else "colour"
             raise UsageError(
-                f"{path} knows {data.num_classes} classes of {colours} images; pictures are classified with networks for grey "
+                f"{path} has {data.num_classes} classes of {colours} images; pictures are classified with networks for grey "
                 "images in 10 classes only"
             )
         self.path = run.path
@@ -171,7 +182,7 @@ class Classifier:
         self.images = training_images(run, data, self._prepared["image_size"])
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """(N, C) for images (N, 28, 28) or (N, S, S), which look as the training data do."""
+        """Probabilities (N, C), float64, for images (N, 28, 28) or (N, S, S), as ``images.as_training_image`` returns them."""
         inputs = as_input(images, **self._prepared)
-        found: NDArray[np.float64] = evaluate(self._model, inputs, 1000).double().softmax(dim=1).numpy()
-        return found
+        result: NDArray[np.float64] = evaluate(self._model, inputs, 1000).double().softmax(dim=1).numpy()
+        return result

@@ -1,4 +1,4 @@
-"""Stopping a run without losing it."""
+"""Stop a run at a signal, so that it can be saved first."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 
 class StopRequest:
-    """Notes SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once.
+    """Context manager that records SIGINT and SIGTERM; calling it returns whether one arrived.
 
-    A process may have been started with these signals blocked, so that none is lost or kills it before it listens; now
-    it gets them. Outside the main thread, where Python allows no handlers, nothing is noted.
+    A second SIGINT raises KeyboardInterrupt. The signals are unblocked, because a sweep starts its processes with blocked
+    signals, which then wait for this handler. Outside the main thread, where Python allows no handlers, it does nothing.
 
     Args:
-        more: signals to note besides.
+        more: further signals to record.
 
     Attributes:
-        signal: the number of the signal that came, or None.
+        signal: the number of the signal that arrived, or None.
     """
 
     def __init__(self, *more: signal.Signals) -> None:

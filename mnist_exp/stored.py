@@ -1,7 +1,4 @@
-"""A configuration that a run stored, used again: what may change of it when the run is resumed or evaluated.
-
-Light: a mistake is answered before torch is loaded.
-"""
+"""Changes to a stored configuration when its run is resumed or evaluated. torch is not imported."""
 
 from __future__ import annotations
 
@@ -28,17 +25,17 @@ from mnist_exp.runs.reading import read_config, read_metrics, read_record
 from mnist_exp.runs.record import RunRecord, Status
 from mnist_exp.trust import logger_to_use
 
-RESUMABLE = ("data.root", "logger", "quiet", "show_layers", "trainer.epochs", "trust")
-# Schedules whose learning rate does not depend on the number of epochs: a run can be continued to more of them.
+CHANGEABLE = ("data.root", "logger", "quiet", "show_layers", "trainer.epochs", "trust")
+# Schedules whose learning rate does not depend on the number of epochs: such a run can be continued to more epochs.
 OPEN_ENDED = {"mnist_exp.training.constant", "mnist_exp.training.step_decay"}
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Overrides as Hydra understands them, each with one value.
+    """Parse overrides with Hydra's grammar.
 
     Raises:
-        OverrideParseException: one is malformed.
-        UsageError: one names several values, or takes a key away.
+        OverrideParseException: an override is malformed.
+        UsageError: an override has several values, or deletes a key.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override in parsed:
@@ -50,10 +47,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def changed(tree: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
-    """A stored configuration with some of its values replaced.
+    """A copy of a stored configuration with the values of the overrides.
 
     Raises:
-        UsageError: a key that it does not have, or a value that leads nowhere.
+        UsageError: it has no such key, or the value is an interpolation that cannot be resolved.
     """
     result = copy.deepcopy(dict(tree))
     for override in overrides:
@@ -66,7 +63,7 @@ def changed(tree: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str,
             known = node if isinstance(node, dict) else ()
             raise UsageError(f"{key} is not a key of the stored configuration{nearest(last, known)}")
         try:
-            # Resolved alone: a value may read the environment, but nothing of what the run stored is interpreted.
+            # Resolved alone: the user's value may read the environment, but stored values must not be interpreted.
             value = OmegaConf.to_container(OmegaConf.create({"value": override.value()}), resolve=True)
         except OmegaConfBaseException as error:
             raise UsageError(f"{override.input_line}: {str(error).splitlines()[0]}") from error
@@ -75,16 +72,18 @@ def changed(tree: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str,
     return result
 
 
-def found_again(data: Data | OwnData) -> Data | OwnData:
-    """The data with MNIST_DIR as their folder, where the folder that was stored is gone and MNIST was read."""
-    here = os.environ.get("MNIST_DIR")
-    if not here or not data.folder or not isinstance(data, Data) or data.download != "MNIST":
+def with_existing_folder(data: Data | OwnData) -> Data | OwnData:
+    """The data in the folder ``MNIST_DIR``, if they are MNIST and the stored folder does not exist; else unchanged."""
+    folder = os.environ.get("MNIST_DIR")
+    if not folder or not data.folder or not isinstance(data, Data) or data.download != "MNIST":
         return data
-    return data if Path(data.folder).expanduser().is_dir() else data.in_folder(str(Path(here).expanduser().absolute()))
+    return (
+        data if Path(data.folder).expanduser().is_dir() else data.in_folder(str(Path(folder).expanduser().absolute()))
+    )
 
 
 def describe_data(data: Data | OwnData) -> str:
-    """Which data a section reads, in a few words: ``MNIST in /data/mnist``."""
+    """Name and folder of the data, for messages: ``MNIST in /data/mnist``."""
     name = (isinstance(data, Data) and data.download) or data.target.rpartition(".")[2]
     return f"{name} in {data.folder}" if data.folder else name
 
@@ -92,33 +91,32 @@ def describe_data(data: Data | OwnData) -> str:
 def resumed(
     path: Path, overrides: Sequence[str], composed: DictConfig, record: RunRecord, config: Config
 ) -> tuple[dict[str, Any], Config]:
-    """What ``run.json`` and ``config.yaml`` of a run say from now on, when it is resumed.
+    """The changed record and configuration of a run that is resumed.
 
     Args:
-        path: of the run, for messages.
+        path: of the run.
         overrides: as typed, ``resume`` included.
-        composed: what they amount to on top of ``conf/``; the logger is taken from it where one is chosen.
-        record: ``run.json`` as it is.
-        config: ``config.yaml`` as it is.
+        composed: ``conf/`` with these overrides; a logger that is chosen now is taken from it.
+        record: ``run.json`` before.
+        config: ``config.yaml`` before.
 
     Returns:
         fields of ``run.json`` that change, and the whole configuration.
 
     Raises:
-        UsageError: something that would make it another run, or nothing is left to train.
+        UsageError: an override would change what is computed, or nothing is left to train.
     """
     typed = [override for override in parse(overrides) if override.key_or_group != "resume"]
     for override in typed:
         key = override.key_or_group
-        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in RESUMABLE):
-            possible = ", ".join(RESUMABLE)
+        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
             raise UsageError(
-                f"{override.input_line} cannot go with resume: a run continues as it began; {possible} can change"
+                f"{override.input_line} is not possible with resume, which can change {', '.join(CHANGEABLE)} only"
             )
     keys = {override.key_or_group for override in typed}
     if "logger" not in keys and config.logger is None and any(key.startswith("logger.") for key in keys):
-        without = next(override for override in typed if override.key_or_group.startswith("logger."))
-        raise UsageError(f"{without.input_line}: the run has no logger; choose one, too: logger=wandb")
+        unused = next(override for override in typed if override.key_or_group.startswith("logger."))
+        raise UsageError(f"{unused.input_line}: the run has no logger; choose one, too: logger=wandb")
     others = [override for override in typed if override.key_or_group.partition(".")[0] not in {"logger", "trust"}]
     logger, _ = _logger(config, composed, keys)
     result = check(changed(config.plain(), others))
@@ -126,19 +124,19 @@ def resumed(
     if any(override.key_or_group == "data.root" for override in typed):
         result = result.with_absolute_paths(Path.cwd())
     else:
-        result = result.with_data(found_again(result.data))
+        result = result.with_data(with_existing_folder(result.data))
     return _continued(path, record, config, result), result
 
 
 def _logger(config: Config, composed: DictConfig, typed: Collection[str]) -> tuple[Component | Wandb | None, list[str]]:
-    """The logger of a run that goes on, and the stored settings of it that the present user would have to type."""
+    """The logger of a resumed run, and the stored logger settings that are lost unless the user types them."""
     logger = OmegaConf.select(composed, "logger")
     present: Any = OmegaConf.to_container(logger, resolve=True) if logger else None
     return logger_to_use(config.logger, check_logger(present), typed)
 
 
 def _callbacks(config: Config, composed: DictConfig, typed: Collection[str]) -> dict[str, Component]:
-    """The callbacks of a run that goes on: its own, and the loggers among them that are chosen now where any is."""
+    """The callbacks of a resumed run: the stored ones; if a logger is chosen now, it replaces our stored loggers."""
     if "logger" not in typed:
         return config.callbacks
     own = {name: callback for name, callback in config.callbacks.items() if not is_our_logger(callback)}
@@ -148,7 +146,7 @@ def _callbacks(config: Config, composed: DictConfig, typed: Collection[str]) -> 
 
 
 def check_runs_named(config: Config) -> None:
-    """Check that the runs which a new run needs are there.
+    """Check that the runs in ``init_from`` and ``distillation.teachers`` exist.
 
     Raises:
         UsageError: a directory holds no run.
@@ -165,7 +163,7 @@ def check_runs_named(config: Config) -> None:
 
 
 def check_resume(composed: DictConfig, overrides: Sequence[str]) -> None:
-    """Check that the run which ``resume`` names can be resumed with these overrides.
+    """Check that the run of ``resume=DIR`` can be resumed with these overrides.
 
     Raises:
         UsageError: it cannot.
@@ -173,7 +171,7 @@ def check_resume(composed: DictConfig, overrides: Sequence[str]) -> None:
     directory = composed.resume
     if not any(override.lstrip("+").startswith("resume=") for override in overrides):
         raise UsageError(
-            f"resume={directory} is set by a configuration file, where it would make every run this one; type it: "
+            f"resume={directory} is set by a configuration file, so that every run would resume this one; type it: "
             f"{resume_command(directory)}"
         )
     if not directory:
@@ -181,24 +179,24 @@ def check_resume(composed: DictConfig, overrides: Sequence[str]) -> None:
     path = Path(directory)
     record = read_record(path)
     config = read_config(path)
-    refuse_links(path)  # before Hydra opens its log there
+    refuse_links(path)  # now, because Hydra opens its log there before the run begins
     resumed(path, overrides, composed, record, config)
     _, lost = _logger(config, composed, {override.key_or_group for override in parse(overrides)})
     if lost:
         more = [override for override in overrides if not override.lstrip("+").startswith("resume=")]
         report(
             UsageError(
-                f"where a run is sent is not taken over from {path}; if you want the same, type "
+                f"the logger settings of {path} are not used again; if you want the same, type "
                 f"{resume_command(path, *more, *lost)}"
             )
         )
 
 
 def _continued(path: Path, record: RunRecord, before: Config, after: Config) -> dict[str, Any]:
-    """Fields of ``run.json`` that the number of epochs changes.
+    """Fields of ``run.json`` that change with the number of epochs.
 
     Raises:
-        UsageError: the run is over, or cannot have that many epochs.
+        UsageError: the run is completed or diverged, or cannot be continued to this number of epochs.
     """
     status = record.status
     old, new = before.trainer.epochs, after.trainer.epochs
@@ -223,11 +221,11 @@ def _continued(path: Path, record: RunRecord, before: Config, after: Config) -> 
         raise UsageError(f"{path} has {done} epochs already; trainer.epochs={new} is not more")
     if status == Status.COMPLETED and done < old:
         raise UsageError(
-            f"{path} was ended by early stopping after {done} of {old} epochs; it would end there with more, too"
+            f"{path} was ended by early stopping after {done} of {old} epochs; with more epochs it would end there, too"
         )
     if _is_job(path):
         raise UsageError(
-            f"{path} is a job of a sweep, which knows it by its {old} epochs; continue a copy: "
+            f"{path} is a job of a sweep that needs {old} epochs; continue a copy: "
             f"cp -r {shlex.quote(str(path))} NEW, then mnist-train resume=NEW trainer.epochs={new}"
         )
     history = {
@@ -242,7 +240,7 @@ def _continued(path: Path, record: RunRecord, before: Config, after: Config) -> 
 
 
 def _command(path: Path, record: RunRecord, epochs: int) -> str:
-    """The command that trains the same from the start for another number of epochs."""
+    """The command for a new run with the same settings and another number of epochs."""
     typed = shlex.split(record.command or "")[1:]
     if record.sweep or not typed:
         with open_file(path / "overrides.yaml") as file:
@@ -253,10 +251,10 @@ def _command(path: Path, record: RunRecord, epochs: int) -> str:
 
 
 def _is_job(path: Path) -> bool:
-    """Whether a sweep knows this run directory."""
+    """Whether the run is listed in a ``sweep.json``."""
     from mnist_exp.sweeps.directory import read_sweep
 
     path = path.absolute()
     if not (path.parent / "sweep.json").is_file():
         return False
-    return any(job["directory"] == path.name for job in read_sweep(path.parent)["jobs"])
+    return any(job.directory == path.name for job in read_sweep(path.parent).jobs)

@@ -1,6 +1,6 @@
-"""What Hydra calls for one run: the check before it, and the task, which starts a new run or continues one.
+"""The functions that Hydra calls for one run: a check, then the task, which starts or resumes a run.
 
-Imports move inwards where they take long: a mistyped key needs Hydra only, a value out of range no torch.
+Slow imports are inside functions, so that a mistyped key needs only Hydra, and a value out of range no torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from mnist_exp.compose import PACKAGE, resolve
 from mnist_exp.config import check
 from mnist_exp.errors import UsageError
-from mnist_exp.explain import through_hydra
+from mnist_exp.explain import wrap_errors_for_hydra
 from mnist_exp.hashing import HASH_VERSION, config_hash
 from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.directory import refuse_unless_free
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 
 class CheckBeforeRun(Callback):
-    """Hydra's hook in front of a run: stops at a mistake before Hydra creates, or writes into, the run directory.
+    """Hydra's callback before a run: reports a mistake before Hydra creates or changes the run directory.
 
-    Everything is built here, so that what a constructor refuses leaves nothing on disk. Where the configuration says
-    ``resume``, whatever set it, the run directory is that one.
+    Everything is built here, so that an error in a constructor leaves nothing on disk. If the configuration has
+    ``resume``, that is the run directory.
 
     Attributes:
-        built: what the next run of this process trains with, and the seconds that it took with the import of torch.
-            Hydra's hook and its task share nothing else.
+        built: the built parts of the next run of this process, and the seconds that building took, import of torch
+            included. A class attribute, because Hydra's callback and its task share nothing else.
     """
 
     built: ClassVar[tuple[Parts, float] | None] = None
@@ -46,7 +46,7 @@ class CheckBeforeRun(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         HydraConfig.instance().set_config(config)
-        with through_hydra():
+        with wrap_errors_for_hydra():
             if config.sweep.resume is not None:
                 raise UsageError(f"sweep.resume={config.sweep.resume} goes with -m: mnist-train -m sweep.resume=DIR")
             if config.resume is not None:
@@ -54,7 +54,7 @@ class CheckBeforeRun(Callback):
                 check_resume(job, [*config.hydra.overrides.task, *typed])
                 with read_write(config.hydra):
                     config.hydra.run.dir = config.resume
-                    config.hydra.output_subdir = None  # .hydra/ stays as the run began
+                    config.hydra.output_subdir = None  # .hydra/ stays as it is
                 return
             here = Path(config.hydra.runtime.cwd)
             directory = here / config.hydra.run.dir
@@ -64,38 +64,38 @@ class CheckBeforeRun(Callback):
             checked = checked.with_absolute_paths(here)
             began = time.perf_counter()
             from mnist_exp.build import build, check_parts
-            from mnist_exp.components import facts_of
+            from mnist_exp.components import callback_arguments
 
             if checked.data.image_size is not None:
-                check_parts(checked, directory)  # before data are read, or fetched
-            parts = build(checked, facts=facts_of(directory, checked))
+                check_parts(checked, directory)  # before data are read or downloaded
+            parts = build(checked, callback_arguments=callback_arguments(directory, checked))
             CheckBeforeRun.built = parts, time.perf_counter() - began
 
 
 def run_path() -> Path:
-    """The run directory that Hydra chose, as the user would type it. To be called in Hydra's task."""
+    """The run directory that Hydra chose, relative to the working directory if it is inside. Only for Hydra's task."""
     runtime = HydraConfig.get().runtime
     path, here = Path(runtime.output_dir), Path(runtime.cwd)
     return path.relative_to(here) if path.is_relative_to(here) and Path.cwd() == here else path
 
 
 def start_run(composed: DictConfig, arguments: Sequence[str]) -> float | None:
-    """Hydra's task: a new run in the directory that Hydra chose, or the run that ``resume`` names continued.
+    """Hydra's task: start a run in the directory that Hydra chose, or continue the run in ``resume``.
 
     Args:
-        arguments: of the ``mnist-train`` that this run amounts to, for its record.
+        arguments: of the equivalent ``mnist-train`` command, for the run's record.
 
     Returns:
-        validation accuracy of the result, the objective of a search; None without validation data.
+        the validation accuracy, as the objective of a search; None without validation data.
 
     Raises:
-        PastHydra: with a UsageError, a RunFailed, or whatever else happened.
+        WrappedError: holds the UsageError, RunFailed or other exception.
     """
     job, path = HydraConfig.get(), run_path()
     overrides = list(job.overrides.task)
     if composed.resume is not None:
-        with through_hydra():
-            return resume_run(path, overrides, composed)  # what is not of the task was refused before
+        with wrap_errors_for_hydra():
+            return resume_run(path, overrides, composed)  # other overrides were refused in CheckBeforeRun
     config = check(resolve(composed)).with_absolute_paths(Path(job.runtime.cwd))
     built, CheckBeforeRun.built = CheckBeforeRun.built, None
     record = {
@@ -108,17 +108,17 @@ def start_run(composed: DictConfig, arguments: Sequence[str]) -> float | None:
         **provenance(PACKAGE),
     }
     with (
-        through_hydra(),
+        wrap_errors_for_hydra(),
         RunDirectory.create(path, config=config, overrides=overrides, record=record) as run,
     ):
         return train(run, built)
 
 
 def resume_run(path: Path, overrides: Sequence[str], composed: DictConfig) -> float | None:
-    """Continue the run in ``path`` from its last checkpoint, or from the start where it has none yet.
+    """Continue the run in ``path`` from its last checkpoint, or from the start if it has none.
 
     Raises:
-        UsageError: it cannot go on like that; its record is what it was.
+        UsageError: the run cannot continue with these settings; its record is unchanged.
     """
     with RunDirectory.reopen(path, partial(resumed, path, overrides, composed)) as run:
         run.may_download = any(word.lstrip("+").startswith("data.root=") for word in overrides)
@@ -131,10 +131,10 @@ def resume_run(path: Path, overrides: Sequence[str], composed: DictConfig) -> fl
 
 
 def train(run: RunDirectory, built: tuple[Parts, float] | None = None, *, in_sweep: bool = False) -> float | None:
-    """Train what ``run`` describes, with what was ``built`` for it or is built now. Imports torch.
+    """Train the run, with the parts and seconds in ``built``, or build them now. Imports torch.
 
     Args:
-        in_sweep: this process shows a whole sweep, and not each job.
+        in_sweep: this process shows the progress of a whole sweep, not of each job.
     """
     from mnist_exp.signals import StopRequest
 

@@ -1,4 +1,4 @@
-"""Standard output whose reader may leave, as in ``mnist-train | head -3``: the rest is not printed, and the work goes on."""
+"""Standard output that may be closed early, as in ``mnist-train | head -3``: printing stops, and the work continues."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mnist_exp.errors import printable
 
 
 class Terminal(Console):
-    """Rich's console without its colours for numbers and paths, and without its end of the program for a closed pipe."""
+    """Rich's console without colours for numbers and paths. A closed pipe does not end the program."""
 
     def __init__(self, *, soft_wrap: bool = True) -> None:
         super().__init__(highlight=False, soft_wrap=soft_wrap)
@@ -24,7 +24,7 @@ class Terminal(Console):
 
 
 def plain(line: str) -> Text:
-    """A line as the terminal shows it, whatever it holds: no markup, no escape sequences."""
+    """The line without markup and escape sequences."""
     return Text(printable(line))
 
 
@@ -34,7 +34,7 @@ def say(line: str) -> None:
 
 
 def discard_output() -> None:
-    """Let all that is printed from now on go nowhere; else Python tries what is left once more as it exits."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    """Discard all further output; otherwise Python raises an error when it flushes the rest at exit."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)

@@ -1,4 +1,4 @@
-"""Tests that every network should pass. Inherit from ``NetworkTests`` to check your own::
+"""Tests that every network should pass. Inherit from ``NetworkTests`` to check your own network::
 
     from mnist_exp.testing import NetworkTests
     from my_package import MyNet
@@ -37,15 +37,15 @@ class NetworkTests:
         raise NotImplementedError("write build(), which returns your network")
 
     def images(self, count: int, seed: int = 0) -> Tensor:
-        """Images (count, *image_shape), float32, normally distributed: what normalised images are like."""
+        """Random images (count, *image_shape), float32, with mean 0 and standard deviation 1, as normalised images have."""
         return torch.randn(count, *self.image_shape, generator=torch.Generator().manual_seed(seed))
 
     def labels(self, count: int, seed: int = 0) -> Tensor:
-        """Labels (count,), int64."""
+        """Random labels (count,), int64."""
         return torch.randint(self.num_classes, (count,), generator=torch.Generator().manual_seed(seed))
 
     def seeded(self, seed: int = 0) -> nn.Module:
-        """The network whose weights follow from ``seed``, as ``mnist-train`` makes it."""
+        """The network with weights from ``seed``, as ``mnist-train`` builds it."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.build()
@@ -81,7 +81,7 @@ class NetworkTests:
             for _ in range(30):
                 optimizer.zero_grad()
                 loss = F.cross_entropy(model(images), labels)
-                loss.backward()  # type: ignore[no-untyped-call]  # PyTorch gives it no types  # torch has no types for it
+                loss.backward()  # type: ignore[no-untyped-call]  # PyTorch gives it no types
                 optimizer.step()
                 losses.append(loss.item())
         assert sum(losses[-5:]) < sum(losses[:5]), f"loss went from {losses[0]:.4f} to {losses[-1]:.4f}"

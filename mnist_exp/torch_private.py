@@ -1,10 +1,9 @@
-"""What this project takes from PyTorch that PyTorch does not promise to keep, and nothing else does: about PyTorch 2.15.
+"""All uses of private parts of PyTorch; written for PyTorch 2.15.
 
-TorchDynamo, the part that compiles, takes a third of a short run's time to import. PyTorch imports it in order to keep its
-optimizers, and what counts operations, out of compiled code. As long as nobody has imported it, nothing is being compiled,
-and there is nothing to keep them out of. The registers of hooks say whether somebody waits for what happens within a step.
+The import of TorchDynamo, PyTorch's compiler, takes a third of a short run's time. PyTorch imports it only to exclude its
+optimizers and its operation counter from compiled code. Before that import nothing is compiled, so it is not needed.
 """
-# ruff: noqa: SLF001  # this module is for that
+# ruff: noqa: SLF001  # this module is the only place for private names
 
 from __future__ import annotations
 
@@ -19,9 +18,9 @@ import torch
 from torch import nn
 from torch.utils import flop_counter
 
-# All names that PyTorch's two wrappers use. One that uses another may do more than is known here, and is left alone.
-OF_DISABLE = {"getattr", "torch._dynamo", "torch", "_dynamo", "disable", "__dynamo_disable"}
-OF_STEP = {
+# All names that PyTorch's two wrappers use. A wrapper with other names may do more, and is not replaced.
+NAMES_IN_DISABLE = {"getattr", "torch._dynamo", "torch", "_dynamo", "disable", "__dynamo_disable"}
+NAMES_IN_STEP = {
     *("torch._dynamo", "torch", "_dynamo", "graph_break"),
     *("is_grad_enabled", "set_grad_enabled", "defaults", "cast", "Optimizer"),
 }
@@ -30,22 +29,22 @@ MODULE = "torch._dynamo"
 
 @functools.cache
 def defer_dynamo() -> None:
-    """Let PyTorch's optimizers and ``FlopCounterMode`` work without TorchDynamo until something else imports it.
+    """Let PyTorch's optimizers and ``FlopCounterMode`` work without TorchDynamo until other code imports it.
 
-    Then, and where PyTorch is not as expected, everything is as PyTorch makes it.
+    After that import, and if PyTorch's code is not as expected, PyTorch's own wrappers are used.
     """
     for cls in (value for module in (torch.optim, flop_counter) for value in vars(module).values()):
         if not inspect.isclass(cls):
             continue
         for function in list(vars(cls).values()):
-            if _wraps_with(function, OF_DISABLE, "inner"):
+            if _wraps_with(function, NAMES_IN_DISABLE, "inner"):
                 vars(function.__wrapped__).setdefault("__dynamo_disable", _first_plain(function))
-        if _wraps_with(step := vars(cls).get("step"), OF_STEP, "_use_grad"):
-            setattr(cls, "step", _plain_step(step))  # noqa: B010  # mypy knows no step of any class
+        if _wraps_with(step := vars(cls).get("step"), NAMES_IN_STEP, "_use_grad"):
+            setattr(cls, "step", _plain_step(step))  # noqa: B010  # mypy does not know that the class has a step
 
 
 def _wraps_with(function: Any, names: set[str], name: str) -> bool:
-    """Whether this is a function in PyTorch's wrapper of that name, and the wrapper uses these names only."""
+    """Whether ``function`` is PyTorch's wrapper called ``name``, and uses no other names than ``names``."""
     return (
         isinstance(function, FunctionType)
         and hasattr(function, "__wrapped__")
@@ -55,7 +54,7 @@ def _wraps_with(function: Any, names: set[str], name: str) -> bool:
 
 
 def _first_plain(wrapper: Any) -> Callable[..., Any]:
-    """What PyTorch's wrapper is to call in place of the function that TorchDynamo makes of the wrapped one."""
+    """The function for PyTorch's wrapper to call: the plain one until TorchDynamo is imported, then TorchDynamo's."""
     function = wrapper.__wrapped__
 
     def call(*arguments: Any, **options: Any) -> Any:
@@ -68,7 +67,7 @@ def _first_plain(wrapper: Any) -> Callable[..., Any]:
 
 
 def _plain_step(wrapper: Any) -> Callable[..., Any]:
-    """A ``step`` without the breaks in compiled code that PyTorch puts around it."""
+    """A ``step`` without PyTorch's graph breaks, which only compiled code needs."""
 
     @functools.wraps(wrapper)
     def step(self: torch.optim.Optimizer, *arguments: Any, **options: Any) -> Any:
@@ -81,7 +80,7 @@ def _plain_step(wrapper: Any) -> Callable[..., Any]:
 
 
 def has_hooks(model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether somebody waits for something that happens within a step: a pass of the model, a gradient, an update."""
+    """Whether any hook is registered on the model, its parameters or the optimizer, or globally."""
     everywhere, of_optimizers = sys.modules["torch.nn.modules.module"], sys.modules[torch.optim.Optimizer.__module__]
     hooks: list[Any] = [
         *(everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks),
@@ -97,6 +96,6 @@ def has_hooks(model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
     return any(hooks)
 
 
-def count_as_stepped(optimizer: torch.optim.Optimizer) -> None:
-    """Tell the optimizer that steps are taken, though not by its ``step``; a schedule would warn that there were none."""
-    optimizer._opt_called = True  # type: ignore[attr-defined]  # PyTorch declares it nowhere
+def mark_as_stepped(optimizer: torch.optim.Optimizer) -> None:
+    """Mark the optimizer as used, though its ``step`` is not called; otherwise a schedule warns."""
+    optimizer._opt_called = True  # type: ignore[attr-defined]  # not declared in PyTorch

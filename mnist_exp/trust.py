@@ -1,6 +1,6 @@
-"""What a stored configuration may say, whoever wrote it: plain data, and the names of networks, optimizers and schedules.
+"""Checks of a stored configuration: it may hold plain data only, and targets only from packages that the user trusts.
 
-A run directory can be a stranger's, so nothing that is read from one reaches OmegaConf, which would resolve
+Anybody may have written a run directory, so nothing that is read from one is given to OmegaConf, which would resolve
 interpolations such as ``${oc.env:KEY}`` and ``${oc.create:...}``.
 """
 
@@ -10,7 +10,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,28 +23,28 @@ if TYPE_CHECKING:
 
     Logger: TypeAlias = Component | Wandb
 
-# Packages whose code may run, besides ours and PyTorch's; None: any, because the configuration is the user's own.
+# Packages whose code may run besides ours and PyTorch's. None: all, because the user wrote the configuration.
 Trusted = Collection[str] | None
 ALLOWED_TARGETS = ("mnist_exp.", "torch.nn.", "torch.optim.", "torchvision.transforms.")
 WANDB = "mnist_exp.loggers.wandb.WandbLogger"
 TENSORBOARD = "mnist_exp.loggers.tensorboard.TensorBoardLogger"
-# What Hydra reads beside the arguments of a target.
-_OF_HYDRA = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
+# Keys beside a target that are no arguments of it.
+_HYDRA_KEYS = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
 
 
 def refuse_unless_plain(tree: Any) -> None:
-    """Check that a configuration is what a run stores: resolved, without aliases, of plain types.
+    """Check that a configuration is resolved, and holds strings, numbers, lists and dicts only, none of them twice.
 
     Raises:
-        UsageError: it holds an interpolation, ``???``, a YAML alias, a key that is no string, or a value of another type.
+        UsageError: it holds an interpolation, ``???``, a YAML alias, a key that is not a string, or a value of another type.
     """
     seen: set[int] = set()
 
     def visit(node: Any, path: str) -> None:
         if isinstance(node, str):
             if "${" in node or node == "???":
-                what = "an interpolation (${)" if "${" in node else "??? in place of a value"
-                raise UsageError(f"{path or 'it'} holds {what}; a stored configuration holds values only")
+                found = "an interpolation (${)" if "${" in node else "??? in place of a value"
+                raise UsageError(f"{path or 'it'} holds {found}; a stored configuration holds values only")
             return
         if node is None or isinstance(node, bool | int | float):
             return
@@ -64,79 +65,96 @@ def refuse_unless_plain(tree: Any) -> None:
     visit(tree, "")
 
 
-def check_target_types(config: Config, trusted: Trusted) -> None:
-    """Check what a stored configuration may run: our own networks and PyTorch's, and packages that the user trusts.
+@dataclass(frozen=True)
+class _Rule:
+    """Which of our targets and PyTorch's a section of a stored configuration may name.
 
-    Of our own callbacks it may name the logger that writes into the run directory only, TensorBoard's.
-
-    Nothing is imported whose name is not allowed. The name alone is not enough: ``torch.nn.modules.module.warnings.warn``
-    begins with ``torch.nn`` and is no module, and ``mnist_exp.experiment.torch.fx.GraphModule`` is a module of another
-    package. Networks are made of modules; nothing else has parts with a target. Imports torch.
-
-    Args:
-        trusted: packages besides ours; None: the configuration is the user's own, and whatever it names may run.
-
-    Raises:
-        UsageError: a target is not allowed, does not exist or is something else.
+    Attributes:
+        base: the class that a target must be derived from; None: no class is allowed.
+        partial: the required value of ``_partial_``; None: any.
+        functions: functions that are allowed besides.
     """
-    if trusted is None:
-        return
+
+    base: type[Any] | None
+    partial: bool | None = None
+    functions: tuple[Callable[..., Any], ...] = ()
+
+
+def _rules() -> dict[str, _Rule]:
+    """The rule for each section that can hold a target. Imports torch."""
     import torch
 
     from mnist_exp import data, training
     from mnist_exp.training import schedules
 
-    kinds: dict[str, type[Any] | None] = {
-        "data": None,
-        "model": torch.nn.Module,
-        "optimizer": torch.optim.Optimizer,
-        "scheduler": torch.optim.lr_scheduler.LRScheduler,
-        "logger": training.Callback,
-        "callbacks": training.Callback,
-    }
-    made = {"data": True, "model": True, "optimizer": False, "scheduler": False}  # or called later with more arguments
-    functions = {
-        "data": [data.idx_folder, data.png_folder, data.mnist5k],
-        "scheduler": [schedules.constant, schedules.step_decay, schedules.cosine, schedules.one_cycle],
+    schedulers = (schedules.constant, schedules.step_decay, schedules.cosine, schedules.one_cycle)
+    return {
+        "data": _Rule(None, False, (data.idx_folder, data.png_folder, data.mnist5k)),
+        "model": _Rule(torch.nn.Module, False),
+        "optimizer": _Rule(torch.optim.Optimizer, True),
+        "scheduler": _Rule(torch.optim.lr_scheduler.LRScheduler, True, schedulers),
+        "logger": _Rule(training.Callback),
+        "callbacks": _Rule(training.Callback),
     }
 
-    def visit(node: Any, group: str, path: str) -> None:
-        if isinstance(node, Mapping) and "_target_" in node:
-            target, kind = node["_target_"], kinds[group]
-            _refuse_unless_named(str(target), path, trusted)
-            top = path.count(".") == (2 if group == "callbacks" else 1)
-            if group not in {"model", "callbacks"} and not top:
-                raise UsageError(f"{path}_target_={target} is not allowed there: only the model has parts")
-            found = find_target(target, path)
-            own = not str(target).startswith(ALLOWED_TARGETS)  # it is trusted, whatever it is
-            if group == "callbacks" and not own and dict(node) != {"_target_": TENSORBOARD}:
-                raise UsageError(f"{path}_target_={target} is not allowed there: of ours, only {TENSORBOARD} as it is")
-            if group == "logger" and not own and target != WANDB:
-                raise UsageError(f"{path}_target_={target} is not allowed there: of ours, only {WANDB}")
-            fits = own or (kind is not None and isinstance(found, type) and issubclass(found, kind))
-            if not fits and found not in functions.get(group, []):
-                wanted = kind.__name__ if kind else "loader of data"
-                raise UsageError(f"{path}_target_={target} is not allowed there: it is no {wanted}")
-            if not own and not f"{found.__module__}.".startswith(ALLOWED_TARGETS):
-                raise UsageError(f"{path}_target_={target} is not allowed there: it is {found.__module__}'s")
-            if top and group in made and (node.get("_partial_") is True) == made[group]:
-                raise UsageError(f"{path}_partial_ must be {str(not made[group]).lower()}")
-        for key, value in _items(node):
-            visit(value, group, f"{path}{key}.")
 
-    tree = config.plain()  # no other section of the schema can hold a target
-    for group in kinds:
-        visit(tree.get(group), group, f"{group}.")
+def check_target_types(config: Config, trusted: Trusted) -> None:
+    """Check the targets of a stored configuration: our networks and PyTorch's, and what trusted packages contain.
+
+    Of our own callbacks only the TensorBoard logger is allowed, because it writes into the run directory only. Nothing is
+    imported whose name is not allowed. The name alone is not enough: ``torch.nn.modules.module.warnings.warn`` begins with
+    ``torch.nn`` and is no module, and ``mnist_exp.experiment.torch.fx.GraphModule`` is a module of another package.
+    Imports torch.
+
+    Args:
+        trusted: packages besides ours; None: check nothing.
+
+    Raises:
+        UsageError: a target is not allowed, does not exist or has the wrong type.
+    """
+    if trusted is None:
+        return
+    tree = config.plain()
+    for section, rule in _rules().items():
+        for path, node in _nodes_with_target(tree.get(section), f"{section}."):
+            _check_target(section, rule, path, node, trusted)
+
+
+def _check_target(section: str, rule: _Rule, path: str, node: Mapping[str, Any], trusted: Collection[str]) -> None:
+    target = str(node["_target_"])
+    _refuse_unless_named(target, path, trusted)
+    is_top = path.count(".") == (2 if section == "callbacks" else 1)
+    if section not in {"model", "callbacks"} and not is_top:
+        raise UsageError(f"{path}_target_={target} is not allowed there: only the model has parts")
+    found = find_target(target, path)
+    if target.startswith(ALLOWED_TARGETS) and (reason := _reason_to_refuse(section, rule, node, found)):
+        raise UsageError(f"{path}_target_={target} is not allowed there: {reason}")
+    if is_top and rule.partial is not None and (node.get("_partial_") is True) != rule.partial:
+        raise UsageError(f"{path}_partial_ must be {str(rule.partial).lower()}")
+
+
+def _reason_to_refuse(section: str, rule: _Rule, node: Mapping[str, Any], found: Any) -> str | None:
+    """Why ``found``, which a target of ours or of PyTorch names, is not allowed; None if it is."""
+    if section == "callbacks" and dict(node) != {"_target_": TENSORBOARD}:
+        return f"of our callbacks, only {TENSORBOARD} without arguments"
+    if section == "logger" and node["_target_"] != WANDB:
+        return f"of our loggers, only {WANDB}"
+    derived = rule.base is not None and isinstance(found, type) and issubclass(found, rule.base)
+    if not derived and found not in rule.functions:
+        return f"it is no {rule.base.__name__ if rule.base else 'loader of data'}"
+    if not f"{found.__module__}.".startswith(ALLOWED_TARGETS):
+        return f"it is {found.__module__}'s"
+    return None
 
 
 def check_names(config: Config, trusted: Collection[str]) -> None:
-    """Check the names of all targets, importing none: what ``check_target_types`` checks first.
+    """Check the names of all targets without importing them: the first of the checks of ``check_target_types``.
 
     Raises:
-        UsageError: a target lies neither in our packages nor in those that are trusted.
+        UsageError: a target is neither in our packages nor in a trusted one.
     """
-    for path, target in _targets(config.plain()):
-        _refuse_unless_named(target, path, trusted)
+    for path, node in _nodes_with_target(config.plain()):
+        _refuse_unless_named(str(node["_target_"]), path, trusted)
 
 
 def _refuse_unless_named(target: str, path: str, trusted: Collection[str]) -> None:
@@ -149,35 +167,39 @@ def _refuse_unless_named(target: str, path: str, trusted: Collection[str]) -> No
         )
 
 
-def _targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Where in a tree something names a target, and which."""
+def _nodes_with_target(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The path (``model.layers.0.``) and the mapping of every target in a tree."""
     if isinstance(node, Mapping) and "_target_" in node:
-        yield path, str(node["_target_"])
-    for key, value in _items(node):
-        yield from _targets(value, f"{path}{key}.")
+        yield path, node
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield from _nodes_with_target(value, f"{path}{key}.")
 
 
 def own_packages(config: Config) -> frozenset[str]:
     """The packages of all targets that are neither ours nor PyTorch's."""
-    targets = (target for _, target in _targets(config.plain()))
+    targets = (str(node["_target_"]) for _, node in _nodes_with_target(config.plain()))
     return frozenset(target.partition(".")[0] for target in targets if not target.startswith(ALLOWED_TARGETS))
 
 
 def find_target(target: str, path: str = "") -> Any:
-    """What a target names, imported. A module in the working directory is found where no installed one has the name.
+    """Import and return the object that a target names. A module in the working directory may be named, too.
+
+    Args:
+        path: of the section, for messages: ``model.``.
 
     Raises:
         UsageError: it does not exist, or importing it fails.
     """
     from hydra.utils import get_object
 
-    # Behind all else, and for names outside our own packages only: a file in somebody's folder must not stand in for a
-    # library that is missing here.
+    # Last in sys.path, and not for our own packages: a file in somebody's folder must not replace an installed library,
+    # or an optional one that is missing.
     here = (
         [] if target.startswith(ALLOWED_TARGETS) else [folder for folder in _start_folders() if folder not in sys.path]
     )
     sys.path.extend(here)
-    log = logging.getLogger("hydra.utils")  # it would say in three lines what is said below in one
+    log = logging.getLogger("hydra.utils")  # it would log three lines about an error that is one line below
     was_disabled, log.disabled = log.disabled, True
     try:
         return get_object(target)
@@ -198,7 +220,7 @@ def find_target(target: str, path: str = "") -> Any:
 
 
 def _start_folders() -> list[str]:
-    """Where the command was given, and where it works now (``hydra.job.chdir``)."""
+    """The folder in which the command was started, and the working directory, which ``hydra.job.chdir`` can change."""
     from hydra.core.hydra_config import HydraConfig
 
     folders = [os.getcwd()]
@@ -208,7 +230,7 @@ def _start_folders() -> list[str]:
 
 
 def instantiate(node: Any) -> Any:
-    """Make what an authorized node describes: ``hydra.utils.instantiate`` for plain data, without OmegaConf.
+    """``hydra.utils.instantiate`` for plain data, without OmegaConf. The targets must have been checked.
 
     Raises:
         InstantiationException: the target refuses its arguments, or the call fails; the cause is attached.
@@ -222,7 +244,7 @@ def instantiate(node: Any) -> Any:
     if "_target_" not in node:
         return {key: instantiate(value) for key, value in node.items()}
     recursive = node.get("_recursive_", True)
-    named = {key: value for key, value in node.items() if key not in _OF_HYDRA}
+    named = {key: value for key, value in node.items() if key not in _HYDRA_KEYS}
     positional = node.get("_args_", [])
     if recursive:
         named, positional = {key: instantiate(value) for key, value in named.items()}, instantiate(positional)
@@ -238,17 +260,16 @@ def instantiate(node: Any) -> Any:
 def logger_to_use(
     stored: Logger | None, present: Logger | None, typed: Collection[str]
 ) -> tuple[Logger | None, list[str]]:
-    """The logger of a run that is read from a directory: where it is sent, and whether its files are, is for the user to
-    say who continues it.
+    """The logger for a stored run that is continued. Who continues it decides where it is sent and whether its files are.
 
     Args:
-        stored: the section in the run's configuration. What is taken over of it is to send nothing: no logger, or
-            mode offline or disabled.
-        present: the section that the command which continues it amounts to.
-        typed: keys of it that this command names; ``logger`` for a choice.
+        stored: the section in the run's configuration. Only a decision to send nothing is kept: no logger, or mode
+            offline or disabled.
+        present: the section as the present command composes it.
+        typed: keys of the section that the user typed; ``logger`` for a choice.
 
     Returns:
-        the section to use, and, as one would type them, the settings of ``stored`` that are not in it.
+        the section to use, and the settings of ``stored`` that are not in it, as overrides.
     """
     if "logger" in typed:
         return present, []
@@ -261,24 +282,17 @@ def logger_to_use(
     lost = [
         f"logger.{key}={as_typed(value)}"
         for key, value in before.items()
-        if key not in _OF_HYDRA and f"logger.{key}" not in typed and value != now.get(key)
+        if key not in _HYDRA_KEYS and f"logger.{key}" not in typed and value != now.get(key)
     ]
     return present, lost
 
 
 def run_id_to_use(recorded: WandbRun | None, logger: Logger | None) -> str | None:
-    """The W&B id of the run that ``run.json`` records, where it is in the project and of the entity that ``logger`` names;
-    None for a new one."""
+    """The recorded W&B id, if it belongs to the project and the entity of ``logger``; None: W&B makes a new run."""
     section: dict[str, Any] = {} if logger is None else logger.plain()
     if recorded is None or recorded.project != section.get("project"):
         return None
     if section.get("entity") not in {None, recorded.entity}:
         return None
-    found = recorded.id
-    return found if found is not None and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found) else None
-
-
-def _items(node: Any) -> Iterable[tuple[Any, Any]]:
-    if isinstance(node, Mapping):
-        return node.items()
-    return enumerate(node) if isinstance(node, list) else ()
+    run_id = recorded.id
+    return run_id if run_id is not None and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_id) else None

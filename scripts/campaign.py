@@ -1,8 +1,8 @@
-"""What the scripts behind docs/ share: train arms over seeds, keep a line for each run, put tables into a document.
+"""Shared code of the scripts that write docs/: train arms over seeds, keep a line for each run, write tables into a document.
 
-A campaign is a list of grids, each a sweep of ``mnist-train -m``; any launcher will do, and a sweep that was stopped goes
-on when the script is started again. What a run amounts to is a line of docs/results/NAME.csv. What stands there already,
-trained here or elsewhere, is not trained again, and documents are written from there alone.
+A campaign is a list of grids, each a sweep of ``mnist-train -m`` with any launcher. A stopped sweep continues when the
+script is started again. The result of each run is a line of docs/results/NAME.csv. Runs that have a line there, trained
+here or elsewhere, are not trained again, and documents are written from these files alone.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ FIGURES = ROOT / "docs" / "figures"
 
 @dataclass(frozen=True)
 class Grid:
-    """Values of one key, everything else the same.
+    """Arms that differ in the value of one key.
 
     Attributes:
         key: of the configuration, or a group.
         values: as typed on the command line.
-        fixed: overrides that all of them share.
+        fixed: overrides that all arms share.
     """
 
     key: str
@@ -42,17 +42,17 @@ class Grid:
     fixed: tuple[str, ...] = ()
 
     def arm(self, value: str) -> str:
-        """The overrides that make this arm: what ``mnist-train`` needs, beside a seed, to repeat it."""
+        """The overrides of this arm: with a seed, ``mnist-train`` needs no others to repeat it."""
         return " ".join((*self.fixed, f"{self.key}={value}"))
 
 
 @dataclass
 class Campaign:
-    """Arms times seeds, and where their results lie.
+    """Arms times seeds, and their results.
 
     Attributes:
-        name: of docs/results/NAME.csv, and of the folder below outputs/ with the sweeps.
-        rows: of that file, by arm and seed.
+        name: NAME of docs/results/NAME.csv, and of the folder in outputs/ with the sweeps.
+        rows: the rows of that file, by arm and seed.
     """
 
     name: str
@@ -65,13 +65,13 @@ class Campaign:
         self.rows = {(row["arm"], int(row["seed"])): row for row in read_csv(self.csv)}
 
     def train(self, only: Sequence[str], seeds: int, runs: Path, overrides: Sequence[str]) -> None:
-        """Train what has no row yet.
+        """Train the arms and seeds that have no row yet.
 
         Args:
-            only: arms whose overrides contain one of these; all where there is none.
-            seeds: how many of each arm, from 0.
+            only: train arms whose overrides contain one of these; all arms if empty.
+            seeds: number of seeds for each arm, from 0.
             runs: folder of the sweeps.
-            overrides: more of them, for every sweep; the launcher for instance.
+            overrides: more overrides for every sweep, for instance the launcher.
         """
         for number, grid in enumerate(self.grids):
             missing: dict[tuple[int, ...], list[str]] = {}
@@ -88,10 +88,10 @@ class Campaign:
                     ended = subprocess.run([sys.executable, "-m", *command], check=False)
                     self.gather(runs)
                     if ended.returncode in {2, 130, 143}:
-                        sys.exit(ended.returncode)  # a mistake, or a wish to stop
+                        sys.exit(ended.returncode)  # a mistake, or stopped by the user
 
     def gather(self, runs: Path) -> list[Run]:
-        """Bring the complete runs below ``runs`` into the CSV file, and return them."""
+        """Write the complete runs below ``runs`` into the CSV file, and return them."""
         found = [
             run for path in (find_runs(runs) if runs.exists() else ()) if (run := read_run(path)).status == "completed"
         ]
@@ -104,7 +104,7 @@ class Campaign:
         return found
 
     def arm_of(self, run: Run) -> str | None:
-        """The arm with the most overrides among those that a run was given."""
+        """The arm with the most overrides among the arms whose overrides were all given to this run."""
         with open_file(run.path / "overrides.yaml", "r") as file:
             typed = set(yaml.safe_load(file))
         fitting = [arm for arm in self.arms if typed.issuperset(arm.split())]
@@ -116,7 +116,7 @@ class Campaign:
 
 
 def row(arm: str, run: Run) -> dict[str, str]:
-    """What a result file says of one run. The seconds of its fastest epoch hardly depend on what else the machine did."""
+    """The line of a result file for one run. The seconds of the fastest epoch depend little on other load of the machine."""
     record, final = run.record, run.record.final
     return {
         "arm": arm,
@@ -150,7 +150,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def write_between_markers(document: Path, marker: str, lines: Iterable[str]) -> None:
-    """Replace what stands between ``<!-- marker -->`` and ``<!-- end of marker -->``; what people wrote around it stays."""
+    """Replace the text between ``<!-- marker -->`` and ``<!-- end of marker -->``, and keep the rest of the document."""
     start, end = f"<!-- {marker} -->\n", f"<!-- end of {marker} -->\n"
     before, _, rest = document.read_text(encoding="utf-8").partition(start)
     _, _, after = rest.partition(end)
@@ -158,31 +158,35 @@ def write_between_markers(document: Path, marker: str, lines: Iterable[str]) -> 
 
 
 def run(campaign: Campaign, description: str | None, seeds: int, arguments: Sequence[str] | None = None) -> list[Run]:
-    """The command line of such a script: train what it asks for, gather, and return the complete runs found here.
+    """Run the command line of such a script: train, gather the results, and return the complete runs found here.
 
-    Refused before anything is trained where matplotlib, which draws the figures, is not installed.
+    If matplotlib, which draws the figures, is not installed, the script ends before it trains anything.
 
     Args:
-        description: of the script.
-        seeds: of each arm, unless the command line says otherwise.
-        arguments: of that command line; those of this process where there are none.
+        description: text for ``--help``.
+        seeds: number of seeds for each arm, unless given on the command line.
+        arguments: of the command line; None: those of this process.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "overrides",
         nargs="*",
         default=["hydra/launcher=joblib"],
-        help="of mnist-train -m, in place of hydra/launcher=joblib",
+        help="overrides of mnist-train -m; default: hydra/launcher=joblib",
     )
     parser.add_argument(
-        "--only", action="append", default=[], metavar="PART", help="arms whose overrides contain it; may be repeated"
+        "--only",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="only arms whose overrides contain PART; may be repeated",
     )
-    parser.add_argument("--seeds", type=int, default=seeds, help=f"how many, from 0; {seeds} unless given")
-    parser.add_argument("--runs", type=Path, default=Path("outputs") / campaign.name, help="where the sweeps lie")
-    parser.add_argument("--document", action="store_true", help="train nothing")
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"number of seeds, from 0; default: {seeds}")
+    parser.add_argument("--runs", type=Path, default=Path("outputs") / campaign.name, help="folder of the sweeps")
+    parser.add_argument("--document", action="store_true", help="train nothing, write the document from docs/results")
     options = parser.parse_args(arguments)
     if find_spec("matplotlib") is None:
-        parser.error("the figures need matplotlib: pip install 'mnist-exp[figures]'")
+        parser.error("drawing the figures needs matplotlib: pip install 'mnist-exp[figures]'")
     if not any(part in arm for arm in campaign.arms for part in options.only or [""]):
         parser.error(f"--only {' '.join(options.only)} fits none of: {'; '.join(campaign.arms)}")
     if not options.document:

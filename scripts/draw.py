@@ -1,8 +1,8 @@
-"""Draw a network in the manner of LeCun et al. (1998), figure 2: maps as planes, labelled with shapes and parameters.
+"""Draw a network in the style of LeCun et al. (1998), figure 2: maps as planes, labelled with shapes and parameters.
 
 python scripts/draw.py model=lenet5 --output lenet5.png
 python scripts/draw.py model=mlp 'model.hidden=[64,64]' --output mlp.png
-python scripts/draw.py --all docs/pictures          every network that the documentation shows
+python scripts/draw.py --all docs/pictures          all networks in the documentation
 
 Overrides are those of mnist-train. Pictures are PNG.
 """
@@ -32,7 +32,7 @@ from mnist_exp.models import count_parameters, layer_table
 from mnist_exp.models.table import LayerRow
 
 CONF = Path(__file__).parents[1] / "conf"
-FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"  # there wherever matplotlib is
+FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"  # part of matplotlib
 PICTURES = {
     "lenet5": ["model=lenet5"],
     "lenet5_1998": ["model=lenet5_1998"],
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def draw(overrides: Sequence[str]) -> Image.Image:
-    """The network that a command line describes."""
+    """A picture of the network that these overrides describe."""
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         config = compose("train", overrides=["name=drawing", *overrides])
     model = instantiate(OmegaConf.to_container(config.model, resolve=True), _convert_="all")
@@ -109,12 +109,12 @@ def draw(overrides: Sequence[str]) -> Image.Image:
 
 
 def hides(kind: type[nn.Module]) -> bool:
-    """Whether a layer changes no shape, so that a plane of its own would say nothing."""
+    """Whether a layer is not drawn, because it leaves the shape unchanged."""
     return issubclass(kind, HIDDEN) or kind.__name__ in {"ScaledTanh", "Flatten", "ConstantPad2d"}
 
 
 def labelled(drawing: Image.Image, title: str, rows: Sequence[LayerRow], side: int) -> Image.Image:
-    """The drawing under its title and above a line for each layer: name, shape, parameters."""
+    """The drawing with its title above, and below it each layer's name, shape and parameters."""
     large, small = ImageFont.truetype(str(FONT), 20), ImageFont.truetype(str(FONT), 14)
     cells = [("image", f"1x{side}x{side}", "")]
     cells += [

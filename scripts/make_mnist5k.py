@@ -1,8 +1,8 @@
-"""Make mnist_exp/data/mnist5k.npz, the digits of data=mnist5k, from MNIST's training set.
+"""Make mnist_exp/data/mnist5k.npz, the images of data=mnist5k, from MNIST's training set.
 
     MNIST_DIR=FOLDER python scripts/make_mnist5k.py
 
-The first 500 images of each class, in the order 0, 1, ..., 9, 0, 1, ... The same file, byte for byte, every time.
+It has the first 500 images of each class, in the order 0, 1, ..., 9, 0, 1, ... The file is the same, byte for byte, every time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main(output: Path = FILE) -> None:
     """Write the file.
 
     Raises:
-        SystemExit: MNIST_DIR is not set, or its digits are not MNIST's.
+        SystemExit: MNIST_DIR is not set, or its files are not MNIST's.
     """
     if not (folder := os.environ.get("MNIST_DIR")):
         sys.exit("make_mnist5k: set MNIST_DIR to a folder with the four IDX files of MNIST")

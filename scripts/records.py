@@ -5,7 +5,7 @@
     python scripts/records.py --document                    # train nothing, write the document from docs/results
 
 Recipes were chosen on validation images alone; docs/results/records_tried.csv has a line for every such run, with its whole
-command. Runs of one's own are added by
+command. This command adds your own runs:
 
     python scripts/records.py --document --tried outputs/sweeps/mine
 """
@@ -28,11 +28,11 @@ PRESETS = ("record/lenet5", "record/lenet5_regularized", "record/mlp", "record/s
 GOALS = {"record/lenet5": 99.6, "record/mlp": 99.2, "record/speedrun": 99.0}
 DOCUMENT = ROOT / "docs" / "records.md"
 TRIED_CSV = RESULTS / "records_tried.csv"
-# What says where and how a run was made, and not what it computes.
+# Overrides that do not change the recipe.
 CIRCUMSTANCES = ("seed", "name", "quiet", "logger", "trainer.threads", "hydra.", "sweep.", "resume")
 
 
-# Recipes that validation images had preferred before the one of the preset, the last one first.
+# Recipes that were the best on validation images before that of the preset, the latest first.
 AUGMENTATION = "regularization.augmentation."
 FIRST_SHAPE = tuple(
     f"{AUGMENTATION}{each}" for each in ("rotation=10.0", "translation=0.08", "scale=0.1", "shear=10.0")
@@ -48,7 +48,7 @@ def records() -> Campaign:
 
 
 def gather_tried(folder: Path) -> None:
-    """Bring the complete runs with validation images below ``folder`` into their CSV file."""
+    """Write the complete runs with validation images below ``folder`` into their CSV file."""
     rows = {(row["name"], row["seed"]): row for row in read_csv(TRIED_CSV)}
     for found in map(read_run, find_runs(folder)):
         if found.status == "completed" and found.record.final.get("val_accuracy") is not None:
@@ -92,7 +92,7 @@ def table(campaign: Campaign) -> Iterable[str]:
 
 
 def tried(kind: str) -> Iterable[str]:
-    """Everything whose name begins with ``kind``, the lowest validation loss first."""
+    """The table of runs whose name begins with ``kind``, the lowest validation loss first."""
     yield "| tried | epochs | n | validation accuracy, mean ± std | validation loss |"
     yield "|---|---:|---:|---:|---:|"
     arms: dict[str, list[dict[str, str]]] = {}

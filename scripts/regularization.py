@@ -40,7 +40,7 @@ def accuracies(campaign: Campaign, technique: str) -> dict[int, float]:
 
 
 def differences(campaign: Campaign) -> dict[str, Difference]:
-    """Of each technique that has runs, against none, in percentage points, paired by seed."""
+    """The difference of each technique that has runs from none, in percentage points, paired by seed."""
     baseline = accuracies(campaign, "none")
     arms = {technique: accuracies(campaign, technique) for technique in TECHNIQUES if technique != "none"}
     return {technique: seed_difference(arm, baseline) for technique, arm in arms.items() if arm and baseline}

@@ -2,10 +2,10 @@
 
     python scripts/reproduce.py                                    # 19 rows, 3 seeds each; about half an hour on two cores
     python scripts/reproduce.py --only study_d --seeds 5           # a subset
-    python scripts/reproduce.py hydra/launcher=submitit_slurm      # on a cluster; other overrides of mnist-train -m as well
+    python scripts/reproduce.py hydra/launcher=submitit_slurm      # on a cluster; also takes other overrides of mnist-train -m
     python scripts/reproduce.py --document                         # train nothing, write the document from docs/results
 
-What is complete is kept and what was interrupted continues, so the command can be stopped and repeated.
+You can stop and repeat the command: complete runs are kept, and interrupted runs continue.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ DOCUMENT = ROOT / "docs" / "reproduction.md"
 
 @dataclass(frozen=True)
 class Claim:
-    """What a report says of one of its models; None where it says nothing.
+    """A report's figures for one of its models; None if the report does not give them.
 
     Attributes:
-        low, high: test accuracies that would be called the same, from the digits that the report gives.
+        low, high: the test accuracies that the report would round to the same digits.
     """
 
     parameters: int | None
@@ -77,7 +77,7 @@ def studies() -> Campaign:
 
 
 def gather_curves(runs: Iterable[Run]) -> None:
-    """Bring the epochs of study B's LeNet-5 into their CSV file, beside what it holds already."""
+    """Add the epochs of study B's LeNet-5 to their CSV file."""
     curves = {(row["seed"], row["epoch"]): row for row in read_csv(CURVES_CSV)}
     names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
     for found in runs:
@@ -89,8 +89,8 @@ def gather_curves(runs: Iterable[Run]) -> None:
 
 
 def verdict(claim: Claim, parameters: int, accuracies: Sequence[float]) -> str:
-    """The claim against the measurement: the same where they are within two standard deviations of the seeds, on top of
-    the digits that the report rounds to."""
+    """Compare claim and measurement: reproduced if the mean is within two standard deviations over seeds of the range
+    that the report rounds to the same digits."""
     words = []
     if claim.parameters not in {None, parameters}:
         words.append("parameter count is wrong")
@@ -129,7 +129,7 @@ def table(campaign: Campaign) -> Iterable[str]:
 
 
 def draw() -> None:
-    """Study B's LeNet-5, epoch by epoch: each seed as a line, what the report says as dots."""
+    """Study B's LeNet-5, epoch by epoch: each seed as a line, the report's figures as dots."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

@@ -40,7 +40,7 @@ def networks() -> Campaign:
 
 
 def families() -> dict[str, list[str]]:
-    """Arms by what is scaled in them; depth 2 is the width that LeNet-5's budget buys."""
+    """Arms by the scaled quantity; depth 2 is the width with at most LeNet-5's number of parameters."""
     lenets, widths = networks().arms[: len(LENET5)], [WIDTHS.arm(value) for value in WIDTHS.values]
     depths = [DEPTHS.arm(value) for value in DEPTHS.values]
     two = WIDTHS.arm("[71,71]")

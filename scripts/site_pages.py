@@ -1,7 +1,7 @@
-"""Pages of the documentation site that are no files of docs/: a hook of MkDocs, named in mkdocs.yml.
+"""Pages of the documentation site that are not files of docs/: a hook of MkDocs, named in mkdocs.yml.
 
-README.md, CONTRIBUTING.md, CHANGELOG.md and SECURITY.md lie where readers of the repository look for them, and documents link
-to source files. Each of these becomes a page of the site, so that the site has no link that leads out of it.
+README.md, CONTRIBUTING.md, CHANGELOG.md and SECURITY.md are in the root of the repository, and documents link to source files.
+Each of these files becomes a page of the site, so that all links between files stay inside the site.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).resolve().parent.parent
-# Documents outside docs/, by the name of their page.
+# Documents outside docs/, and the names of their pages.
 DOCUMENTS = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -47,7 +47,7 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links between files of the repository become links between pages."""
+    """Replace links between files of the repository by links between pages."""
     pages = {page: name for name, page in DOCUMENTS.items()}
     here = page.file.src_uri
     if here.startswith("source/"):
@@ -70,19 +70,19 @@ def _targets(text: str, name: str) -> Iterator[str]:
 
 
 def _resolved(link: str, name: str) -> str:
-    """The path in the repository that a link in one of its files leads to.
+    """The path in the repository of the target of a link in the file ``name``.
 
     Raises:
-        FileNotFoundError: there is nothing.
+        FileNotFoundError: the target does not exist.
     """
     target = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
     if not (ROOT / target).exists() or target.startswith(".."):
-        raise FileNotFoundError(f"{name}: {link} leads nowhere")
+        raise FileNotFoundError(f"{name}: {link} does not exist")
     return target
 
 
 def _page(target: str) -> str | None:
-    """The page, or the picture, that a path of the repository is on the site; None for source files."""
+    """The site's page or picture for a path of the repository; None for source files."""
     return DOCUMENTS.get(target) or (target.removeprefix("docs/") if target.startswith("docs/") else None)
 
 
@@ -98,11 +98,11 @@ def _shown(source: str) -> str:
         return f"# {path.name}\n\n`{source}`\n\n````{LANGUAGES.get(path.suffix, '')}\n{text.rstrip()}\n````\n"
     listed = subprocess.run(["git", "ls-files", source], cwd=ROOT, capture_output=True, text=True, check=False).stdout
     names = listed.split() or [file.relative_to(ROOT).as_posix() for file in sorted(path.rglob("*")) if file.is_file()]
-    rows = [f"| `{name.removeprefix(source).lstrip('/')}` | {_says(ROOT / name)} |" for name in names]
+    rows = [f"| `{name.removeprefix(source).lstrip('/')}` | {_summary(ROOT / name)} |" for name in names]
     return "\n".join([f"# {source}", "", "| file | |", "|---|---|", *rows, ""])
 
 
-def _says(file: Path) -> str:
+def _summary(file: Path) -> str:
     """The first line of a file's docstring or comment."""
     if file.suffix == ".py":
         text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""

@@ -1,4 +1,4 @@
-"""What all tests share: no test touches the user's caches, accounts or run directories."""
+"""Fixtures for all tests. No test uses the user's caches, accounts or run directories."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from warm_commands import WarmCommands
 from mnist_exp.compose import CONF, resolve
 from mnist_exp.runs.provenance import available_cores
 
-# Before torch is imported: tests are small, and two pools of threads on the same cores are many times slower than one.
+# Set before torch is imported: tests are small, and two thread pools on the same cores are many times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
-# A shell that starts pytest in the background has it ignore Ctrl-C, and with it all that it starts.
+# If a shell starts pytest in the background, pytest and its child processes ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# As in an activated environment, so that a line of a document is what a user types.
+# As in an activated environment, so that tests can run documented lines unchanged.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 SMALL = ["data=mnist5k", "data.limit=320", "trainer.epochs=2", "trainer.threads=1", "trainer.device=cpu", "logger=none"]
@@ -38,50 +38,50 @@ SMALL = ["data=mnist5k", "data.limit=320", "trainer.epochs=2", "trainer.threads=
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """For ``--numprocesses=auto``: one more than there are cores, because many tests wait for other processes."""
+    """For ``--numprocesses=auto``: one more than the number of cores, because many tests wait for other processes."""
     return min(4, available_cores() + 1)
 
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all processes of pytest-xdist have in common."""
+    """A folder that all processes of pytest-xdist share."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared_cache(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Iterator[None]:
-    """The bundled digits are parsed and each kind of kernels is compiled once for all tests, in whichever process."""
+    """One cache for all test processes: the bundled digits are parsed once, and each kind of kernel is compiled once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MNIST_EXP_CACHE", str(shared_folder / "cache"))
-        # PyTorch names this folder in the environment itself when it first needs one.
+        # Otherwise PyTorch itself sets this variable when it first needs the folder.
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
 
 
 @pytest.fixture(autouse=True)
 def _clean_state() -> Iterator[None]:
-    """A test that leaves the process changed fails, and the next one starts with what this one started with."""
+    """A test that changes the state of the process fails, and the state is restored for the next test."""
     with restored() as changed:
         yield
-    assert not changed, f"the test leaves changed: {', '.join(changed)}"
+    assert not changed, f"the test does not restore: {', '.join(changed)}"
 
 
 @pytest.fixture(autouse=True)
 def _alone(_clean_state: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No account, no leftovers of another test, and a working directory that may be littered."""
+    """No account, no state of another test, and an empty working directory."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", os.devnull)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     if torch := sys.modules.get("torch"):
-        torch.manual_seed(0)  # what a test draws without a seed of its own is the same in every order and every run
+        torch.manual_seed(0)  # random numbers of tests without a seed are the same in every order and every run
 
 
 @pytest.fixture(scope="session")
 def warm_commands(_shared_cache: None) -> Iterator[WarmCommands]:
-    """The installed commands, each call in a process of its own that has torch imported."""
+    """The installed commands; each call runs in a new process that has torch imported."""
     installed = Path(sys.executable).parent
     with tempfile.TemporaryDirectory() as folder, WarmCommands(Path(folder)) as commands:
         for script in installed.glob("mnist-*"):
@@ -97,7 +97,7 @@ def small() -> list[str]:
 
 @pytest.fixture
 def mnist_train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """``mnist-train`` in this process, which is then as it was before; returns the exit status."""
+    """``mnist-train`` in this process, whose state is then restored; returns the exit status."""
     from mnist_exp.cli import train
 
     def run(*arguments: str) -> int:
@@ -114,7 +114,7 @@ def mnist_train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 @pytest.fixture
 def stopped_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
-    """Inside it, runs of this process stop after so many steps, as if SIGTERM came."""
+    """A context in which runs of this process stop after a number of steps, as after SIGTERM."""
     from mnist_exp.signals import StopRequest
 
     @contextmanager
@@ -136,7 +136,7 @@ def stopped_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractCo
 
 @pytest.fixture(scope="session")
 def _trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Path]:
-    """Runs by the overrides that they were trained with."""
+    """Trained runs by their overrides."""
     return {(): tmp_path_factory.mktemp("trained")}
 
 
@@ -148,7 +148,7 @@ def trained(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> Callable[..., Path]:
-    """A copy of the run that these overrides give, which is trained once for all tests, under a name in this test's folder."""
+    """A copy, in this test's folder, of a run with these overrides; each run is trained once for all tests."""
 
     def run(name: str, *overrides: str) -> Path:
         if overrides not in _trained:
@@ -167,7 +167,7 @@ def trained(
 
 @pytest.fixture
 def mnist_train_process(tmp_path: Path, warm_commands: WarmCommands) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``mnist-train`` in a process of its own."""
+    """``mnist-train`` in a new process."""
 
     def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         command = [warm_commands.bin / "mnist-train", *arguments]
@@ -178,7 +178,7 @@ def mnist_train_process(tmp_path: Path, warm_commands: WarmCommands) -> Callable
 
 @pytest.fixture
 def mnist_train_terminal(tmp_path: Path, warm_commands: WarmCommands) -> Callable[..., tuple[int, str]]:
-    """``mnist-train`` in a process of its own, on a terminal; returns the exit status and all that it wrote there."""
+    """``mnist-train`` in a new process, on a terminal; returns the exit status and the output."""
 
     def run(*arguments: str) -> tuple[int, str]:
         parent, child = pty.openpty()
@@ -203,7 +203,7 @@ def mnist_train_terminal(tmp_path: Path, warm_commands: WarmCommands) -> Callabl
 
 @pytest.fixture
 def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    """A stand-in for the W&B server, and an account there, for this process and those it starts."""
+    """A replacement for the W&B server, with an account, for this process and its child processes."""
     import wandb
 
     from mnist_exp.loggers.wandb import WandbLogger
@@ -219,7 +219,7 @@ def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
 
 @pytest.fixture
 def brief_outages(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An override: a generous budget for W&B in this process, of which little goes by once the server is silent."""
+    """An override with a long timeout for W&B in this process; little of it is used while the server does not answer."""
     from mnist_exp.loggers import wandb
 
     start_online, share = wandb.WandbLogger._start_online, wandb.START
@@ -235,7 +235,7 @@ def brief_outages(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def composed() -> Callable[..., dict[str, Any]]:
-    """The resolved configuration that a command line amounts to."""
+    """The resolved configuration of a command line."""
 
     def run(*overrides: str) -> dict[str, Any]:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
@@ -246,7 +246,7 @@ def composed() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def idx_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Write 80 training and 40 test digits of noise as four IDX files, other ones for each seed; returns their folder."""
+    """Write 80 training and 40 test images of noise as four IDX files, different for each seed; returns their folder."""
     import numpy as np
 
     def write(name: str, seed: int = 0) -> Path:

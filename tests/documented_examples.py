@@ -1,4 +1,4 @@
-"""What documented lines name, made real: run directories, sweeps, pictures, folders of data sets."""
+"""Makes the things that documented lines name: run directories, sweeps, pictures, folders of data sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from warm_commands import WarmCommands
 from mnist_exp.data.embedded import mnist5k
 
 SMALL = "data.limit=128 trainer.epochs=1 trainer.threads=1 trainer.device=cpu logger.mode=offline"
-# mnist-train that is told to stop before its first step.
+# mnist-train with a request to stop before its first step.
 STOPPED = """\
 import sys
 from mnist_exp import signals
@@ -30,16 +30,16 @@ sys.exit(main())
 
 
 class Examples:
-    """Makes each thing once, in a folder of its own, and copies it to where a line is typed.
+    """Makes each thing once, in its own folder, and copies it to the folder in which a line is run.
 
     Args:
-        folder: for what is made.
-        cache: one that other processes may use, too; filled by the first.
-        commands: in which they are made.
+        folder: for the things made.
+        cache: may be shared with other processes; the first process fills it.
+        commands: used to make the things.
 
-    ``environment`` is what the lines are run in: the commands first on the path, and a cache in which MNIST and its
-    relatives lie as if they had been downloaded. They are the bundled digits, 10,000 to train (so that 5,000 can be held
-    out) and 1,000 to test.
+    ``environment`` is the environment of the lines: the commands are first on the path, and the cache holds MNIST,
+    FashionMNIST and KMNIST as if they had been downloaded. All three contain the bundled digits, 10,000 to train (so
+    that 5,000 can be held out) and 1,000 to test.
     """
 
     def __init__(self, folder: Path, cache: Path, commands: WarmCommands) -> None:
@@ -60,7 +60,7 @@ class Examples:
                     write_idx(cache / name)
 
     def provide(self, line: str, where: Path) -> None:
-        """Put into the folder ``where`` what ``line`` names."""
+        """Put the things that ``line`` names into the folder ``where``."""
         reads_runs = not line.startswith(("mnist-train", "python"))
         for pattern, make in [
             (r"sweep\.resume=([\w./-]+)", self.unfinished_sweep),
@@ -83,7 +83,7 @@ class Examples:
                 if not (where / name).exists():
                     shutil.copytree(make(name), where, dirs_exist_ok=True, symlinks=True)
 
-    # Cached for ever on purpose (B019): the one object of this class lives as long as the test process.
+    # Cached without limit on purpose (B019): the one object of this class exists until the test process ends.
     @cache  # noqa: B019
     def finished_run(self, name: str) -> Path:
         return self._copy(self._four_runs() / "four" / "lenet5-0", name)
@@ -140,7 +140,7 @@ class Examples:
 
     @cache  # noqa: B019
     def scripts(self, name: str) -> Path:
-        """A copy of the checkout: scripts write documents into the one that they lie in."""
+        """A copy of the checkout, because scripts write documents into their own checkout."""
         folder = self._empty()
         for part in (name, "docs", "conf", "tests"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -167,7 +167,7 @@ class Examples:
 
 
 def write_idx(folder: Path) -> None:
-    """Four files in MNIST's format with the bundled digits."""
+    """Write four files in MNIST's format with the bundled digits."""
     digits = mnist5k(mean=0.0, std=1.0)
     folder.mkdir(parents=True)
     for split, labelled, count in (("train", digits.train, 10_000), ("t10k", digits.test, 1_000)):
@@ -179,7 +179,7 @@ def write_idx(folder: Path) -> None:
 
 
 def write_one(path: Path) -> None:
-    """A picture of a one, light on dark."""
+    """Write a picture of a one, light on dark."""
     pixels = np.zeros((60, 60), dtype=np.uint8)
     pixels[10:50, 28:33] = 255
     Image.fromarray(pixels).save(path)

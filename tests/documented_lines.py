@@ -1,7 +1,8 @@
-"""Every command line that the project shows to a user, wherever it stands, as it would be typed.
+"""Finds every command line that the project shows to a user, as the user would type it.
 
-Documents, comments of configuration files, docstrings, and the messages in the code. What ``--help`` prints is read where
-it is run. Messages that put together what to type from what was typed are not here; their tests type it.
+The lines are in documents, comments of configuration files, docstrings, and messages in the code. The output of ``--help``
+is read where the tests run it. Messages that build a command from the user's command are not included; their own tests
+run these commands.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ PROGRAM = re.compile(
 OVERRIDES = re.compile(r"(?:(?:^| )'?[+~]{0,2}[a-z][\w./@]*=[^\s`]+)+")
 SHELLS = {"console", "bash"}
 NOT_COMMANDS = {"python", "yaml", "text", "json", "toml", "csv", "diff"}
-# In running text a command ends where a word cannot be an argument.
+# In running text a command ends before a word that cannot be an argument.
 ARGUMENT = re.compile(
     r"-[a-z]|--[a-z][\w-]*(?:=\S+)?|'[^']+'|\"[^\"]+\"|[+~]{0,2}[\w./@]+=\S+"
     r"|(?:DIR|FOLDER|image)(?:\.\.\.)?|[\w-]*/[\w./*-]*|\w+\.(?:png|jpg)|\d+"
@@ -30,7 +31,7 @@ TAKES_A_VALUE = {"--cfg", "--info", "--only", "--seeds", "--output", "--baseline
 
 @dataclass(frozen=True)
 class Line:
-    """A command line, and the output that it is shown with."""
+    """A command line, and the output shown below it."""
 
     text: str
     output: tuple[str, ...]
@@ -38,7 +39,7 @@ class Line:
 
 
 def documented() -> list[Line]:
-    """All lines but those of ``--help``, in the order of the files."""
+    """All lines except those of ``--help``, in the order of the files."""
     lines: list[Line] = []
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         lines += _markdown(path)
@@ -51,7 +52,7 @@ def documented() -> list[Line]:
 
 
 def in_help(text: str, where: str) -> Iterator[Line]:
-    """What a command's ``--help`` shows."""
+    """The lines in the ``--help`` of a command."""
     body = re.sub(r"^usage:.*?\n\n", "", text, flags=re.MULTILINE | re.DOTALL)
     for line in body.splitlines():
         yield from _one(line, where)
@@ -67,7 +68,7 @@ def _markdown(path: Path) -> Iterator[Line]:
                 yield Line(command, tuple(output), place)
             command, output = "", []
             fence = line[3:].strip() if fence is None else None
-            assert fence is None or fence in SHELLS | NOT_COMMANDS, f"{place}: which language is this block in?"
+            assert fence is None or fence in SHELLS | NOT_COMMANDS, f"{place}: this block has no known language"
         elif fence is None:
             yield from _code_spans(line, place)
         elif fence == "bash" and line.strip() and not line.startswith("#"):
@@ -88,7 +89,7 @@ def _comments(path: Path) -> Iterator[Line]:
 
 
 def _code(path: Path) -> Iterator[Line]:
-    """Docstrings and messages. Values filled into a message are directories, or it says a form and not a line."""
+    """Docstrings and messages. A value inserted into a message is a directory, or the message has no complete line."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     documentation = {
         id(node.body[0].value)
@@ -108,7 +109,7 @@ def _code(path: Path) -> Iterator[Line]:
 
 
 def _filled(message: ast.JoinedStr) -> str:
-    """A message with DIR for each value that is a directory by its place, and nothing that is an argument for others."""
+    """A message with DIR for each value whose position requires a directory; other values end the command."""
     text = ""
     for part in message.values:
         if isinstance(part, ast.Constant):
@@ -121,7 +122,7 @@ def _filled(message: ast.JoinedStr) -> str:
 
 
 def _one(line: str, where: str) -> Iterator[Line]:
-    """A line of plain text: a command with an explanation behind it, or running text."""
+    """A line of plain text: a command followed by an explanation, or running text."""
     stripped = line.strip()
     if PROGRAM.match(stripped) and ("  " in stripped or line.startswith("  ")):
         yield Line(re.split(r"\s{2,}", stripped)[0], (), where)
@@ -133,7 +134,9 @@ def _code_spans(line: str, where: str) -> Iterator[Line]:
     for span in re.findall(r"`+([^`]+)`+", line):
         if (begins := PROGRAM.match(span)) and begins.end() < len(span):
             yield Line(span, (), where)
-        elif OVERRIDES.fullmatch(span) and not where.startswith("mnist_exp/"):  # of mnist-train, or of Python there
+        elif OVERRIDES.fullmatch(span) and not where.startswith(
+            "mnist_exp/"
+        ):  # overrides of mnist-train; in mnist_exp/ they may be Python
             several = re.search(r"=[^ ]*,", re.sub(r"\[[^]]*\]|\([^)]*\)", "", span))
             yield Line(f"mnist-train -m {span}" if several else f"mnist-train {span} --cfg job", (), where)
     yield from _prose(re.sub(r"`[^`]*`", "``", line), where)

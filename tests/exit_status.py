@@ -1,4 +1,4 @@
-"""What a command of ours, called in this process, would leave with."""
+"""The exit status of a command of this package that is called in this process."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A Slurm of one node on this machine, for as long as tests need it. Needs root.
+"""A Slurm with one node on this machine, during tests. Needs root.
 
-Everything it keeps lies in a temporary directory, its ports are free ones, and another Slurm on the machine is left alone.
+All its files are in a temporary directory, it uses free ports, and it does not affect another Slurm on the machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
 DAEMONS_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
-# Works without systemd, cgroups and a name for this machine.
+# Works without systemd, cgroups and a host name.
 CONFIGURATION = """
 ClusterName=one
 SlurmctldHost=localhost
@@ -53,7 +53,7 @@ PartitionName=debug Nodes=localhost Default=YES MaxTime=INFINITE
 
 
 def why_not() -> str | None:
-    """What keeps a Slurm from starting here; None where nothing does."""
+    """The reason why Slurm cannot start here; None if it can."""
     missing = [program for program in PROGRAMS if shutil.which(program, path=DAEMONS_PATH) is None]
     if missing:
         return f"{missing[0]} is not installed: apt-get install --no-install-recommends slurm-wlm munge"
@@ -62,10 +62,10 @@ def why_not() -> str | None:
 
 @contextmanager
 def one_node_slurm() -> Iterator[dict[str, str]]:
-    """A running Slurm; at the end its jobs are killed and nothing is left behind.
+    """A running Slurm; at the end its jobs are killed and its files are removed.
 
     Yields:
-        the environment in which ``sbatch`` and its like speak to it.
+        the environment with which ``sbatch`` and the other commands use it.
 
     Raises:
         RuntimeError: a daemon did not start; the message is the end of its log.
@@ -94,7 +94,7 @@ def one_node_slurm() -> Iterator[dict[str, str]]:
         def start(ready: Callable[[], bool], *command: str) -> None:
             log = (folder / f"{command[0]}.log").open("ab")
             stack.callback(log.close)
-            # Away from the terminal, whose Ctrl-C is the command's.
+            # In a new session, so that Ctrl-C on the terminal reaches only the tested command.
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
             stack.callback(_end, process)
             deadline = time.monotonic() + 30

@@ -1,6 +1,6 @@
-"""Kinds of pictures of one digit that a person reads at a glance, made from stored digits; each is deterministic.
+"""Kinds of pictures of one digit, easy to read for a person, made from stored digits; each is deterministic.
 
-python tests/pictures_of_digits.py RUN MNIST    # how many of 100 a network reads; MNIST: the folder of its IDX files
+python tests/pictures_of_digits.py RUN MNIST    # how many of 100 a network classifies correctly; MNIST: folder of the IDX files
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Random = np.random.Generator
 
 
 def smooth(digit: NDArray[np.uint8], side: int = 280) -> Ink:
-    """A stored digit (28, 28), enlarged to ``side`` pixels as a pen would have drawn it."""
+    """A stored digit (28, 28), enlarged to ``side`` pixels with smooth strokes."""
     return np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)) / 255.0
 
 
@@ -45,7 +45,7 @@ def colours(ink: Ink, pen: tuple[int, int, int], paper: tuple[int, int, int]) ->
 
 
 def stored_as(image: Image.Image, name: str, **options: object) -> Image.Image:
-    """What comes back from a file of that format."""
+    """The picture after writing it to a file of that format and reading it."""
     buffer = io.BytesIO()
     image.save(buffer, name, **options)
     with warnings.catch_warnings():
@@ -54,9 +54,9 @@ def stored_as(image: Image.Image, name: str, **options: object) -> Image.Image:
 
 
 def read_back(image: Image.Image) -> NDArray[np.float32]:
-    """The colours read from a file of the picture: the one it is from, or a PNG."""
+    """The colours read from the JPEG file of the picture, or from a PNG file of it."""
     if isinstance(image, JpegImageFile):
-        image.fp.seek(0)  # with its orientation
+        image.fp.seek(0)  # the file has the orientation
         return decoded(image.fp.read())
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
@@ -64,7 +64,7 @@ def read_back(image: Image.Image) -> NDArray[np.float32]:
 
 
 def light(side: int, random: Random, low: float, high: float) -> Ink:
-    """Illumination that goes from ``high`` to ``low`` in a random direction."""
+    """Illumination that changes from ``low`` to ``high`` in a random direction."""
     y, x = np.mgrid[0 : 1 : side * 1j, 0 : 1 : side * 1j]
     angle = random.uniform(0, 2 * np.pi)
     slope = np.cos(angle) * (x - 0.5) + np.sin(angle) * (y - 0.5)
@@ -115,7 +115,7 @@ def _disc(radius: int) -> NDArray[np.bool_]:
 
 
 def on_table(ink: Ink, random: Random, sheet: float, table: float, pen: float) -> Image.Image:
-    """A sheet, turned a little, somewhere on a table with grain."""
+    """A slightly rotated sheet at a random position on a table with wood grain."""
     values = np.full((480, 640), table) + ndimage.gaussian_filter1d(random.normal(0, 25, (480, 640)), 12, axis=1)
     angle = random.uniform(-12, 12)
     layer = grey(sheet + (pen - sheet) * ink).rotate(angle, Image.Resampling.BILINEAR, expand=True)
@@ -143,7 +143,7 @@ def lined(ink: Ink, step: int, shade: int, *, squared: bool) -> Image.Image:
 
 
 def specks(ink: Ink, random: Random, count: int, largest: int) -> Ink:
-    """Dust: small dark dots anywhere."""
+    """Dust: small dark dots at random positions."""
     found = ink.copy()
     for _ in range(count):
         radius = int(random.integers(1, largest + 1))
@@ -154,7 +154,7 @@ def specks(ink: Ink, random: Random, count: int, largest: int) -> Ink:
 
 
 def clear(ink: Ink, colour: tuple[int, int, int]) -> Image.Image:
-    """Ink on nothing; what is transparent keeps black or white of its own, which must not matter."""
+    """Ink on a transparent background, whose hidden colour must have no effect."""
     pixels = np.zeros((*ink.shape, 4))
     pixels[..., :3] = colour
     pixels[..., 3] = 255 * ink
@@ -168,7 +168,7 @@ def cropped(ink: Ink) -> Ink:
 
 
 def turned(ink: Ink) -> Image.Image:
-    """A photograph whose camera was held on its side, as JPEG with the orientation in its EXIF."""
+    """A photograph from a camera rotated by 90 degrees, as JPEG with the orientation in its EXIF data."""
     image = grey(250 - 220 * page(ink, 300, 400, 10, 60)).rotate(90, expand=True)
     exif = image.getexif()
     exif[0x0112] = 6
@@ -246,7 +246,7 @@ KINDS: dict[str, Callable[[NDArray[np.uint8], Random], Image.Image]] = {
     "phone, 1 megapixel": lambda d, r: phone(smooth(d), r, 960, 1280, 0.4),
 }  # fmt: skip
 
-# Slow to make: a few of each suffice.
+# Slow to make, so tests use only a few of each.
 LARGE_KINDS: dict[str, Callable[[NDArray[np.uint8], Random], Image.Image]] = {
     "phone, 12 megapixels": lambda d, r: phone(smooth(d), r, 3000, 4000, 0.3),
     "phone, 108 megapixels": lambda d, r: stored_as(phone(smooth(d), r, 3000, 4000, 0.3).resize((12000, 9000)), "JPEG"),
@@ -254,17 +254,17 @@ LARGE_KINDS: dict[str, Callable[[NDArray[np.uint8], Random], Image.Image]] = {
 
 
 def two(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> Image.Image:
-    """Two digits side by side, which is no picture of one."""
+    """Two digits side by side."""
     return grey(255 - 255 * np.concatenate([smooth(left), np.pad(smooth(right), ((20, 0), (0, 0)))[:280]], axis=1))
 
 
 def make(kind: str, digit: NDArray[np.uint8], number: int) -> Image.Image:
-    """Picture ``number`` of a kind: the same for ever."""
+    """Picture ``number`` of a kind, always the same."""
     return {**KINDS, **LARGE_KINDS}[kind](digit, np.random.default_rng([number, len(kind)]))
 
 
 def measure(run: Path, mnist: Path, count: int = 100) -> None:
-    """Print of how many test digits of each kind a network gives the right answer, and for how many none."""
+    """Print for each kind how many test digits a network classifies correctly, and how many get no answer."""
     from mnist_exp.data.handwriting import SeveralMarks
     from mnist_exp.data.idx import idx_folder
     from mnist_exp.reader import Classifier
@@ -279,7 +279,7 @@ def measure(run: Path, mnist: Path, count: int = 100) -> None:
             digit = digits[number]
             picture = two(digit, digits[following]) if kind == "two digits" else make(kind, digit, int(number))
             try:
-                seen, _ = network.images.like_them(read_back(picture))
+                seen, _ = network.images.as_training_image(read_back(picture))
             except SeveralMarks:
                 none += 1
             else:

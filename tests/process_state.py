@@ -1,4 +1,4 @@
-"""What a run or a test could leave behind in its process, for the next one to lean on."""
+"""State of the process that a run or a test could change and a later one could depend on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from omegaconf.basecontainer import BaseContainer  # no public list of resolvers
 
-# Put back, but nobody's fault: Hydra's resolvers are the same functions each time, W&B's service puts itself before
-# sys.exit and sys.excepthook for as long as the process lives, and the package remembers what holds for one process.
+# Restored, but a change is not a fault: Hydra's resolvers are the same functions each time, W&B's service replaces
+# sys.exit and sys.excepthook until the process ends, and the package stores some facts for one process.
 TOLERATED = {"resolvers", "hooks", "W&B's answer", "last sweep"}
 Part = tuple[Callable[[], Any], Callable[[Any], None]]
 
@@ -44,7 +44,7 @@ def _set_signals(value: dict[int, Any]) -> None:
 
 
 def _handlers() -> dict[str, list[logging.Handler]]:
-    """Handlers of the root logger and of this package's, without pytest's."""
+    """Handlers of the root logger and of the loggers of this package and Hydra, without pytest's."""
     names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in {"mnist_exp", "hydra"}]
     found = {name: logging.getLogger(name).handlers for name in ["", *names]}
     return {
@@ -89,7 +89,7 @@ PARTS: dict[str, Part] = {
     "logging level": (lambda: logging.root.level, logging.root.setLevel),
     "socket timeout": (socket.getdefaulttimeout, socket.setdefaulttimeout),
     "start method": (
-        # The first is the default, which the first lock that anybody makes also sets.
+        # The first method is the default, and making the first lock also sets it.
         lambda: multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0],
         lambda value: multiprocessing.set_start_method(value, force=True),
     ),
@@ -100,7 +100,7 @@ PARTS: dict[str, Part] = {
 
 
 def torch_parts() -> dict[str, Part]:
-    """Settings of torch, where it is imported."""
+    """Settings of torch, if it is imported."""
     if "torch" not in sys.modules:
         return {}
     import torch
@@ -118,7 +118,7 @@ def torch_parts() -> dict[str, Part]:
 
 
 def package_parts() -> dict[str, Part]:
-    """What the package keeps for the life of a process, where it is imported."""
+    """State that the package keeps until the process ends, if the package is imported."""
     parts: dict[str, Part] = {}
     if logger := sys.modules.get("mnist_exp.loggers.wandb"):
         kept = logger.WandbLogger
@@ -135,7 +135,7 @@ def package_parts() -> dict[str, Part]:
 
 @contextmanager
 def restored() -> Iterator[list[str]]:
-    """Put everything back as it was; the list then names what had been changed."""
+    """Restore all state at the end; the list then names the parts that had changed."""
     parts = {**PARTS, **torch_parts(), **package_parts()}
     before = {name: read() for name, (read, _) in parts.items()}
     changed: list[str] = []

@@ -1,4 +1,4 @@
-"""Sweeps whose command and jobs are processes of their own, some of which are made to fail."""
+"""Sweeps whose command and jobs run in separate processes, some of which are made to fail."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.sweeps.directory import read_sweep
+from mnist_exp.sweeps.directory import JobRecord, read_sweep
 
-BREAKING = "seed=0,1,2,3,5,6"  # one job that is let alone, and one for every bad end
-# Makes the jobs with some seeds end in bad ways, in whatever process they run; that of seed 6 takes the launcher's along
-# once another job has begun, that of seed 7 is slow to leave when all is said. Jobs whose seeds WAITING names train on
-# after their first epoch only when they are told to stop. With HEALED, none ends in a bad way.
+BREAKING = "seed=0,1,2,3,5,6"  # one job without a failure, and one for each kind of failure
+# Makes the jobs with some seeds fail, in any process. Seed 6 also kills the launcher's process once another job has begun.
+# Seed 7 takes long to exit after its work is done. Jobs whose seeds are in WAITING wait after their first epoch until they
+# get a request to stop. With HEALED, no job fails.
 _SITECUSTOMIZE = """
 import glob, importlib.machinery, multiprocessing.util, os, signal, sys, time
 
@@ -69,7 +69,7 @@ sys.meta_path.insert(0, Finder)
 
 
 def breaking(tmp_path: Path) -> str:
-    """What PYTHONPATH must be for jobs to break."""
+    """The value of PYTHONPATH that makes the jobs fail."""
     (tmp_path / "break").mkdir()
     (tmp_path / "break" / "sitecustomize.py").write_text(_SITECUSTOMIZE)
     return str(tmp_path / "break")
@@ -87,20 +87,20 @@ def start(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Pop
     )
 
 
-def rows(path: Path) -> dict[str, dict[str, Any]]:
-    return {job["directory"]: job for job in read_sweep(path / "sweep")["jobs"]}
+def rows(path: Path) -> dict[str, JobRecord]:
+    return {job.directory: job for job in read_sweep(path / "sweep").jobs}
 
 
 def assert_each_broken_job_ended_alone(path: Path) -> None:
-    """What a sweep of ``BREAKING`` must say where every job has a process of its own."""
+    """Check the table of a sweep of ``BREAKING`` in which every job has its own process."""
     jobs = rows(path)
-    assert {name: (job["status"], job["error"]) for name, job in jobs.items()} == {
+    assert {name: (job.status, job.error) for name, job in jobs.items()} == {
         "seed=0": ("failed", "ZeroDivisionError: division by zero"),
         "seed=1": ("failed", "SystemExit: 3"),
         "seed=2": ("failed", "ProcessDied: its process was killed by SIGKILL, as Linux does when memory runs out"),
         "seed=3": ("completed", None),
-        "seed=5": ("diverged", jobs["seed=5"]["error"]),
-        "seed=6": ("killed", "its process is gone"),
+        "seed=5": ("diverged", jobs["seed=5"].error),
+        "seed=6": ("killed", "its process ended without recording why"),
     }
 
 

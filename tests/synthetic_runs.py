@@ -1,4 +1,4 @@
-"""Run directories as training leaves them, without the training."""
+"""Run directories like those of training, without the training."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def write_run(
     predictions: bool = True,
     **record: Any,
 ) -> Path:
-    """A run whose final test accuracy is ``accuracy`` to the image.
+    """A run whose final test accuracy is ``accuracy``, exact to one image.
 
-    Which images are wrong depends on the seed in part: image i has the difficulty of a fixed random permutation,
+    The wrong images depend partly on the seed: the difficulty of image i comes from a fixed random permutation and is
     perturbed by the seed. Labels are i modulo ``classes``.
     """
     path.mkdir(parents=True)

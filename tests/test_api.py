@@ -113,7 +113,7 @@ def test_a_mistake_is_a_usage_error_and_leaves_nothing(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_folder_of_ones_own_that_is_not_there() -> None:
+def test_a_missing_config_dir() -> None:
     with pytest.raises(mnist_exp.UsageError, match=r"--config-dir .*missing: there is no such folder"):
         mnist_exp.train("data=mnist5k", config_dir="missing")
 
@@ -132,7 +132,7 @@ def test_a_failure_of_ours_is_a_run_failed_with_its_cause(small: list[str], monk
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
 
 
-def test_an_interruption_is_a_keyboard_interrupt_and_the_run_goes_on(
+def test_an_interruption_is_a_keyboard_interrupt_and_the_run_can_be_resumed(
     small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = mnist_exp.train(*small, directory="whole")

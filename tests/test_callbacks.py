@@ -1,4 +1,4 @@
-"""Callbacks of a user's own: how they are named, what they are given and record, and what becomes of their failures."""
+"""A user's own callbacks: their settings, arguments, metrics and failures."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_figures_of_a_line_are_the_fields_of_the_event() -> None:
     assert {*FIGURES, "extra"} == set(EpochMetrics.__dataclass_fields__)
 
 
-def test_named_on_the_command_line_and_in_a_folder_of_ones_own(
+def test_named_on_the_command_line_and_in_an_own_folder(
     tmp_path: Path, small: list[str], mnist_train_process: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     folder = tmp_path / "conf" / "callbacks"
@@ -127,7 +127,7 @@ def test_what_is_not_finite_is_null(
     report.main(["run"])
 
 
-def test_a_constructor_is_given_what_it_asks_for(tmp_path: Path, mnist_train: Train, small: list[str]) -> None:
+def test_a_constructor_gets_its_arguments(tmp_path: Path, mnist_train: Train, small: list[str]) -> None:
     assert mnist_train(*small, naming("Asks", given=3), "name=abc", "hydra.run.dir=run") == 0
     told = (tmp_path / "run" / "told.txt").read_text()
     assert told == "['run', 'abc-0', 61706, 'mnist_exp.models.LeNet5', None, 3, 7]"
@@ -138,7 +138,7 @@ REFUSED = [
     ("{_target_: own_hooks.Metrics, every: 0}", "callbacks.mine.every=0 should be at least 1"),
     ("{_target_: own_hooks.Asks}", "callbacks.mine: Asks.__init__() missing 1 required positional argument: 'given'"),
     ("{_target_: own_hooks.NoCallback}",
-     "callbacks.mine._target_=own_hooks.NoCallback is no mnist_exp.training.Callback: it made a NoCallback"),
+     "callbacks.mine._target_=own_hooks.NoCallback is no mnist_exp.training.Callback but a NoCallback"),
     ("{_target_: no_such_module.A}", "callbacks.mine._target_=no_such_module.A does not exist: ModuleNotFoundError: No module "
      "named 'no_such_module'"),
     ("own_hooks.Metrics", "callbacks.mine=own_hooks.Metrics should be a section with a _target_; type "
@@ -165,9 +165,9 @@ def test_what_is_refused_is_a_line_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["own_hooks.py"]
 
 
-def test_a_choice_that_there_is_not(mnist_train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_choice(mnist_train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     assert mnist_train("callbacks=nope") == 2
-    message = "callbacks=nope is not there: no folder of configuration files has callbacks/nope.yaml"
+    message = "callbacks=nope does not exist: no folder of configuration files has callbacks/nope.yaml"
     assert capsys.readouterr().err == f"mnist-train: {message}\n"
 
 

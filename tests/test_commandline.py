@@ -26,7 +26,7 @@ SHELLS = [shell for shell in ("bash", "zsh") if shutil.which(shell)]
 
 @pytest.fixture
 def type_in_bash(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
-    """A command line, typed as it stands in an empty folder: a process of its own, through the installed command."""
+    """Runs a command line in an empty folder, in its own process, with the installed commands."""
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
 
     def run(line: str) -> subprocess.CompletedProcess[str]:
@@ -57,7 +57,7 @@ FRESH = [
     ("mnist-train -m seed=0,1 +hydra.launcher.n_jobs=abc hydra.launcher._target_=hydra_plugins.x.Y",
      "mnist-train: hydra.launcher.n_jobs=abc should be a number"),
     ("mnist-train -m hydra/launcher=joblib hydra.launcher.n_jobs=abc seed=0,1",
-     "mnist-train: hydra.launcher.n_jobs=abc cannot be: Value 'abc' of type 'str' could not be converted to Integer"),
+     "mnist-train: hydra.launcher.n_jobs=abc is not possible: Value 'abc' of type 'str' could not be converted to Integer"),
     ("mnist-train --config-dir nowhere model=mlp", "mnist-train: --config-dir {here}/nowhere: there is no such folder"),
     ("mnist-eval", "mnist-eval: DIR (run directory) is missing; type mnist-eval DIR"),
 ]  # fmt: skip
@@ -84,16 +84,16 @@ FLAGS = [
     (["--multi-run", "seed=0,1"], "--multi-run is not an option of mnist-train; did you mean --multirun?"),
     (["--zzz"], "--zzz is not an option of mnist-train; settings are typed KEY=VALUE, and mnist-train --cfg job lists them"),
     (["seed=3", "--cfg"], "argument --cfg/-c: expected one argument"),
-    (["--cfg", "job", "--info"], "--cfg and --info do not go together; leave one out"),
-    (["--run", "-m"], "--run and --multirun do not go together; leave one out"),
-    (["-m", "hydra.mode=RUN"], "hydra.mode=RUN and --multirun do not go together; leave one out"),
-    (["--resolve"], "--resolve goes with --cfg: mnist-train --cfg job --resolve"),
+    (["--cfg", "job", "--info"], "--cfg and --info contradict each other; leave one out"),
+    (["--run", "-m"], "--run and --multirun contradict each other; leave one out"),
+    (["-m", "hydra.mode=RUN"], "hydra.mode=RUN and --multirun contradict each other; leave one out"),
+    (["--resolve"], "--resolve needs --cfg: mnist-train --cfg job --resolve"),
     (["--experimental-rerun", "x"], "--experimental-rerun is not supported; to continue a run, type resume=DIR"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("arguments", "message"), FLAGS, ids=[" ".join(arguments) for arguments, _ in FLAGS])
-def test_flag_that_is_none(
+def test_unknown_flag(
     arguments: list[str], message: str, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert mnist_train(*arguments) == 2
@@ -101,7 +101,7 @@ def test_flag_that_is_none(
 
 
 @pytest.mark.parametrize("line", ["model=mlp -m seed=0,1", "-m model=mlp seed=0,1", "model=mlp seed=0,1 --multirun"])
-def test_flags_stand_anywhere(line: str) -> None:
+def test_flags_may_be_anywhere(line: str) -> None:
     options = read_arguments(line.split())
     assert (options.multirun, options.overrides) == (True, ["model=mlp", "seed=0,1"])
 
@@ -112,7 +112,7 @@ def test_info_takes_no_override_for_its_value() -> None:
     assert read_arguments(["--info", "defaults", "model=mlp"]).info == "defaults"
 
 
-def test_what_is_printed_of_a_sweep_is_what_its_jobs_share(
+def test_the_printed_configuration_of_a_sweep_is_what_its_jobs_share(
     mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert mnist_train("model=mlp", "-m", "seed=0,1", "--cfg", "job") == 0
@@ -173,7 +173,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_value_is_typed_so_that_shell_and_hydra_leave_it_as_it_is(value: str) -> None:
+def test_value_is_quoted_for_shell_and_hydra(value: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     (word,) = shlex.split(typed("key", value))
@@ -213,11 +213,11 @@ def test_advice_works_as_printed(
     capsys: pytest.CaptureFixture[str],
     type_in_bash: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
-    """Whatever a message says to type is typed: into bash, and what zsh makes of it is the same."""
+    """Every suggested command is run in bash; zsh parses it in the same way."""
     assert mnist_train(*arguments) == 2
     message = capsys.readouterr().err.rstrip("\n")
     found = re.findall(
-        r"(?:type|as|list:|of it:|hold some out:|with mnist-train) ((?:-m )?(?:'[^']*'|\"[^\"]*\"|[^ ,'\"])*(?:'[^']*')?)",
+        r"(?:type|as|list:|hold some out:|with mnist-train) ((?:-m )?(?:'[^']*'|\"[^\"]*\"|[^ ,'\"])*(?:'[^']*')?)",
         message,
     )
     assert found, message
@@ -231,7 +231,7 @@ def test_advice_works_as_printed(
         assert (done.returncode, done.stderr) == (0, ""), advice
 
 
-def test_choices_that_vary_may_have_keys_that_the_default_lacks(
+def test_swept_choices_may_have_keys_that_the_default_lacks(
     mnist_train: Callable[..., int],
     small: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -243,8 +243,8 @@ def test_choices_that_vary_may_have_keys_that_the_default_lacks(
     monkeypatch.setattr(launching, "_run", lambda *arguments: None)
     sweep = ["-m", *small, "seed=0,1", "hydra.sweep.dir=sweep"]
     assert mnist_train(*sweep, "optimizer=adam,adamw", "optimizer.betas=[0.9,0.99]") == 0
-    jobs = read_sweep(Path("sweep"))["jobs"]
-    assert [job["overrides"] for job in jobs] == [
+    jobs = read_sweep(Path("sweep")).jobs
+    assert [list(job.overrides) for job in jobs] == [
         [f"seed={seed}", f"optimizer={name}"] for seed in (0, 1) for name in ("adam", "adamw")
     ]
     capsys.readouterr()
@@ -273,7 +273,7 @@ NOT_YAML = {
     "tab": ("a:\n\tb: 1", "{file}, line 2, column 1: while scanning for the next token found character '\\t' that cannot start any token"),
     "twice": ("a: 1\na: 2", "{file}, line 2, column 1: while constructing a mapping found duplicate key a"),
     "list": ("- a", "model=[a] should be a section of keys; choose a whole one with model=CHOICE"),
-    "circle": ("defaults: [x]", "the defaults of configuration files name each other in a circle; look at what was added last"),
+    "circle": ("defaults: [x]", "the defaults of configuration files name each other in a circle; check the one that was added last"),
     "no list": ("defaults: mlp", "{file}: defaults should be a list"),
     "no file": ("defaults: [nothing]", "{file}: defaults name model/nothing, and there is no such file"),
     "latin-1": ("a: \xff", "{file}: byte 4 is not UTF-8"),
@@ -318,7 +318,7 @@ def test_file_that_the_system_does_not_read(
         ("trainer: {{epoch: 3}}", "trainer.epoch is not a key; did you mean trainer.epochs?"),
     ],
 )  # fmt: skip
-def test_preset_that_names_what_is_not_there(
+def test_preset_that_names_a_missing_choice(
     content: str, message: str, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "mine" / "experiment" / "x.yaml"
@@ -357,13 +357,13 @@ def test_group_that_may_be_empty_among_the_choices_of_a_sweep(
 
     monkeypatch.setattr(launching, "_run", lambda *arguments: None)
     assert mnist_train("-m", *small, "experiment=null,record/lenet5", "hydra.sweep.dir=sweep") == 0
-    assert [job["overrides"] for job in read_sweep(Path("sweep"))["jobs"]] == [
+    assert [list(job.overrides) for job in read_sweep(Path("sweep")).jobs] == [
         ["experiment=null"],
         ["experiment=record/lenet5"],
     ]
 
 
-def test_hydras_own_habits(
+def test_hydras_own_logging_and_chdir(
     type_in_bash: Callable[[str], subprocess.CompletedProcess[str]], small: list[str], tmp_path: Path
 ) -> None:
     """Its log beside ours, and the run directory as the working directory."""

@@ -1,4 +1,4 @@
-"""A user's mistake gets one line that says what, where and what is allowed, exit status 2, and leaves nothing behind."""
+"""A user's mistake gives one line with what, where and what is allowed, and exit status 2; no file is written."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ MISTAKES = [
     (["regularization.batch_norm=[true]"], "regularization.batch_norm=[true] has 1 values; this model has 4 layers "
      "that take one (conv1, conv2, linear1, linear2): give one for each, or a single one"),
     (["model=lenet5_1998", "regularization=dropout"],
-     "regularization.dropout=0.5: mnist_exp.models.LeNet5_1998 takes no dropout; leave it off"),
+     "regularization.dropout=0.5: mnist_exp.models.LeNet5_1998 has no argument dropout; leave it off"),
     (["model.padding=0", "model.kernel_size=11"], "data.image_size=28, model.padding=0, model.kernel_size=11: conv2 sees 9x9 "
      "pixels and must leave 2x2 or more; use larger images, more padding or a smaller kernel"),
     (["model=mlp", "model.hidden=[64]", "model.depth=2"],
@@ -87,17 +87,18 @@ MISTAKES = [
     (["~model"], "~model: a run needs a model; choose from lenet5, lenet5_1998, mlp"),
     (["~data.download"], "data.download is missing"),
     (["~seed", "~trainer.epochs"], "trainer.epochs is missing\nmnist-train: seed is missing"),
-    (["~lr"], "~lr: there is nothing to take away, lr is not there or is null; mnist-train --cfg job lists the keys"),
+    (["~lr"], "~lr: there is nothing to delete, lr does not exist or is null; mnist-train --cfg job lists the keys"),
     (["~name"], "~name is not possible; give it another value instead"),
-    (["+seed=3"], "+seed=3: seed is there already; type seed=3"),
+    (["+seed=3"], "+seed=3: seed exists already; type seed=3"),
     (["++model=mlp"], "++model=mlp: a group is chosen without +; type model=mlp"),
     (["optimizer.lr=${optimizer.lr}"],
-     "optimizer.lr: its value leads back to itself; give it a value of its own"),
+     "optimizer.lr: its value refers to itself; give it a value of its own"),
     (["seed=${trainer.epoch}"],
      "seed: there is no trainer.epoch to take its value from; did you mean trainer.epochs?"),
     (["hydra.run.dir=${nope}"], "hydra.run.dir: there is no nope to take its value from"),
+    (["optimizer.lr='0.05'"], 'optimizer.lr="0.05" should be a valid number'),
     (["logger.tags=mytag"], "logger.tags=mytag should be a list: 'logger.tags=[mytag]'"),
-    (["logger.tags=null"], "logger.tags=null should be a list; none of it: 'logger.tags=[]'"),
+    (["logger.tags=null"], "logger.tags=null should be a list; for an empty one type 'logger.tags=[]'"),
     (["logger.timeout_seconds=abc"], "logger.timeout_seconds=abc should be a valid number"),
     (["logger.project=null"], "logger.project=null should be a valid string"),
     (["+logger.colour=red"], "logger.colour is not a key"),
@@ -299,7 +300,8 @@ def test_the_typed_configuration_is_the_composed_one(choice: str, composed: Call
     folder = ["data.root=/d"] if choice in {"data=idx", "data=png"} else []
     tree = composed(choice, *folder)
     config = check(tree)
-    assert config.plain() == {key: value for key, value in tree.items() if key not in {"sweep", "trust"}}
+    stored = {key: value for key, value in tree.items() if key not in {"sweep", "trust"}}
+    assert config.plain() == {**stored, "logger": tree.get("logger") or None, "callbacks": tree.get("callbacks") or {}}
     assert check(config.plain()).plain() == config.plain()
     assert config_hash(check(config.plain())) == config_hash(config)
 
@@ -321,7 +323,7 @@ def test_equal_numbers_hash_alike(key: str, values: Sequence[str], composed: Cal
     assert hashes != {config_hash(check(composed(*base)))} or key == "scheduler.final"
 
 
-def test_an_argument_of_a_constructor_counts_though_it_is_the_default_of_the_schema(
+def test_an_argument_equal_to_the_default_of_the_schema_is_hashed(
     composed: Callable[..., dict[str, Any]],
 ) -> None:
     """``torch.optim.AdamW`` without a weight decay decays by 0.01."""

@@ -1,4 +1,4 @@
-"""Pictures of networks: every picture of the documentation is there, and says what the network has."""
+"""Pictures of networks: every picture of the documentation exists, with the right labels."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from mnist_exp.training import load_checkpoint
 
 @pytest.fixture
 def run(trained: Callable[..., Path], small: list[str]) -> Path:
-    """A finished run whose result is an average of weights, at a place where it was not trained."""
+    """A completed run with averaged weights, moved to another folder."""
     return trained("moved", *small, "regularization=ema", "trainer.epochs=4")
 
 
@@ -58,7 +58,7 @@ def test_tables_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert not (run / "evaluation.json").exists()
 
 
-def test_other_data_is_prepared_as_the_network_knows_it(
+def test_other_data_are_prepared_as_for_training(
     mnist_train: Callable[..., int], small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert mnist_train(*small, "data.image_size=32", "model.padding=0", "data.mean=0.2", "hydra.run.dir=run") == 0
@@ -89,7 +89,7 @@ def test_without_a_choice_overrides_apply_to_the_data_of_the_run(
         assert result_of(override)["test_loss"] != own["test_loss"]
     for same in ("data.image_size=28", "++data.mean=0.2", "data=mnist5k"):
         assert result_of(same) == own
-    idle = "it selects training digits; an evaluation takes all test digits"
+    idle = "it selects training digits; an evaluation uses all test digits"
     for override, message in [
         ("data.image_size=32", "data.image_size=32: the network takes images of 28 pixels; leave it out"),
         ("data.val_size=0", f"data.val_size=0: {idle}"),
@@ -129,7 +129,7 @@ def test_folder_and_name_of_the_data(
     here.rename(tmp_path / "gone")
     assert status_of(evaluate.main, "run") == 2
     assert capsys.readouterr().err == (
-        f"mnist-eval: {here}: does not exist; where they lie now: mnist-eval run data.root=FOLDER\n"
+        f"mnist-eval: {here}: does not exist; if the data are elsewhere: mnist-eval run data.root=FOLDER\n"
     )
     assert status_of(evaluate.main, "run", "data.root=gone") == 0
     assert "as the run recorded it" in capsys.readouterr().out
@@ -138,7 +138,7 @@ def test_folder_and_name_of_the_data(
 def test_a_result_that_cannot_be_written_is_printed(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First in a directory that is read only, or on a full disk; then at a place that was asked for."""
+    """First in a read-only directory or on a full disk; then in a folder of --output."""
 
     def refuse(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
@@ -157,14 +157,14 @@ def test_a_result_that_cannot_be_written_is_printed(
     assert done.stderr == "mnist-eval: file: the result is not written there: File exists\n"
 
 
-def test_a_path_inside_a_run_is_answered_with_the_run(
+def test_for_a_path_inside_a_run_the_run_is_suggested(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mnist_exp.cli import demo, predict, report
 
     monkeypatch.chdir(run.parent)
     for inside in ("moved/checkpoints/last.pt", "moved/run.json", "moved/checkpoints/missing.pt", "moved/checkpoints"):
-        message = f"{inside} lies inside a run directory; type that one instead: moved\n"
+        message = f"{inside} is inside a run directory; type that one instead: moved\n"
         assert status_of(evaluate.main, inside) == 2
         assert capsys.readouterr().err == f"mnist-eval: {message}"
         assert status_of(predict.main, inside, "image.png") == 2
@@ -172,11 +172,11 @@ def test_a_path_inside_a_run_is_answered_with_the_run(
     for main, name in ((report.main, "mnist-report"), (demo.main, "mnist-demo")):
         assert status_of(main, "moved/checkpoints/last.pt") == 2
         assert capsys.readouterr().err == (
-            f"{name}: moved/checkpoints/last.pt lies inside a run directory; type that one instead: moved\n"
+            f"{name}: moved/checkpoints/last.pt is inside a run directory; type that one instead: moved\n"
         )
     monkeypatch.chdir(run / "checkpoints")
     assert status_of(evaluate.main, "last.pt") == 2
-    assert capsys.readouterr().err == "mnist-eval: last.pt lies inside a run directory; type that one instead: ..\n"
+    assert capsys.readouterr().err == "mnist-eval: last.pt is inside a run directory; type that one instead: ..\n"
 
 
 def test_a_changed_result_is_noticed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The example that writes a trained network as an ONNX file: run as it stands, and asked for the test images of the run."""
+"""The example that writes a trained network as an ONNX file: run unchanged, and evaluated on the test images of the run."""
 
 from __future__ import annotations
 

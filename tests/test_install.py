@@ -1,4 +1,4 @@
-"""A wheel, installed elsewhere, trains: conf/ travels inside it."""
+"""An installed wheel trains: it contains conf/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's own images: other sizes, channels and numbers of classes than MNIST's, all the way to the report."""
+"""A user's own images: other sizes, channels and numbers of classes than MNIST's, from training to the report."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_colour_images(
 
     capsys.readouterr()
     assert status_of(predict.main, "run", "run/worst_digits.png", "--trust", "own_colours") == 2
-    line = "knows 10 classes of colour images; pictures are classified with networks for grey images in 10 classes only"
+    line = "has 10 classes of colour images; pictures are classified with networks for grey images in 10 classes only"
     assert capsys.readouterr().err == f"mnist-predict: run {line}\n"
 
 
@@ -156,7 +156,7 @@ def test_a_class_with_four_attributes(own: list[str], mnist_train: Callable[...,
     assert mnist_train(*own, "model=mlp", "trainer.epochs=1", "data.limit=100", "hydra.run.dir=run") == 0
 
 
-def test_without_choice_of_size_or_normalisation_evaluation_takes_the_runs(
+def test_evaluation_uses_the_size_and_normalisation_of_the_run(
     own: list[str], mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "mine" / "data" / "colours.yaml").write_text("_target_: own_colours.colours\nchannels: 1\nside: 28\n")
@@ -221,7 +221,7 @@ def test_the_network_of_1998_takes_grey_digits_only(
         ("_target_: torch.nn.Sequential\n_args_: [{_target_: torch.nn.Flatten}, {_target_: torch.nn.Linear, in_features: 3072, "
          "out_features: 7}]\n", "model._target_=torch.nn.Sequential has 7 outputs, and data.num_classes=10"),
         ("_target_: torch.nn.Sequential\n_args_: [{_target_: torch.nn.Flatten}, {_target_: torch.nn.Linear, in_features: 784, "
-         "out_features: 10}]\n", "model._target_=torch.nn.Sequential does not take images of 3x32x32: "),
+         "out_features: 10}]\n", "model._target_=torch.nn.Sequential does not accept images of 3x32x32: "),
     ],
 )  # fmt: skip
 def test_a_network_that_does_not_fit_the_data(
@@ -354,11 +354,11 @@ def test_statistics_are_of_the_images_that_are_trained_on(channels: int) -> None
     np.testing.assert_allclose(np.ravel(np.asarray(data.background)), np.ravel(black), rtol=1e-5)
 
 
-def test_images_of_one_colour_are_not_divided_by_nothing() -> None:
+def test_images_of_one_colour_are_not_divided_by_zero() -> None:
     assert pixel_statistics(np.full((2, 3, 3), 255, np.uint8)) == (1.0, 1.0)
 
 
-def test_images_are_resized_where_a_size_is_asked_for() -> None:
+def test_images_are_resized_if_a_size_is_set() -> None:
     data = prepare(*labelled(arrays(3), 4), channels=3, num_classes=4, image_size=12, mean=0.0, std=1.0)
     assert data.train.images.shape == (20, 3, 12, 12)
     assert data.test.images.shape == (20, 3, 12, 12)
@@ -382,7 +382,7 @@ def test_images_are_resized_where_a_size_is_asked_for() -> None:
         (lambda a: a[:3], "returned something else than four arrays"),
     ],
 )
-def test_arrays_that_cannot_be(change: Callable[[list[Any]], list[Any]], message: str) -> None:
+def test_arrays_that_are_refused(change: Callable[[list[Any]], list[Any]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         prepare(*labelled(change(arrays()), 4), num_classes=4)
 
@@ -393,7 +393,7 @@ def test_more_than_256_classes() -> None:
     assert data.train.labels.max() == 299
 
 
-def test_new_keys_leave_the_hash_of_earlier_configurations(composed: Callable[..., dict[str, Any]]) -> None:
+def test_new_keys_do_not_change_the_hash_of_earlier_configurations(composed: Callable[..., dict[str, Any]]) -> None:
     """The values are those of the second version of the hash, whatever keys with a default came later."""
     assert config_hash(check(composed("name=x"))) == "f6f726256a57"
     assert config_hash(check(composed("data=mnist5k", "name=x"))) == "acf89310055d"

@@ -1,4 +1,4 @@
-"""A researcher's own network is as much at home as ours; what is refused leaves nothing on disk."""
+"""A user's own network works as ours do; after a refusal there is nothing on disk."""
 
 from __future__ import annotations
 
@@ -102,11 +102,11 @@ def test_swept_and_the_sweep_finished(mine: list[str], mnist_train: Callable[...
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=plain", "regularization=dropout"], "regularization.dropout=0.5: mynets.Plain takes no dropout; leave it off"),
-        (["model=plain", "regularization=batch_norm"], "regularization.batch_norm=true: mynets.Plain takes no batch_norm; leave it off"),
+        (["model=plain", "regularization=dropout"], "regularization.dropout=0.5: mynets.Plain has no argument dropout; leave it off"),
+        (["model=plain", "regularization=batch_norm"], "regularization.batch_norm=true: mynets.Plain has no argument batch_norm; leave it off"),
         (["model=mynet", "model.width=0"], "model.width=0: must be 1 or more"),
         (["model=mynet", "+model.depth=2"], "model: MyNet.__init__() got an unexpected keyword argument 'depth'"),
-        (["model=nothing"], "model._target_=mynets.NoNetwork is no network: it made a NoNetwork"),
+        (["model=nothing"], "model._target_=mynets.NoNetwork is no torch.nn.Module but a NoNetwork"),
         (["model=absent"], "model._target_=mynets.Absent does not exist: mynets has no Absent"),
         (["model.kernel_size=0"], "model.kernel_size=0 should be greater than or equal to 1"),
         (["model.activation=rellu"], "model.activation=rellu should be one of relu, tanh, sigmoid, gelu, silu; did you mean relu?"),
@@ -145,8 +145,8 @@ def test_a_refused_job_stops_the_sweep_before_anything_is_stored(
     assert not Path("sweep").exists()
 
 
-def test_an_empty_pixel_is_the_data_s_own(composed: Callable[..., dict[str, Any]]) -> None:
-    """The 1998 network pads images with what an empty pixel is after normalisation."""
+def test_background_is_the_normalised_empty_pixel(composed: Callable[..., dict[str, Any]]) -> None:
+    """The 1998 network pads images with the normalised value of an empty pixel."""
     from mnist_exp.components import build_model
     from mnist_exp.config import check
 

@@ -1,4 +1,4 @@
-"""What the pictures of a network's errors show, read back from their pixels."""
+"""Pictures of a network's errors, checked by their pixels."""
 
 from __future__ import annotations
 

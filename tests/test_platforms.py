@@ -1,4 +1,4 @@
-"""Without what only POSIX systems have, runs go on as they are; where that cannot be, a line says so.
+"""Without functions of POSIX systems runs work, or a line explains why not.
 
 A stand-in for Windows: the modules and functions that it lacks are taken away before anything of ours is imported.
 """
@@ -64,7 +64,7 @@ def test_a_run(small: list[str]) -> None:
 def test_a_sweep(small: list[str]) -> None:
     result = train("-m", *small, "trainer.epochs=1", "seed=0,1", "hydra.sweep.dir=sweep")
     assert result.returncode == 0, result.stderr
-    assert {job["status"] for job in read_sweep(Path("sweep"))["jobs"]} == {"completed"}
+    assert {job.status for job in read_sweep(Path("sweep")).jobs} == {"completed"}
 
 
 def test_jobs_in_processes_of_their_own(small: list[str]) -> None:

@@ -305,14 +305,14 @@ class TestDemo:
         assert {each.result()[0] for each in asked} == {422}
         assert most == [1] * 6
 
-    def test_connections_that_say_nothing(self, server: demo.Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_silent_connections(self, server: demo.Demo, monkeypatch: pytest.MonkeyPatch) -> None:
         """They are bounded in number, and end; then others are heard again."""
         monkeypatch.setattr(server_of_demo._Handler, "timeout", 0.3)
         before = threading.active_count()
         silent = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(60)]
         try:
             assert [connection.recv(1) for connection in silent] == [b""] * 60
-            assert threading.active_count() - before <= server_of_demo.MOST_CONNECTIONS
+            assert threading.active_count() - before <= server_of_demo.MAX_CONNECTIONS
         finally:
             for connection in silent:
                 connection.close()
@@ -326,7 +326,7 @@ class TestDemo:
         assert policy.startswith("default-src 'none'; script-src 'sha256-")
         assert "script-src 'unsafe-inline'" not in policy
 
-    def test_what_cannot_be_loaded_is_told(
+    def test_a_network_that_cannot_be_loaded_is_reported(
         self, network: Path, composed: Callable[..., dict[str, object]], capsys: pytest.CaptureFixture[str]
     ) -> None:
         write_run(Path("untrained"), composed("data=mnist5k"))
@@ -341,7 +341,7 @@ class TestDemo:
         assert leaving.value.code == 2
         assert capsys.readouterr().err == f"mnist-demo: no run in {tmp_path}; a run directory has a run.json\n"
 
-    def test_taken_port(self, server: demo.Demo, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_used_port(self, server: demo.Demo, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as leaving:
             demo.main(["run", "--port", str(server.server_port)])
         assert leaving.value.code == 2

@@ -1,4 +1,4 @@
-"""Parts of other libraries that those do not promise to keep: each is there, and does what is built on it.
+"""Private parts of other libraries: each exists, and works as our code needs.
 
 A failure here means that a pinned version was raised and the named module has to be looked at.
 """
@@ -32,13 +32,13 @@ from mnist_exp.compose import (
     CONF,
     composing_code,
     directory_part_of,
+    empty_callbacks,
     hydra_flags,
-    no_callbacks,
     root_of,
     run_hydra_app,
 )
 from mnist_exp.loggers import wandb_private
-from mnist_exp.sweeps.slurm import never_ask_accounts
+from mnist_exp.sweeps.slurm import disable_sacct
 from mnist_exp.torch_private import has_hooks
 
 ROOT = Path(__file__).parents[1]
@@ -169,7 +169,7 @@ def test_the_directory_part_of_a_job() -> None:
 
 
 def test_hydras_context_without_callbacks() -> None:
-    assert no_callbacks().on_job_start(config=OmegaConf.create(), task_function=print) is None
+    assert empty_callbacks().on_job_start(config=OmegaConf.create(), task_function=print) is None
 
 
 def test_the_root_of_a_configuration() -> None:
@@ -191,7 +191,7 @@ def test_wandbs_statistics_can_be_turned_off() -> None:
     assert list(inspect.signature(opentelemetry_proxy.disable).parameters) == []
 
 
-def test_wandbs_list_of_packages_is_asked_for_where_it_is_replaced() -> None:
+def test_wandbs_list_of_packages_is_read_where_we_replace_it() -> None:
     from wandb.sdk import wandb_run
 
     assert "from wandb.util import working_set" in inspect.getsource(wandb_run)
@@ -237,13 +237,13 @@ def test_submitit_asks_its_watcher_for_the_state_of_jobs(monkeypatch: pytest.Mon
     assert "update" in vars(type(watcher)) or hasattr(type(watcher), "update")
     with monkeypatch.context() as patch:
         patch.setattr(watcher, "update", watcher.update, raising=True)
-        never_ask_accounts()
+        disable_sacct()
         watcher.update_if_long_enough("force")
         assert watcher.num_calls == 0
         assert watcher.get_info("1", mode="force") == {}
 
 
-def test_training_imports_no_compiler_and_is_what_it_is_with_one(warm_commands: WarmCommands, small: list[str]) -> None:
+def test_training_imports_no_compiler_and_gives_the_same_bits(warm_commands: WarmCommands, small: list[str]) -> None:
     """In a process of its own: in this one, another test may have compiled."""
     script = Path("without.py")
     script.write_text(WITHOUT_DYNAMO)

@@ -106,6 +106,6 @@ def test_own_network_is_refused_in_one_line(shell: Run, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == before
 
 
-def test_the_example_test_stands_in_the_document() -> None:
+def test_the_example_test_is_in_the_document() -> None:
     example = (EXAMPLES / "own_network" / "test_mynet.py").read_text(encoding="utf-8")
     assert example.partition('"""\n\n')[2] in blocks(OWN_NETWORK, "python")

@@ -1,4 +1,4 @@
-"""A stored run goes on: what sets ``resume`` resumes or is refused, data are found again, more epochs equal a longer run."""
+"""Resuming a stored run: allowed and refused settings, moved data, more epochs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mnist_exp.config import check
 from mnist_exp.errors import UsageError
 from mnist_exp.runs import read_run
 from mnist_exp.runs.reading import read_metrics
-from mnist_exp.stored import OPEN_ENDED, changed, found_again, parse
+from mnist_exp.stored import OPEN_ENDED, changed, parse, with_existing_folder
 from mnist_exp.training import constant, cosine, load_checkpoint, one_cycle, step_decay
 
 Train = Callable[..., int]
@@ -53,7 +53,7 @@ STEP = ["scheduler=step_decay", "scheduler.every=1", "scheduler.gamma=0.5"]
 
 
 @pytest.mark.parametrize("recipe", [[], [*EVERYTHING, *STEP]], ids=["plain", "everything"])
-def test_a_complete_run_is_continued_to_the_bits_of_a_longer_one(
+def test_a_continued_run_equals_a_longer_one_bit_for_bit(
     recipe: list[str], mnist_train: Train, small: list[str], tmp_path: Path
 ) -> None:
     common = [*small, *TINY, *recipe]
@@ -96,7 +96,7 @@ def test_schedules_that_do_not_depend_on_the_number_of_epochs() -> None:
     assert same == OPEN_ENDED
 
 
-def test_a_schedule_over_all_epochs_needs_another_run_whose_command_is_printed(
+def test_a_schedule_over_all_epochs_needs_a_new_run(
     mnist_train: Train, small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert mnist_train(*small, *TINY, "scheduler=cosine", "model=mlp", "model.hidden=[8]", "hydra.run.dir=run") == 0
@@ -123,7 +123,7 @@ def test_what_cannot_be_resumed_is_one_line_and_changes_nothing(
     assert mnist_train(*small, *TINY, *stopping, "hydra.run.dir=stopped") == 0
     before = contents(tmp_path)
     capsys.readouterr()
-    can = "cannot go with resume: a run continues as it began; data.root, logger, quiet, show_layers, trainer.epochs, trust can change"
+    can = "is not possible with resume, which can change data.root, logger, quiet, show_layers, trainer.epochs, trust only"
     for typed, message in [
         ("resume=run", "run holds a completed run; there is nothing to resume, mnist-eval run evaluates it, mnist-train "
          "resume=run trainer.epochs=4 trains it further"),
@@ -136,14 +136,14 @@ def test_what_cannot_be_resumed_is_one_line_and_changes_nothing(
          "evaluates it, mnist-train resume=run trainer.epochs=4 trains it further"),
         ("resume=run trainer.epochs=1", "run has 2 epochs already; trainer.epochs=1 is not more"),
         ("resume=run trainer.epochs=0", "trainer.epochs=0 should be greater than or equal to 1"),
-        ("resume=stopped trainer.epochs=20", "stopped was ended by early stopping after 2 of 9 epochs; it would end there "
-         "with more, too"),
+        ("resume=stopped trainer.epochs=20", "stopped was ended by early stopping after 2 of 9 epochs; with more epochs it "
+         "would end there, too"),
         ("resume=run data.root=x", "data.root is not a key of the stored configuration"),
         ("resume=run logger.mode=offline", "logger.mode=offline: the run has no logger; choose one, too: logger=wandb"),
         ("resume=", "resume= needs a run directory: mnist-train resume=DIR"),
-        ("resume=run/checkpoints/last.pt", "run/checkpoints/last.pt lies inside a run directory; type that one instead: run"),
-        ("resume=run/run.json", "run/run.json lies inside a run directory; type that one instead: run"),
-        ("resume=run/checkpoints", "run/checkpoints lies inside a run directory; type that one instead: run"),
+        ("resume=run/checkpoints/last.pt", "run/checkpoints/last.pt is inside a run directory; type that one instead: run"),
+        ("resume=run/run.json", "run/run.json is inside a run directory; type that one instead: run"),
+        ("resume=run/checkpoints", "run/checkpoints is inside a run directory; type that one instead: run"),
         ("sweep.resume=run", "run holds a run, not a sweep; continue it: mnist-train resume=run"),
         ("++sweep.resume=run", "run holds a run, not a sweep; continue it: mnist-train resume=run"),
         ("-m ++resume=run hydra.sweep.dir=sweep", "resume=run continues one run and goes without -m: mnist-train resume=run; "
@@ -180,7 +180,7 @@ def test_resume_in_a_configuration_file_is_refused(
     done = mnist_train_process("--config-dir", "mine", "experiment=again")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "mnist-train: resume=run is set by a configuration file, where it would make every run this one; type it: "
+        "mnist-train: resume=run is set by a configuration file, so that every run would resume this one; type it: "
         "mnist-train resume=run\n"
     )
     assert not (tmp_path / "outputs").exists()
@@ -208,7 +208,7 @@ def test_a_job_of_a_sweep_is_continued_as_a_copy(
     assert mnist_train("resume=sweep/seed=1", "trainer.epochs=3") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        "mnist-train: sweep/seed=1 is a job of a sweep, which knows it by its 2 epochs; continue a copy: "
+        "mnist-train: sweep/seed=1 is a job of a sweep that needs 2 epochs; continue a copy: "
         "cp -r sweep/seed=1 NEW, then mnist-train resume=NEW trainer.epochs=3"
     )
     shutil.copytree("sweep/seed=1", "NEW")
@@ -221,7 +221,7 @@ def test_a_job_of_a_sweep_is_continued_as_a_copy(
 
 
 class TestDataThatMoved:
-    def test_it_is_found_through_mnist_dir_or_named_and_checked(
+    def test_mnist_dir_or_data_root_names_the_new_folder(
         self, mnist_train: Train, mnist_train_process: Callable[..., Any], idx_folder: Callable[..., Path], tmp_path: Path,
         capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
@@ -248,8 +248,8 @@ class TestDataThatMoved:
         assert mnist_train("resume=run", "trainer.epochs=4", "data.root=other") == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line == (
-            f"mnist-train: MNIST in {tmp_path / 'other'}: other digits than the run was trained on (digest "
-            f"{result_digest(tmp_path)}, not {digest}); where those are: mnist-train resume=run data.root=FOLDER"
+            f"mnist-train: MNIST in {tmp_path / 'other'}: other images than the run was trained on (digest "
+            f"{result_digest(tmp_path)}, not {digest}); if those are elsewhere: mnist-train resume=run data.root=FOLDER"
         )
         assert contents(run) == before, "nothing was lost"
         done = mnist_train_process("resume=run", "trainer.epochs=4", "data.root=there")
@@ -267,7 +267,7 @@ class TestDataThatMoved:
         del record["data_digest"]
         (tmp_path / "run" / "run.json").write_text(json.dumps(record))
         assert mnist_train("resume=run", "trainer.epochs=2") == 0
-        assert "recorded no digest of the data; that they are the same is not checked" in capsys.readouterr().out
+        assert "recorded no digest of the data; whether they are the same is not checked" in capsys.readouterr().out
         assert read_run(tmp_path / "run").record.data_digest is None, "what it began with is not known"
         assert evaluated(capsys, "run")["matches_record"] is True
 
@@ -283,9 +283,9 @@ class TestDataThatMoved:
             ({"root": "/", "download": "MNIST"}, "/"),
             ({"root": None, "download": "MNIST"}, None),
         ]:
-            assert found_again(check({**tree, "data": {**tree["data"], **data}}).data).folder == root
+            assert with_existing_folder(check({**tree, "data": {**tree["data"], **data}}).data).folder == root
         bundled = check(composed("data=mnist5k")).data
-        assert found_again(bundled) == bundled
+        assert with_existing_folder(bundled) == bundled
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -317,7 +317,7 @@ def test_a_run_that_starts_from_weights(
     assert record.init_from["epoch"] == 2
     capsys.readouterr()
     for directory, more, message in [
-        ("source/checkpoints/last.pt", [], "init_from: source/checkpoints/last.pt lies inside a run directory; type that one "
+        ("source/checkpoints/last.pt", [], "init_from: source/checkpoints/last.pt is inside a run directory; type that one "
          "instead: source"),
         ("source", ["model.hidden=[120,80]"],
          f"init_from={tmp_path / 'source'}: another network: classifier.linear2.weight is (84, 120) there, (80, 120) here"),

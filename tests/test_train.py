@@ -1,4 +1,4 @@
-"""The train command: what it leaves behind, that it repeats itself bit for bit, and that nothing stops it for good."""
+"""The train command: its files, its bits, and resuming after interruptions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def assert_same_result(first: Path, second: Path) -> None:
         np.testing.assert_array_equal(a["logits"], b["logits"])
 
 
-def test_run_directory_holds_what_the_contract_says(
+def test_files_of_a_run_directory(
     mnist_train: Callable[..., int], small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = [*small, "data.val_size=100", "hydra.run.dir=run"]
@@ -166,7 +166,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_checkpoints_and_leaves(
+def test_a_signal_saves_and_stops(
     number: signal.Signals, status: int, small: list[str], tmp_path: Path, mnist_train: Callable[..., int]
 ) -> None:
     command = [sys.executable, "-m", "mnist_exp.cli.train", *small, "trainer.epochs=500", "hydra.run.dir=run"]
@@ -293,7 +293,7 @@ def test_directory_that_cannot_be_used(
     assert after == before, "nothing was lost"
 
 
-def test_best_on_validation_is_the_result_where_asked(
+def test_selection_best_uses_the_best_epoch_on_validation(
     mnist_train: Callable[..., int], small: list[str], tmp_path: Path
 ) -> None:
     overrides = [*small, "trainer.epochs=6", "data.val_size=200", "optimizer.lr=0.2", "trainer.selection=best"]
@@ -306,10 +306,10 @@ def test_best_on_validation_is_the_result_where_asked(
     assert accuracy == best["test_accuracy"]
 
 
-def test_distilled_run_learns_from_its_teachers_and_is_read_without_them(
+def test_distilled_run_is_read_without_its_teachers(
     mnist_train: Callable[..., int], small: list[str], tmp_path: Path
 ) -> None:
-    """With nothing but a teacher to learn from, the labels can be wrong: here they are never looked at."""
+    """With weight 1 for the teacher the labels are not used, so here they are wrong."""
     teach = [*small, "data.limit=2000", "optimizer=adamw", "optimizer.lr=0.003"]
     assert mnist_train(*teach, "trainer.epochs=4", "hydra.run.dir=teacher") == 0
     learn = [*teach, "trainer.epochs=4", "seed=1"]
@@ -337,9 +337,9 @@ def test_teachers_that_cannot_teach(
     capsys.readouterr()
     for directory, more, message in [
         ("nowhere", [], "nowhere is not a directory"),
-        ("teacher/run.json", [], "teacher/run.json lies inside a run directory; type that one instead: teacher"),
+        ("teacher/run.json", [], "teacher/run.json is inside a run directory; type that one instead: teacher"),
         ("diverged", [], f"{tmp_path}/diverged is diverged; a teacher must be completed"),
-        ("teacher", ["data.val_size=64"], f"{tmp_path}/teacher was trained with data.val_size=0; a teacher must have"),
+        ("teacher", ["data.val_size=64"], f"{tmp_path}/teacher was trained with data.val_size=0; a teacher needs the"),
         (
             "teacher",
             ["data.swap_splits=true"],
@@ -350,7 +350,7 @@ def test_teachers_that_cannot_teach(
         assert capsys.readouterr().err.startswith(f"mnist-train: regularization.distillation.teachers: {message}")
 
 
-def test_a_teacher_saw_the_same_digits_wherever_they_lay(
+def test_a_teacher_saw_the_same_digits_in_any_folder(
     mnist_train: Callable[..., int], idx_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick = ["trainer.epochs=1", "trainer.threads=1", "trainer.device=cpu", "logger=none", "quiet=true"]

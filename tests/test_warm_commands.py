@@ -1,4 +1,4 @@
-"""A command from the server is as fresh as one that starts by itself."""
+"""A command from the server starts in the same state as a new process."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def ask(
     return json.loads(done.stdout.splitlines()[0] if done.stdout else "{}"), done
 
 
-def test_nothing_tells_a_child_from_a_new_process(used: WarmCommands, probe: Path, tmp_path: Path) -> None:
+def test_a_child_equals_a_new_process(used: WarmCommands, probe: Path, tmp_path: Path) -> None:
     command = used.add("probe", probe)
     environment = {**os.environ, "MNIST_EXP_TEST": "ä", "NETRC": "/nowhere"}
 
@@ -191,7 +191,7 @@ def started(folder: Path, process: subprocess.Popen[bytes]) -> int:
     return child
 
 
-def test_what_is_read_at_the_start_needs_a_new_process(both: tuple[Path, Path]) -> None:
+def test_settings_of_the_interpreter_need_a_new_process(both: tuple[Path, Path]) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     done = subprocess.run([both[1], "threads"], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "2 False\n"

@@ -1,4 +1,4 @@
-"""Reads what the file that a W&B run leaves on disk says of the run."""
+"""Reads the file that a W&B run writes to disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mnist_exp.loggers.wandb_file import records
 
 @dataclass
 class RunFile:
-    """What one file says of its run."""
+    """The contents of one file."""
 
     id: str = ""
     project: str = ""
@@ -37,7 +37,7 @@ def read_run(directory: Path) -> RunFile:
 
 
 def read_file(path: Path) -> RunFile:
-    """A file that was finished, or cut off: what is whole is read."""
+    """Read a complete file, or the complete records of a truncated one."""
     run = RunFile()
     for record in records(path.read_bytes()):
         kind = record.WhichOneof("record_type")

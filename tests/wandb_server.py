@@ -1,10 +1,10 @@
-"""A stand-in for the Weights & Biases server on the loopback interface: as much of it as an online run talks to.
+"""A replacement for the Weights & Biases server on the loopback interface, with the requests that an online run uses.
 
 It answers
-- POST /graphql: Viewer (whose key it is), UpsertBucket (a run is created or changed), RunResumeStatus (what is known of a run that continues) and
-  CreateRunFiles (addresses to upload to), for reports ProjectInternalId, GetProjects and upsertView, for sweeps
-  UpsertSweep, SweepWithRuns, CreateAgent and Heartbeat (an agent asks what to do); any other operation gets empty data,
-  which the client takes for a server that is older than itself;
+- POST /graphql: Viewer (the owner of the key), UpsertBucket (a run is created or changed), RunResumeStatus (the state of a
+  run that continues) and CreateRunFiles (addresses for uploads), for reports ProjectInternalId, GetProjects and
+  upsertView, for sweeps UpsertSweep, SweepWithRuns, CreateAgent and Heartbeat (an agent asks for its next command); any
+  other operation gets empty data, as from a server older than the client;
 - PUT /upload/RUN/NAME: a file;
 - POST /files/ENTITY/PROJECT/RUN/file_stream: history rows at their offset, the summary, and the exit code at the end;
 - anything else: an empty object.
@@ -26,7 +26,7 @@ import yaml
 
 @dataclass
 class Run:
-    """What the server knows of one run."""
+    """One run on the server."""
 
     id: str
     project: str
@@ -34,33 +34,33 @@ class Run:
     group: str | None = None
     sweep: str | None = None
     tags: list[str] = field(default_factory=list)
-    config: dict[str, Any] = field(default_factory=dict)  # without W&B's own entry
-    lines: dict[int, str] = field(default_factory=dict)  # of the history by offset, as JSON
+    config: dict[str, Any] = field(default_factory=dict)  # without the entry of W&B itself
+    lines: dict[int, str] = field(default_factory=dict)  # of the history, by offset, as JSON
     summary: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
     files: dict[str, bytes] = field(default_factory=dict)
-    resumed: int = 0  # how often somebody continued it
+    resumed: int = 0  # how often it was continued
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """Rows in order, as logged; W&B's own entries (``_step`` ...) included."""
+        """Rows in order, as logged, including entries of W&B itself (``_step`` ...)."""
         return [json.loads(self.lines[offset]) for offset in sorted(self.lines)]
 
 
 @dataclass
 class Sweep:
-    """A sweep that agents work on, until it has as many runs as its ``run_cap``."""
+    """A sweep; agents start its runs until it has ``run_cap`` of them."""
 
     name: str
     project: str
     config: dict[str, Any]
-    run_ids: list[str] = field(default_factory=list)  # of the runs that agents were told to start
+    run_ids: list[str] = field(default_factory=list)  # of the runs that agents were asked to start
 
     def next_run(self) -> dict[str, Any]:
         """The command that starts one more run.
 
-        The n-th run takes the n-th of the values of every parameter; of a range it takes a point that lies n steps of a
-        tenth inside.
+        The n-th run takes the n-th of the values of every parameter; of a range it takes the point n tenths of its width above the
+        minimum.
         """
         number = len(self.run_ids)
         self.run_ids.append(f"{self.name}-{number}")
@@ -77,20 +77,20 @@ class Sweep:
 
 
 class WandbServer:
-    """Serves while the ``with`` block lasts, or until ``stop()``.
+    """Serves inside the ``with`` block, or until ``stop()``.
 
     Args:
-        refuse_key: every API key is wrong (401).
+        refuse_key: every API key is refused (401).
         silent: connections are accepted, requests are never answered.
-        refuse_rows: history is refused for good (404).
+        refuse_rows: history is always refused (404).
     """
 
     def __init__(self, *, refuse_key: bool = False, silent: bool = False, refuse_rows: bool = False) -> None:
         self.refuse_key = refuse_key
         self.silent = silent
         self.refuse_rows = refuse_rows
-        self.delay = 0.0  # seconds that every answer takes
-        self.runs_until_silent: int | None = None  # the outage begins when as many runs have begun
+        self.delay = 0.0  # seconds before every answer
+        self.runs_until_silent: int | None = None  # the outage begins when this many runs have begun
         self.sweeps: dict[str, Sweep] = {}
         self.runs: dict[str, Run] = {}
         self.reports: list[dict[str, Any]] = []  # as saved: displayName, spec (JSON) ...
@@ -112,7 +112,7 @@ class WandbServer:
         self.stop()
 
     def stop(self) -> None:
-        """Be gone: the port is closed when this returns. May be called twice."""
+        """Stop the server; the port is closed when this returns. May be called twice."""
         if not self.stopped.is_set():
             self.stopped.set()
             self._http.shutdown()
@@ -190,7 +190,7 @@ class WandbServer:
         return {"sweep": {"name": name, "project": project}, "configValidationWarnings": []}
 
     def _beat(self, variables: dict[str, Any]) -> list[dict[str, Any]]:
-        """What an agent shall do now: one run at a time, and then leave."""
+        """The next commands of an agent: one run at a time, and then exit."""
         sweep = self.sweeps[variables["id"]]
         if json.loads(variables["runState"]):
             return []
@@ -237,7 +237,7 @@ class WandbServer:
         }
 
     def stream(self, run_id: str, message: dict[str, Any]) -> None:
-        """Take one message of the file stream."""
+        """Store one message of the file stream."""
         run = self.runs[run_id]
         files = message.get("files") or {}
         history = files.get("wandb-history.jsonl", {"offset": 0, "content": []})
@@ -256,7 +256,7 @@ class _HttpServer(ThreadingHTTPServer):
     stand_in: WandbServer
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error of the server's."""
+        """Ignore clients that close the connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -272,7 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(401, {"errors": [{"message": "invalid API key"}]})
         elif self.path == "/graphql":
             request = json.loads(body)
-            # Some of the clients name the operation in the query only.
+            # Some clients name the operation only in the query.
             named = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
             operation = request.get("operationName") or (named[1] if named else "")
             self._send(200, {"data": stand_in.graphql(operation, request.get("variables") or {})})

@@ -1,18 +1,18 @@
-"""Commands in processes of their own that need not import torch first.
+"""Runs commands in new processes that already have torch imported.
 
-A server imports what the commands import, and runs nothing. For each command it forks a child, which takes over the
-caller's arguments, environment, working directory, umask, signals and open files, and then executes the installed
-script to its end, as Python would. The caller types the command by its name: ``bin`` holds a small program for each,
-which passes all this on, relays signals, and ends as the child ends.
+A server imports the modules that the commands import, and runs nothing. For each command it forks a child process, which
+takes over the caller's arguments, environment, working directory, umask, signals and open files, and then executes the
+installed script to its end, as Python would. The caller types the command by its name: ``bin`` holds a small program for
+each command, which sends all this to the server, relays signals, and ends with the status of the child.
 
-What a child shares with a new process, and what it does not:
+Similarities and differences between a child and a new process:
 
 - ``tests/test_warm_commands.py`` compares the two. Nothing has run before: no configuration of Hydra, no resolver, no
   W&B service, no seed, no thread; standard streams, signal handlers and ``sys.argv`` are those of the script.
-- Modules are in ``sys.modules`` already, so nothing can be told about what a command imports, and when. Each kind of
-  command is therefore run without the server as well (``tests/test_documented_lines.py``).
-- Environment variables that Python or libraries read when they start cannot be taken over. Where the caller's differ
-  from those of the server, the command starts as a process of its own.
+- Modules are already in ``sys.modules``, so a child cannot test which modules a command imports, and when. Therefore each
+  kind of command also runs without the server (``tests/test_documented_lines.py``).
+- Environment variables that Python or libraries read when they start cannot be taken over. If the caller's differ from
+  those of the server, the command starts as an ordinary new process.
 - All children share one seed of Python's hashes, and ``/proc/PID/cmdline`` is the server's.
 """
 
@@ -46,7 +46,7 @@ import mnist_exp
 SUPPORTED = hasattr(os, "pidfd_open") and hasattr(socket, "SCM_RIGHTS")
 # Read once, when Python or a library starts.
 AT_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "TORCH", "CUDA_", "LD_", "LC_", "LANG", "TZ", "COV")
-# What the commands import besides the package, but nothing that does more than define things.
+# Modules that the commands import besides the package, and whose import has no other effects.
 PRELOADED = (
     *("torch", "numpy", "scipy.stats", "scipy.ndimage", "pandas", "PIL.ImageDraw"),
     *("hydra", "omegaconf", "pydantic", "yaml", "rich.live", "rich.progress", "rich.table", "jinja2", "filelock"),
@@ -63,7 +63,7 @@ import array, marshal, os, signal, socket, sys
 arguments = sys.argv[1:]
 script = {script!r} or (arguments.pop(0) if arguments else "")
 at_start = {{name: value for name, value in os.environ.items() if name.startswith({prefixes!r})}}
-if at_start != {at_start!r} or not os.path.isfile(script):  # only a new process can do this
+if at_start != {at_start!r} or not os.path.isfile(script):  # this needs an ordinary new process
     path = {python!r} if {script!r} == "" else script
     os.execv(path, [path, *sys.argv[1:]])
 files = []
@@ -95,10 +95,10 @@ os._exit(status)
 
 
 class WarmCommands:
-    """The server, from entering to leaving, and ``bin``, the folder of commands that it executes.
+    """The server, inside a ``with`` block, and ``bin``, the folder of commands that it executes.
 
     Args:
-        folder: a folder to keep both in; its path must be short, because that of a socket may have 107 bytes.
+        folder: a folder for both; its path must be short, because the path of a socket has at most 107 bytes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -155,7 +155,7 @@ def serve(address: str) -> dict[str, Any]:
             elif key.fileobj is listener:
                 if request := _accept(listener, selector):
                     return request
-            elif key.data[1].fileno() >= 0:  # or its end and a signal came at once
+            elif key.data[1].fileno() >= 0:  # else its end and a signal arrived together
                 _attend(key, selector)
 
 
@@ -183,11 +183,11 @@ def _accept(listener: socket.socket, selector: selectors.BaseSelector) -> dict[s
 
 
 def _attend(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
-    """Relay signals of a caller to its child, and the end of a child to its caller."""
+    """Send signals of a caller to its child, and the exit status of a child to its caller."""
     process, connection, end = key.data
     if key.fileobj is connection:
         signals = connection.recv(64)
-        for number in signals or [signal.SIGKILL]:  # who is killed relays nothing
+        for number in signals or [signal.SIGKILL]:  # a killed caller sends nothing
             os.kill(process, number)
         if signals:
             return
@@ -221,8 +221,8 @@ def _receive(connection: socket.socket) -> dict[str, Any] | None:
 
 
 def take_over(request: dict[str, Any]) -> None:
-    """Make this process what the caller would have started."""
-    os.setpgid(0, 0)  # the caller relays what a terminal sends to its group
+    """Give this process the state of one started by the caller."""
+    os.setpgid(0, 0)  # the caller relays the signals that a terminal sends to its group
     for number in range(3):
         if number not in request["files"]:
             os.close(number)
@@ -255,7 +255,7 @@ def take_over(request: dict[str, Any]) -> None:
 
 
 def _open_streams(files: list[int]) -> None:
-    """Standard streams as Python opens them when it starts: by line on a terminal, in blocks elsewhere."""
+    """Open standard streams as Python does at its start: line-buffered on a terminal, block-buffered elsewhere."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         old, stream = getattr(sys, f"__{name}__"), None
         if number in files:
@@ -272,7 +272,7 @@ def _open_streams(files: list[int]) -> None:
 
 
 def execute(script: str) -> int:
-    """Run a script as ``__main__``, and return the exit status that Python gives it."""
+    """Run a script as ``__main__``, and return the exit status that Python would return."""
     script = os.path.abspath(script)
     main = types.ModuleType("__main__")
     main.__file__ = script
@@ -293,7 +293,7 @@ def execute(script: str) -> int:
 
 
 def leave(status: int) -> None:
-    """End as Python ends, but without taking all modules apart, which copies the server's memory page by page."""
+    """End as Python ends, but without clearing all modules, which would copy the server's memory page by page."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -313,7 +313,7 @@ if __name__ == "__main__":
             importlib.import_module(name)
     assert len(os.listdir("/proc/self/task")) == 1, "a thread would be lost in a fork"
     gc.collect()
-    gc.freeze()  # or the first collection in each child copies every page
+    gc.freeze()  # otherwise the first collection in each child copies every page
     print("ready", flush=True)
     asked = serve(sys.argv[1])
     take_over(asked)

@@ -1,4 +1,4 @@
-"""A callback of one's own: the norm of the weights after every epoch, and how far they have moved.
+"""Your own callback: the norm of the weights after every epoch.
 
 cd examples/own_callback
 mnist-train data=mnist5k +callbacks.norm._target_=weight_norm.WeightNorm

@@ -1,4 +1,4 @@
-"""The letters A to Z, drawn in Pillow's own font: a data set of 26 classes.
+"""The letters A to Z, drawn in Pillow's default font: a data set of 26 classes.
 
     mnist-train --config-dir conf data=letters
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 def letters(
     *, train_per_letter: int, test_per_letter: int, image_size: int = 24, seed: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
-    """Letters of random sizes at random places.
+    """Letters of random sizes at random positions.
 
     Returns:
         training images (N, S, S), uint8, 0 is background; their labels (N,), 0 to 25; test images; their labels.

@@ -1,4 +1,4 @@
-"""A network of one's own. It needs nothing of mnist_exp: one class that takes its settings by name."""
+"""Your own network: one class that takes its settings by name, and imports nothing from mnist_exp."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class MyNet(nn.Module):
 
     Args:
         width: channels of the first convolution; the second has twice as many.
-        dropout: drop probability in front of the linear layer. mnist-train gives it what ``regularization.dropout`` says.
+        dropout: drop probability in front of the linear layer. mnist-train passes the value of ``regularization.dropout``.
 
     Raises:
-        ValueError: ``width`` is less than 1; mnist-train makes one line of it.
+        ValueError: ``width`` is less than 1; mnist-train shows this as one line.
     """
 
     def __init__(self, *, width: int = 8, dropout: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""Shapes, gradients, determinism and checkpoints of MyNet, as mnist_exp.testing checks them."""
+"""The tests of mnist_exp.testing for MyNet: shapes, gradients, determinism and checkpoints."""
 
 from mynet import MyNet
 

@@ -1,1 +1,1 @@
-"""The commands: arguments in, exit status out."""
+"""The commands: each module reads its arguments and sets the exit status."""

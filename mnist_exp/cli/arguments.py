@@ -1,4 +1,4 @@
-"""What stands on a command line: flags and the rest in any order; a mistake is one line and exit status 2."""
+"""The parser of command lines."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from mnist_exp.errors import UsageError, flag_as_override, nearest, report, type
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Flags and the rest in any order; a mistake is one line on standard error and exit status 2.
+    """Allows flags and arguments in any order. A mistake is one line on standard error and exit status 2.
 
     Args:
-        prog: the command.
-        example: a whole command line, named where something is missing.
+        prog: name of the command.
+        example: a command line, shown if an argument is missing.
     """
 
     def __init__(self, *, prog: str, example: str, **options: Any) -> None:
-        # Hydra's parser, which mnist-train extends, has a --version of Hydra's.
+        # "resolve" replaces the --version of Hydra's parser, which mnist-train extends.
         super().__init__(prog=prog, allow_abbrev=False, conflict_handler="resolve", **options)
         self._example = example
         self.add_argument("--version", action="version", version=f"mnist-exp {__version__}", help="print the version")
 
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-        """The options of a command line.
+        """Parse a command line.
+
+        Args:
+            arguments: None: those of the process.
 
         Raises:
-            SystemExit: with 0 after ``--help``, with 2 for a mistake.
+            SystemExit: status 0 after ``--help``, 2 for a mistake.
         """
         given = sys.argv[1:] if arguments is None else list(arguments)
         options, rest = self.parse_known_intermixed_args(given)
@@ -38,16 +41,16 @@ class ArgumentParser(argparse.ArgumentParser):
         return options
 
     def error(self, message: str) -> NoReturn:
-        """Print one line and leave."""
-        if missing := message.partition("arguments are required: ")[2].split(", "):
-            meant = {str(action.metavar or action.dest): action.help for action in self._actions}
-            named = " and ".join(f"{name} ({meant[name]})" if meant.get(name) else name for name in missing if name)
-            message = f"{named} is missing; type {self._example}" if named else message
+        """Print one line and exit with status 2."""
+        if missing := message.partition("arguments are required: ")[2]:
+            help_of = {str(action.metavar or action.dest): action.help for action in self._actions}
+            names = (f"{name} ({help_of[name]})" if help_of.get(name) else name for name in missing.split(", "))
+            message = f"{' and '.join(names)} is missing; type {self._example}"
         report(UsageError(message), self.prog)
         sys.exit(2)
 
     def options(self) -> list[str]:
-        """The long names of all flags."""
+        """The long names of all options."""
         return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
 
     def _explain_unknown(self, given: Sequence[str], flag: str) -> str:
@@ -60,11 +63,11 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """The option of every command that reads a network from a run directory."""
+    """Add ``--trust``, for commands that read a network from a run directory."""
     parser.add_argument(
         "--trust",
         action="append",
         default=[],
         metavar="PACKAGE",
-        help="run the code of this package where the run directory names it; may be repeated",
+        help="run code of this package if the run directory names it; may be repeated",
     )

@@ -1,8 +1,8 @@
-"""A page on this machine where one draws a digit and sees what trained networks say.
+"""A web page on which the user draws a digit, and trained networks classify it.
 
     mnist-demo outputs/sweeps/mlp_width outputs/2026-11-21/lenet5-a1b2c3
 
-Only this machine can reach it.
+Only this machine can open it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from mnist_exp.demo import Demo, load_networks
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """``mnist-demo``: serves until it is interrupted; exit status 2 where there is no network."""
+    """``mnist-demo``: runs until it is interrupted; exit status 2 without a network."""
     parser = ArgumentParser(
-        prog="mnist-demo", example="mnist-demo DIR", description="Draw a digit, see what trained networks say."
+        prog="mnist-demo", example="mnist-demo DIR", description="Draw a digit; trained networks classify it."
     )
     parser.add_argument("directories", nargs="+", metavar="DIR", help="run directories, folders of them, or patterns")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any free one")

@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, the line that says why, and what becomes of output that nobody reads."""
+"""The end of a command: its exit status, its error message, and closed standard output."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mnist_exp.errors import RunFailed, RunInterrupted, UsageError, report
 
 @contextmanager
 def exit_status(command: str, folders: Sequence[Path] = ()) -> Iterator[None]:
-    """Turn what is known to go wrong into one line and an exit status; the rest keeps its traceback.
+    """Turn a user's mistake, a failed run and an interruption into a line and an exit status; let other errors pass.
 
     Args:
-        folders: where configuration files lie; ``conf/`` where none are given.
+        folders: of configuration files, for suggestions; default: ``conf/``.
 
     Raises:
-        SystemExit: with 2 for a user's mistake, 1 for a run that failed, 128 plus the signal when stopped.
+        SystemExit: status 2 for a user's mistake, 1 for a failed run, 128 plus the signal after an interruption.
     """
     try:
         try:
@@ -40,7 +40,7 @@ def exit_status(command: str, folders: Sequence[Path] = ()) -> Iterator[None]:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Print inside it. A reader that leaves, as in ``mnist-eval DIR | head -3``, ends the printing, and nothing else.
+    """Stop printing, and do no more, if standard output is closed, as in ``mnist-eval DIR | head -3``.
 
     Raises:
         UsageError: standard output cannot be written for another reason.
@@ -55,10 +55,10 @@ def printing() -> Iterator[None]:
 
 
 def _flush() -> None:
-    """Write what was printed, unless nobody reads it any more.
+    """Flush standard output, and ignore it if it is closed.
 
     Raises:
-        UsageError: it cannot be written for another reason.
+        UsageError: standard output cannot be written for another reason.
     """
     try:
         sys.stdout.flush()

@@ -1,8 +1,8 @@
-"""Evaluate a trained network: the run directory is all it takes.
+"""Evaluate a trained network. Only its run directory is needed.
 
 mnist-eval outputs/2026-11-21/lenet5-a1b2c3
 mnist-eval outputs/2026-11-21/lenet5-a1b2c3 data=fashion_mnist
-mnist-eval outputs/2026-11-21/lenet5-a1b2c3 data.swap_splits=true    # its own data, the training digits
+mnist-eval outputs/2026-11-21/lenet5-a1b2c3 data.swap_splits=true    # on its training images
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif options.output or isinstance(mistake, RunDirectoryError):
             raise mistake
         else:
-            report(mistake, "mnist-eval")  # a run directory may well be read only
+            report(mistake, "mnist-eval")  # no error, because another user's run directory is often read-only
 
 
 def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -63,12 +63,12 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--output", type=Path, help="folder for evaluation.json and worst_digits.png; default: the run directory"
     )
     options = parser.parse(arguments)
-    # In any order: what changes the data cannot be the directory, unless there is one of that name.
+    # The directory may be after the overrides.
     words = [options.directory, *options.overrides]
-    named = [word for word in words if not _is_override(word)]
-    if not named:
+    directories = [word for word in words if not _is_override(word)]
+    if not directories:
         parser.error("the following arguments are required: DIR")
-    options.directory, options.overrides = Path(named[0]), [word for word in words if word != named[0]]
+    options.directory, options.overrides = Path(directories[0]), [word for word in words if word != directories[0]]
     return options
 
 

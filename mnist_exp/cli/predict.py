@@ -3,8 +3,8 @@
     mnist-predict outputs/2026-11-21/lenet5-a1b2c3 seven.png photo.jpg
     mnist-predict outputs/2026-11-21/lenet5-a1b2c3 scans/ --json
 
-Scans, drawings and photographs of any size, in any two colours, one digit a picture; each is centred and scaled as the
-network's training data are.
+Pictures are scans, drawings or photographs of any size, in any two colours, with one digit each. The digit is centred and
+scaled as in the network's training images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SEEN = Path("seen")  # the folder of --show
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """``mnist-predict``: exit status 2 where there is no network, no picture, or a picture that is not of one digit."""
+    """``mnist-predict``: exit status 2 without a network or a picture, or if a picture does not show exactly one digit."""
     parser = ArgumentParser(
         prog="mnist-predict", example="mnist-predict DIR image.png", description="Classify pictures of digits."
     )
@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kinds = "PNG, JPEG, WebP, GIF, BMP or TIFF files, or folders of them"
     parser.add_argument("images", nargs="+", type=Path, metavar="image", help=kinds)
     parser.add_argument("--json", action="store_true", help="print JSON: all probabilities of each picture")
-    parser.add_argument("--show", action="store_true", help=f"write what the network saw into the folder {SEEN}")
+    parser.add_argument(
+        "--show", action="store_true", help=f"write the images that the network gets into the folder {SEEN}"
+    )
     add_trust(parser)
     options = parser.parse(arguments)
     with exit_status("mnist-predict"):
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def print_results(results: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each picture: the three most probable digits."""
+    """Print a line for each picture: the three most probable digits."""
     for result in results:
         shown = "   ".join(f"{entry['digit']} {entry['probability']:7.2%}" for entry in result["top"])
         saw = f"   saw {result['seen']}" if result["seen"] else ""

@@ -3,7 +3,7 @@
     mnist-report outputs/sweeps/mlp_width outputs/2026-11-21/lenet5-a1b2c3
     mnist-report 'outputs/**/lenet5-*' --baseline lenet5 --output comparison
 
-Run directories are all it reads.
+It reads run directories only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mnist_exp.reports.summary import print_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """``mnist-report``: exit status 2 where there is nothing to show."""
+    """``mnist-report``: exit status 2 without a run."""
     options = _read(arguments)
     with exit_status("mnist-report"):
         if options.wandb_sync:
@@ -68,18 +68,20 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument(
         "--wandb-sync",
         action="store_true",
-        help="write no report: upload what Weights & Biases has not got of these runs; exit status 1 if something is left",
+        help="write no report: upload these runs to Weights & Biases if they are missing there; exit status 1 if one remains",
     )
     parser.add_argument(
         "--wandb-project",
         metavar="[ENTITY/]PROJECT",
-        help="where reports and runs may be sent; default: mnist-exp of the account",
+        help="project for reports and runs; default: mnist-exp of the account",
     )
     parser.add_argument(
-        "--wandb-dry-run", action="store_true", help="write what --wandb would send to wandb_report.json; no network"
+        "--wandb-dry-run",
+        action="store_true",
+        help="write the report of --wandb to wandb_report.json, and send nothing",
     )
     parser.add_argument(
-        "--wandb-files", action="store_true", help="with --wandb-sync: also files that runs were told to upload"
+        "--wandb-files", action="store_true", help="with --wandb-sync: also files of runs with logger.upload_files=true"
     )
     return parser.parse(arguments)
 

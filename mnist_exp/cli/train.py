@@ -3,7 +3,7 @@
     mnist-train model=mlp regularization=dropout seed=3
     mnist-train resume=outputs/2026-11-21/lenet5-a1b2c3
 
-Imports move inwards where they take long: a mistyped key needs Hydra only, a value out of range no torch.
+Slow imports are inside functions, so that a mistake is reported quickly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
             from mnist_exp.sweeps.resuming import arguments_to_finish
 
             sys.argv[1:] = arguments_to_finish(sys.argv[1:], options)
-        sys.argv[1:] = with_paths_quoted(sys.argv[1:])  # which the sweep directory keeps
+        sys.argv[1:] = with_paths_quoted(sys.argv[1:])  # in place, because a sweep stores sys.argv
         options = read_arguments(sys.argv[1:])
         with printing() if only_prints(options) else nullcontext():
             run_hydra(_task, options)

@@ -1,4 +1,4 @@
-"""The flags of ``mnist-train``: Hydra's, anywhere among the overrides. One that is none of them was meant as an override."""
+"""The command line of ``mnist-train``: Hydra's flags, before, between or after the overrides."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mnist_exp.cli.arguments import ArgumentParser, add_trust
 from mnist_exp.compose import CONF, groups, hydra_flags
 from mnist_exp.errors import flag_as_override, keys_with_ending, nearest, typed
 
-# What --info takes.
+# Values of --info.
 INFORMATION = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 
 
 class TrainParser(ArgumentParser):
-    """Hydra's flags. One that is none of them was meant as an override."""
+    """Hydra's flags and ``--trust``. For an unknown flag an override is suggested."""
 
     def __init__(self) -> None:
         super().__init__(prog="mnist-train", example="mnist-train KEY=VALUE", parents=[hydra_flags()], add_help=False)
@@ -34,15 +34,12 @@ class TrainParser(ArgumentParser):
 
         name, value = flag_as_override(given, flag, is_setting)
         keys = [name] if is_setting(f"{name}=") else keys_with_ending(name, config)
-        if keys:
-            advice = f"; type {_as_typed_before(keys[0], value)}"
-        else:
-            advice = nearest(flag.partition("=")[0], self.options())
+        advice = f"; type {_suggestion(keys[0], value)}" if keys else nearest(flag.partition("=")[0], self.options())
         return f"{flag} is not an option of mnist-train{advice or '; settings are typed KEY=VALUE, and mnist-train --cfg job lists them'}"
 
 
-def _as_typed_before(key: str, value: str) -> str:
-    """An override from what stood behind a flag, which may be a list already."""
+def _suggestion(key: str, value: str) -> str:
+    """The override for a key and the value of a flag, which may be a list already."""
     return (
         shlex.quote(f"{key}={value}")
         if value[:1] in {"[", "{"} or value in {"true", "false", "null"}
@@ -51,7 +48,7 @@ def _as_typed_before(key: str, value: str) -> str:
 
 
 def _default_config() -> dict[str, Any]:
-    """What ``mnist-train`` alone amounts to, unresolved."""
+    """The configuration of ``mnist-train`` without overrides, unresolved."""
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         tree = OmegaConf.to_container(compose("train"), resolve=False)
     assert isinstance(tree, dict)
@@ -64,22 +61,19 @@ def _has(tree: Any, key: str) -> bool:
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Hydra's flags, and ``overrides``.
+    """The values of Hydra's flags, and the list ``overrides``.
 
     Raises:
-        SystemExit: with 2 for a flag that there is not; with 0 after ``--version``.
+        SystemExit: status 2 for an unknown flag, 0 after ``--version``.
     """
+    # --info needs no value, but argparse would take the next override as its value.
     following = [*arguments, ""][1:]
-    # --info may stand alone, and would take the override behind it for its value.
-    alone = [
-        f"{word}=all"
-        if word == "--info" and after not in INFORMATION
-        else "-iall"
-        if word == "-i" and after not in INFORMATION
-        else word
+    with_value = {"--info": "--info=all", "-i": "-iall"}
+    words = [
+        with_value.get(word, word) if after not in INFORMATION else word
         for word, after in zip(arguments, following, strict=True)
     ]
-    options = TrainParser().parse(alone)
+    options = TrainParser().parse(words)
     if options.trust:
         options.overrides.append(f"trust=[{','.join(options.trust)}]")
     return options

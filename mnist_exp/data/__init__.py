@@ -1,7 +1,7 @@
-"""Where digits come from: IDX files, PNG files, a download, or the 5,000 that come with the package.
+"""Loaders of digits: from IDX files, PNG files, a download, or the 5,000 in the package.
 
-Every loader returns ``Dataset``: normalised images and labels as whole tensors on the CPU, ready to be moved to the
-device that trains on them. Loaders are deterministic and leave torch's global random state alone.
+Every loader returns ``Dataset``: normalised images and labels as whole tensors on the CPU. Loaders are deterministic
+and do not change torch's global random state.
 """
 
 from mnist_exp.data.embedded import mnist5k

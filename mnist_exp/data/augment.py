@@ -1,4 +1,4 @@
-"""Random distortions of a batch of images, a different draw for each image, on the device the batch is on."""
+"""Random distortions of a batch of images, drawn separately for each image, on the batch's device."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class Augment:
     For each image an angle, a shift, a relative size and a shear are drawn uniformly within the given amplitudes. The
     elastic part draws a displacement for each pixel, uniform in [-1, 1] along both axes, smooths it with a Gaussian of
     ``elastic_sigma`` pixels whose weights sum to one, and multiplies it by ``elastic_alpha`` pixels. Both displacements
-    are added and the image is resampled once; what comes from outside is background.
+    are added and the image is resampled once; pixels outside the image are background.
 
     Args:
         rotation: largest angle, degrees.
         translation: largest shift along each axis, as a fraction of the side.
         scale: largest relative change of size; 0.1 draws from 0.9 to 1.1.
         shear: largest angle of the shear along the horizontal axis, degrees.
-        elastic_alpha: amplitude of the elastic displacement before smoothing, pixels; 0 leaves it out.
+        elastic_alpha: amplitude of the elastic displacement before smoothing, pixels; 0 turns it off.
         elastic_sigma: standard deviation of the smoothing Gaussian, pixels.
-        interpolation: ``bilinear``, or ``bicubic``, which blurs strokes less and so leaves training images as sharp as
-            those that the network is tested on.
-        background: value of empty pixels in the images this will be given; (C, 1, 1) where it differs by channel.
+        interpolation: ``bilinear``, or ``bicubic``, which blurs strokes less, so that training images stay as sharp as
+            test images.
+        background: value of empty pixels in the normalised images; (C, 1, 1) if it differs by channel.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Augment:
         sources = sources.view(count, 2, side, side)
         if self.elastic_alpha:
             sources = sources + self.elastic(count, side, images.device)
-        # Outside counts as zero in grid_sample, so the background is moved there and back.
+        # grid_sample takes pixels outside as zero, so the background is shifted to zero and back.
         grid = sources.permute(0, 2, 3, 1).to(images.dtype)
         digits = F.grid_sample(images - self.background, grid, mode=self.interpolation, align_corners=False)
         return digits + self.background
@@ -92,7 +92,7 @@ class Augment:
         return self._centres[side, device]
 
     def smoothing_matrix(self, side: int, device: torch.device) -> Tensor:
-        """The Gaussian as a banded matrix (S, S): on 28 pixels two small products beat a convolution."""
+        """The Gaussian as a banded matrix (S, S): on 28 pixels two small products are faster than a convolution."""
         if (side, device) not in self._smoothing:
             radius = len(self._kernel) // 2
             distance = torch.arange(side)[:, None] - torch.arange(side)[None, :]

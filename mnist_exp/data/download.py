@@ -1,4 +1,4 @@
-"""Fetching IDX files with torchvision: its mirrors, its checksums."""
+"""Download of IDX files with torchvision, from its mirrors and with its checksums."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from mnist_exp.data.files import DataError, describe
 
 DOWNLOADABLE = ("MNIST", "FashionMNIST", "KMNIST")
 
-PATIENCE = 10.0  # seconds: until one of the mirrors has answered, and of silence in the middle of a file
+TIMEOUT = 10.0  # seconds, for the first answer of a mirror, and for each read of a file
 
 
 def fetch(dataset: str, names: Sequence[str], folder: Path) -> None:
-    """Download the gzipped files ``names`` of a torchvision data set into ``folder``, each one whole or not at all.
+    """Download the gzipped files ``names`` of a torchvision data set into ``folder``; no file is left incomplete.
 
     Args:
         dataset: one of ``DOWNLOADABLE``.
-        names: as torchvision calls them, ``train-images-idx3-ubyte.gz`` for instance.
-        folder: made where it does not exist.
+        names: torchvision's names, for example ``train-images-idx3-ubyte.gz``.
+        folder: created if it does not exist.
 
     Raises:
-        DataError: no mirror can be reached or none gives a file with the right checksum, or ``folder`` is not writable.
+        DataError: no mirror can be reached, no mirror has a file with the right checksum, or ``folder`` is not writable.
     """
     from torchvision import datasets  # type: ignore[import-untyped]  # torchvision ships no types
     from torchvision.datasets.utils import download_url  # type: ignore[import-untyped]  # the same
 
     published = getattr(datasets, dataset)
     checksums: dict[str, str] = dict(published.resources)
-    mirrors, refusals = _answering(published.mirrors, names[0])
+    mirrors, refusals = _reachable_mirrors(published.mirrors, names[0])
     if not mirrors:
         raise _failure(dataset, folder / names[0], refusals)
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as staging, _socket_timeout(PATIENCE):
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as staging, _socket_timeout(TIMEOUT):
             for name in names:
                 refusals = {}
                 for mirror in mirrors:
@@ -55,7 +55,7 @@ def fetch(dataset: str, names: Sequence[str], folder: Path) -> None:
                             download_url(mirror + name, staging, filename=name, md5=checksums[name])
                     except (OSError, HTTPException, RuntimeError) as error:
                         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
-                            raise  # no mirror's fault
+                            raise  # another mirror would not help
                         refusals[mirror] = _reason(error)
                     else:
                         Path(staging, name).replace(folder / name)
@@ -66,18 +66,18 @@ def fetch(dataset: str, names: Sequence[str], folder: Path) -> None:
         raise DataError(f"{folder}: cannot be written: {describe(error)}") from error
 
 
-def _answering(mirrors: Sequence[str], name: str) -> tuple[list[str], dict[str, str]]:
-    """The mirrors, the first that answered in front, or none; and what became of those that did not answer.
+def _reachable_mirrors(mirrors: Sequence[str], name: str) -> tuple[list[str], dict[str, str]]:
+    """The mirrors, the first to answer first, or no mirrors and the reason why each one failed.
 
-    Asked side by side and in threads that nobody waits for: name resolution and a host with many addresses that are all
-    silent would outlast any socket timeout.
+    Each mirror is asked in a thread that is never joined: name resolution, or a host with many addresses that do not
+    answer, can take longer than a socket timeout.
     """
     replies: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
 
     def ask(mirror: str) -> None:
         try:
             request = Request(mirror + name, headers={"User-Agent": "mnist-exp"})  # noqa: S310  # torchvision names the mirrors
-            urlopen(request, timeout=PATIENCE).close()  # noqa: S310  # the same
+            urlopen(request, timeout=TIMEOUT).close()  # noqa: S310  # the same
         except (OSError, HTTPException, ValueError) as error:
             replies.put((mirror, _reason(error)))
         else:
@@ -86,7 +86,7 @@ def _answering(mirrors: Sequence[str], name: str) -> tuple[list[str], dict[str, 
     for mirror in mirrors:
         threading.Thread(target=ask, args=(mirror,), daemon=True).start()
     refusals = dict.fromkeys(mirrors, "no answer")
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     for _ in mirrors:
         try:
             mirror, refusal = replies.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -101,7 +101,7 @@ def _answering(mirrors: Sequence[str], name: str) -> tuple[list[str], dict[str, 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)  # torchvision passes none of its own
+    socket.setdefaulttimeout(seconds)  # torchvision sets no timeout
     try:
         yield
     finally:
@@ -111,7 +111,7 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 @contextmanager
 def _progress(url: str) -> Iterator[None]:
     print(f"Downloading {url}", file=sys.stderr)
-    # torchvision rewrites its line for every 32 kB, which only a terminal can show.
+    # torchvision rewrites its progress line for every 32 kB, which fills a log file.
     with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
         yield
 

@@ -1,4 +1,4 @@
-"""Reading files with errors that name them, and the cache of what is slow to read."""
+"""Reading of data files, with errors that name the file, and the cache of decoded images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mnist_exp.runs.files import LARGEST
 
-# What Windows, macOS and file servers put into folders and archives, beside files whose names begin with a dot.
+# Files that Windows, macOS and file servers add to folders and archives; hidden files are handled separately.
 SYSTEM_FILES = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
     *("__macosx", "icon\r", "@eadir", "lost+found"),
@@ -26,18 +26,18 @@ SYSTEM_FILES = {
 
 
 class DataError(Exception):
-    """Digits cannot be had as asked. The message is one line that names the file and what is wrong with it."""
+    """The data cannot be loaded. The message is one line that names the file and the problem."""
 
 
 class Labelled(NamedTuple):
-    """Images as they are stored: ``images`` (N, S, S) or (N, S, S, C), uint8, 0 is background; ``labels`` (N,), integers."""
+    """Stored images: ``images`` (N, S, S) or (N, S, S, C), uint8, 0 is background; ``labels`` (N,), integers."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.integer[Any]]
 
 
 def describe(error: OSError) -> str:
-    """What the operating system said, in plain words."""
+    """A short description of an error of the operating system."""
     match error:
         case FileNotFoundError():
             return "does not exist"
@@ -52,14 +52,14 @@ def describe(error: OSError) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, decompressed where its name ends in ``.gz`` or ``.tgz``.
+    """The content of a file, decompressed if its name ends in ``.gz`` or ``.tgz``.
 
     Raises:
-        DataError: the file cannot be read, is no regular file, has more than ``LARGEST`` bytes, compressed or not, or is no
-            gzip or a damaged one.
+        DataError: the file cannot be read, is not a regular file, has more than ``LARGEST`` bytes (compressed or not),
+            or is not valid gzip.
     """
     try:
-        # Not to wait: a pipe in place of a file has perhaps nobody at its other end.
+        # O_NONBLOCK: opening a pipe without a writer would wait for ever.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise DataError(f"{path}: is a pipe or a device, not a file")
@@ -75,7 +75,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _decompressed(path: Path, content: bytes) -> bytes:
-    """At most one byte more than ``LARGEST``."""
+    """The decompressed content, at most ``LARGEST`` + 1 bytes."""
     if not content.startswith(b"\x1f\x8b"):
         raise DataError(f"{path}: is not gzip, though its name says so")
     try:
@@ -86,10 +86,10 @@ def _decompressed(path: Path, content: bytes) -> bytes:
 
 
 def is_system_file(path: PurePath) -> bool:
-    """Whether an operating system or a file manager put this there, and no person.
+    """Whether a file was made by an operating system or a file manager, not by a user.
 
     Args:
-        path: relative to the folder or archive that is read, so that a hidden folder above that does not count.
+        path: relative to the folder or archive that is read, so that a hidden parent folder has no effect.
     """
     return any(
         part.lower() in SYSTEM_FILES or (part.startswith(".") and part not in {".", ".."}) for part in path.parts
@@ -97,7 +97,7 @@ def is_system_file(path: PurePath) -> bool:
 
 
 class Listing(NamedTuple):
-    """The names in a folder, apart from what ``is_system_file``."""
+    """The names in a folder, without system files."""
 
     files: frozenset[str]
     folders: frozenset[str]
@@ -109,7 +109,7 @@ class Listing(NamedTuple):
 
 
 def listing(folder: Path, *, may_be_absent: bool = False) -> Listing:
-    """What lies in a folder; nothing where it is absent and may be. A link that leads nowhere counts as a file.
+    """The names in a folder; empty if it does not exist and ``may_be_absent``. A broken link is listed as a file.
 
     Raises:
         DataError: the folder cannot be read.
@@ -131,7 +131,7 @@ def listing(folder: Path, *, may_be_absent: bool = False) -> Listing:
 
 
 def folder_of(root: str) -> Path:
-    """``data.root`` as a path, with a leading ``~`` or ``~user`` replaced by that home.
+    """``data.root`` as a path, with a leading ``~`` or ``~user`` replaced by the home folder.
 
     Raises:
         DataError: there is no such user.
@@ -151,7 +151,7 @@ def cache_directory() -> Path:
 
 
 def load_cached(path: Path) -> Labelled | None:
-    """What ``store_cached`` wrote to ``path``; None where there is nothing, nothing whole, or another user's."""
+    """Read what ``store_cached`` wrote; None if ``path`` is missing, damaged or owned by another user."""
     try:
         if hasattr(os, "geteuid") and path.stat().st_uid != os.geteuid():
             return None
@@ -160,14 +160,16 @@ def load_cached(path: Path) -> Labelled | None:
                 return None
         with path.open("rb") as file, np.load(file) as archive:
             images, labels = archive["images"], archive["labels"]
-    except Exception:  # a damaged archive raises what zipfile, zlib and numpy please, and each means: build it again
+    except (
+        Exception
+    ):  # zipfile, zlib and numpy have no common exception; after any of them the images are decoded again
         return None
     whole = images.dtype == labels.dtype == np.uint8 and images.shape == (len(labels), 28, 28)
     return Labelled(images, labels) if whole else None
 
 
 def store_cached(path: Path, digits: Labelled) -> None:
-    """Write ``digits`` so that ``path`` is whole or absent. Without a writable cache, say so and go on."""
+    """Write ``digits`` atomically to ``path``. If it cannot be written, print a line and continue."""
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""The digit in a picture, made to look like MNIST's.
+"""Finding the digit in a picture, and converting it to MNIST's format.
 
-``Plane`` is (H, W), 0 dark and 255 light; ``Colours`` (H, W, 3) of the same range; ``Mask`` (H, W) of bool.
+``Plane`` is (H, W), 0 is dark and 255 light; ``Colours`` is (H, W, 3) in the same range; ``Mask`` is (H, W), bool.
 """
 
 from __future__ import annotations
@@ -21,54 +21,52 @@ Box = tuple[slice, ...]  # rows and columns
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow converts to grey
 NEIGHBOURS = np.ones((3, 3), dtype=bool)
-SEARCHED = 400  # pixels of the longer side in which marks are looked for
+SEARCH_SIZE = 400  # pixels of the longer side, to which a picture is reduced for the search
 
 
 class SeveralMarks(ValueError):
-    """A picture shows more than one mark that could be a digit."""
+    """A picture has more than one mark that could be a digit."""
 
 
 @dataclass(eq=False)
 class Mark:
-    """Connected ink: its bounding box, the pixels of it in that box, and how much darker than its surroundings it is."""
+    """Connected ink: its bounding box, its pixels in that box, and how much darker than its surroundings it is."""
 
     box: Box
     mask: Mask
     strength: float
-    edge: float  # how much of it lies at the picture's edge, as a share of its length
+    edge: float  # number of its pixels at the picture's edge, divided by its length
 
     @property
     def length(self) -> float:
         return math.hypot(*self.mask.shape)
 
-    def is_around(self, other: Mark) -> bool:
+    def encloses(self, other: Mark) -> bool:
         return all(a.start < b.start and b.stop < a.stop for a, b in zip(self.box, other.box, strict=True))
 
     @cached_property
     def weight(self) -> float:
-        """How likely a mark is the digit: long, dark, made of strokes, which are narrow, and not at the edge.
+        """A score for being the digit: higher for long, dark and narrow marks that are not at the picture's edge.
 
-        What lies at the picture's edge mostly belongs to the table, the shadow of a hand, or the next word.
+        Marks at the edge are usually part of the table, a shadow of a hand, or the next word.
         """
         widest = 2 * float(ndimage.distance_transform_edt(np.pad(self.mask, 1)).max())
         return self.length * self.strength * max(0.0, 1 - widest / self.length) ** 2 * (1 - self.edge)
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """The contrast (H, W) with the surroundings, the mark taken for the digit, the others, and whether they are dark."""
+class Detection:
+    """The contrast (H, W) with the surroundings, the digit, the other marks, and whether the marks are dark."""
 
     contrast: Plane
     digit: Mark
     others: list[Mark]
-    frames: list[Mark]  # at the picture's edge, around one of these
+    frames: list[Mark]  # marks at the picture's edge that enclose other marks
     dark: bool
 
 
 def like_mnist(colours: Colours, box: int = 20) -> NDArray[np.uint8]:
-    """A digit (28, 28), ink bright on black, from a picture of one in any two colours, framed as ``framed`` does.
-
-    It is looked for in the whole picture, then on the sheet of paper if there is one, and then from nearby.
+    """A digit (28, 28), ink bright on black, from a picture of one in any two colours, scaled and centred by ``framed``.
 
     Raises:
         SeveralMarks: two marks or more could be the digit.
@@ -78,7 +76,7 @@ def like_mnist(colours: Colours, box: int = 20) -> NDArray[np.uint8]:
         raise ValueError("shows no digit: smaller than 2x2 pixels")
     if max(np.ptp(colours[..., channel]) for channel in range(3)) < 3:
         raise ValueError("shows no digit: it is of one colour")
-    found, scale = _search(colours)
+    found, scale = _search(colours)  # in the whole picture, then in a sheet of paper, then around the digit
     if found is not None and is_sheet(found.digit):
         colours = only_sheet(colours, found.digit, scale)
         found, scale = _search(colours)
@@ -93,27 +91,27 @@ def like_mnist(colours: Colours, box: int = 20) -> NDArray[np.uint8]:
     return framed(ink_of(found), box)
 
 
-def _search(colours: Colours, kinds: tuple[bool, ...] = (True, False)) -> tuple[Found | None, int]:
-    """The digit in a picture, dark or light, and how many times smaller than the picture it was looked for."""
-    scale = math.ceil(max(colours.shape[:2]) / SEARCHED)
+def _search(colours: Colours, kinds: tuple[bool, ...] = (True, False)) -> tuple[Detection | None, int]:
+    """The digit in a picture, dark or light, and the factor by which the picture was reduced for the search."""
+    scale = math.ceil(max(colours.shape[:2]) / SEARCH_SIZE)
     grey = without_noise(strongest_mixture(reduced(colours, scale)))
-    candidates = [found for dark in kinds if (found := find_digit(grey, dark)) is not None]
-    candidates.sort(key=lambda found: (is_sheet(found.digit), found.digit.weight))
+    detections = filter(None, (find_digit(grey, dark) for dark in kinds))
+    candidates = sorted(detections, key=lambda found: (is_sheet(found.digit), found.digit.weight))
     alike = len(candidates) == 2 and candidates[0].digit.weight > 0.4 * candidates[1].digit.weight
-    if alike and any(frame.is_around(candidates[1].digit) for frame in candidates[0].frames):
-        candidates.reverse()  # what the frame holds is paper
+    if alike and any(frame.encloses(candidates[1].digit) for frame in candidates[0].frames):
+        candidates.reverse()  # the area inside the frame is paper
     return candidates[-1] if candidates else None, scale
 
 
 def _cut(colours: Colours, box: Box, scale: int, margin: float) -> Colours:
-    """A part of a picture: a box in the picture ``scale`` times smaller, with a margin as a share of its longer side."""
+    """A part of a picture: ``box`` is in pixels of the reduced picture; ``margin`` is a fraction of its longer side."""
     more = round(margin * max(part.stop - part.start for part in box) * scale)
     rows, columns = (slice(max(0, part.start * scale - more), part.stop * scale + more) for part in box)
     return colours[rows, columns]
 
 
 def only_sheet(colours: Colours, sheet: Mark, scale: int) -> Colours:
-    """The part of a picture that shows a sheet of paper, with the paper's colour where it ends."""
+    """The part of a picture inside a sheet of paper; pixels outside the sheet get the paper's colour."""
     whole = ndimage.binary_erosion(filled(sheet.mask), NEIGHBOURS, iterations=max(1, round(0.015 * sheet.length)))
     part = _cut(colours, sheet.box, scale, 0)
     inside = np.kron(whole, np.ones((scale, scale), dtype=bool))[: part.shape[0], : part.shape[1]]
@@ -122,13 +120,13 @@ def only_sheet(colours: Colours, sheet: Mark, scale: int) -> Colours:
 
 
 def filled(mask: Mask) -> Mask:
-    """A mask with its holes."""
+    """A mask with its holes filled."""
     outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
     return np.asarray(outside[1:-1, 1:-1] != outside[0, 0])
 
 
 def reduced(colours: Colours, factor: int) -> Colours:
-    """Means of squares of ``factor`` pixels a side; what is left over at the right and at the bottom is dropped."""
+    """Means over squares of ``factor`` x ``factor`` pixels; incomplete squares at the right and bottom are dropped."""
     if factor == 1:
         return colours
     height, width = (length // factor for length in colours.shape[:2])
@@ -137,7 +135,7 @@ def reduced(colours: Colours, factor: int) -> Colours:
 
 
 def strongest_mixture(colours: Colours) -> Plane:
-    """The mixture of red, green and blue in which neighbouring pixels differ most; brightness where that is as good."""
+    """The mixture of red, green and blue with the most local contrast; brightness unless another one has twice its variance."""
     grey = colours @ LUMINANCE
     if max(np.abs(colours[..., 0] - colours[..., other]).max() for other in (1, 2)) < 3:
         return grey
@@ -151,27 +149,27 @@ def strongest_mixture(colours: Colours) -> Plane:
     return np.asarray(colours @ mixture + 255 * np.abs(mixture[mixture < 0]).sum(), dtype=np.float32)
 
 
-def find_digit(grey: Plane, dark: bool) -> Found | None:
-    """The largest dark or light mark with the pieces that belong to it, and the others that could be another digit."""
+def find_digit(grey: Plane, dark: bool) -> Detection | None:
+    """The most likely digit with all its pieces, and the marks that could be another digit; None if there is no mark."""
     plane = grey if dark else 255 - grey
-    slope = slope_of(plane)  # of the light; without it the darkest edge would pass for a mark
+    slope = slope_of(plane)  # uneven light: without this the darkest edge would be found as a mark
     noise = noise_of(plane - slope)
     ground = np.maximum(ground_of(plane - slope) + slope, 1)
-    # A share of the light, because that may be uneven.
+    # Relative to the light, because that may be uneven.
     contrast = np.clip((ground - plane) / np.maximum(ground, np.float32(24)), 0, 1).astype(np.float32)
     mask = ink_mask(contrast, noise / float(np.median(ground)))
-    every = connected(without_ruling(mask), ground - plane)
+    every = connected(without_ruled_lines(mask), ground - plane)
     marks = without_frames(every)
     if not marks:
         return None
     digit, rest = joined(marks[0], marks[1:], mask.shape)
     others = [m for m in rest if m.length > 0.4 * digit.length and m.strength > 0.5 * digit.strength and m.edge < 0.4]
     frames = [mark for mark in every if mark.edge and mark not in marks]
-    return Found(contrast, digit, others, frames, dark)
+    return Detection(contrast, digit, others, frames, dark)
 
 
 def without_noise(plane: Plane) -> Plane:
-    """Without single wrong pixels; blurred by more where close pixels differ by more, compared with the range."""
+    """Remove isolated wrong pixels, then blur in proportion to the noise."""
     if max(plane.shape) < 100 or min(plane.shape) < 3:
         return plane
     plane = without_wrong_pixels(plane)
@@ -181,7 +179,7 @@ def without_noise(plane: Plane) -> Plane:
 
 
 def without_wrong_pixels(plane: Plane) -> Plane:
-    """Medians of 3x3 pixels where more than one pixel of 200 differs much from all around it: salt and pepper."""
+    """A 3x3 median filter if more than one pixel in 200 is salt-and-pepper noise."""
     inner, around = plane[1:-1, 1:-1], (plane[:-2, 1:-1], plane[2:, 1:-1], plane[1:-1, :-2], plane[1:-1, 2:])
     margin = 0.2 * np.ptp(plane)
     alone = (inner > np.maximum.reduce(around) + margin) | (inner < np.minimum.reduce(around) - margin)
@@ -189,22 +187,22 @@ def without_wrong_pixels(plane: Plane) -> Plane:
 
 
 def noise_of(plane: Plane) -> float:
-    """The standard deviation of what differs at random between pixels close to each other, from its median."""
+    """A robust estimate of the standard deviation of the noise, from differences between close pixels."""
     step = max(1, min(plane.shape) // 50)
     return 1.4826 * float(np.median(np.abs(plane[:, step:] - plane[:, :-step]))) / math.sqrt(2)
 
 
 def ground_of(plane: Plane) -> Plane:
-    """The picture without dark marks: each is filled with what surrounds it.
+    """The background: dark marks are replaced by the brightness around them.
 
-    What is wider than a stroke stays: shadows, tables. Light specks, which would pass for the light there, do not.
+    Areas wider than a stroke stay, such as shadows and tables. Small light specks are removed first.
     """
     stroke, speck = (max(1, round(share * sum(plane.shape))) for share in (0.15, 0.03))
     return ndimage.grey_closing(ndimage.grey_opening(plane, (speck, speck)), (stroke, stroke))
 
 
 def slope_of(plane: Plane) -> Plane:
-    """What a picture has of a steady change from one side to the other, by the medians of its differences."""
+    """The linear change of brightness across a picture (H, W), from medians of differences."""
     slopes = []
     for turned in (plane, plane.T):
         part = max(1, len(turned) // 4)
@@ -214,7 +212,7 @@ def slope_of(plane: Plane) -> Plane:
 
 
 def ink_mask(contrast: Plane, noise: float) -> Mask:
-    """Pixels of clear contrast, and those of less that are connected with them."""
+    """Pixels of high contrast, and pixels of lower contrast connected with them (hysteresis threshold)."""
     floor = float(np.percentile(contrast, 25)) + max(0.02, 5 * noise)
     strong = max(floor, otsu(contrast[contrast > floor]))
     weak = max(floor, 0.6 * strong)
@@ -225,7 +223,7 @@ def ink_mask(contrast: Plane, noise: float) -> Mask:
 
 
 def otsu(values: NDArray[np.float32]) -> float:
-    """The threshold that divides values into two classes of the least variance (Otsu 1979); 0 where they are equal."""
+    """The threshold that divides values into two classes of the least variance (Otsu 1979); 0 if all are equal."""
     if not len(values) or np.ptp(values) < 1e-3:
         return 0.0
     counts, edges = np.histogram(values, 128)
@@ -235,8 +233,8 @@ def otsu(values: NDArray[np.float32]) -> float:
     return float(edges[1 + int(between.argmax())])
 
 
-def without_ruling(mask: Mask) -> Mask:
-    """Thin lines from edge to edge are ruled on the paper; what crosses them is kept."""
+def without_ruled_lines(mask: Mask) -> Mask:
+    """Remove thin lines from edge to edge, as on ruled paper; strokes that cross them stay. Changes ``mask``."""
     for turned in (mask, mask.T):
         height, width = turned.shape
         lines = opened(turned, (1, max(2, round(0.9 * width))))
@@ -251,7 +249,7 @@ def without_ruling(mask: Mask) -> Mask:
 
 
 def opened(mask: Mask, size: tuple[int, int]) -> Mask:
-    """What of a mask is covered by rectangles of that size in it."""
+    """Morphological opening of a mask with a rectangle of ``size`` (rows, columns)."""
     return ndimage.grey_opening(mask.astype(np.uint8), size, mode="constant").astype(bool)
 
 
@@ -265,7 +263,7 @@ def connected(mask: Mask, darker: Plane) -> list[Mark]:
     for label, box in boxes[:15]:
         own = labels[box] == label
         strength = float(darker[box][own].mean())
-        if strength < 1.5 or math.hypot(*own.shape) < 4:  # a grey level is rounding, few pixels are no shape
+        if strength < 1.5 or math.hypot(*own.shape) < 4:  # a grey level is rounding, a few pixels have no shape
             continue
         edge = inner[box][own].size - inner[box][own].sum()
         marks.append(Mark(box, own, strength, min(0.7, edge / math.hypot(*own.shape))))
@@ -273,18 +271,18 @@ def connected(mask: Mask, darker: Plane) -> list[Mark]:
 
 
 def without_frames(marks: list[Mark]) -> list[Mark]:
-    """What goes around a mark of some size, and is as dark, is no digit."""
+    """Remove marks that enclose another mark of similar darkness: they are frames."""
 
     def is_frame(mark: Mark, other: Mark) -> bool:
         alike = other.length > 0.2 * mark.length and other.strength > 0.5 * mark.strength
         middle = [(part.start + part.stop) // 2 - start.start for part, start in zip(other.box, mark.box, strict=True)]
-        return alike and mark.is_around(other) and bool(filled(mark.mask)[tuple(middle)])
+        return alike and mark.encloses(other) and bool(filled(mark.mask)[tuple(middle)])
 
     return [mark for mark in marks if not any(is_frame(mark, other) for other in marks)]
 
 
 def is_sheet(mark: Mark) -> bool:
-    """Whether a mark is a filled rectangle, turned by any angle, with something on it: paper, not ink."""
+    """Whether a mark is a rectangle, at any angle, with holes in it: a sheet of paper with writing."""
     whole = filled(mark.mask)
     points = np.argwhere(whole & ~ndimage.binary_erosion(whole)).astype(float)
     area = whole.sum()
@@ -297,7 +295,7 @@ def is_sheet(mark: Mark) -> bool:
 
 
 def joined(main: Mark, rest: list[Mark], shape: tuple[int, ...]) -> tuple[Mark, list[Mark]]:
-    """The main mark with the pieces that broke off it, such as the bar of a 5; and the other marks."""
+    """The main mark with its separate pieces, such as the bar of a 5; and the other marks."""
     if not rest:
         return main, []
     mask = np.zeros(shape, dtype=bool)
@@ -317,8 +315,8 @@ def joined(main: Mark, rest: list[Mark], shape: tuple[int, ...]) -> tuple[Mark, 
     return Mark(box, mask[box], main.strength, main.edge), others
 
 
-def ink_of(found: Found) -> Plane:
-    """The digit alone, cut out, from 0 for paper to 1 for ink."""
+def ink_of(found: Detection) -> Plane:
+    """The digit (H, W) without its surroundings, from 0 for paper to 1 for ink."""
     contrast, digit = found.contrast, found.digit
     mask = np.zeros(contrast.shape, dtype=bool)
     mask[digit.box] = digit.mask
@@ -330,16 +328,16 @@ def ink_of(found: Found) -> Plane:
 
 
 def framed(ink: Plane, box: int) -> NDArray[np.uint8]:
-    """A digit (28, 28) scaled to fit a square of ``box`` pixels, its centre of mass in the middle.
+    """A digit (28, 28) scaled to fit a square of ``box`` pixels, with its centre of mass in the middle.
 
-    So was MNIST made, with a box of 20 (LeCun et al. 1998, section III.A).
+    MNIST was made like this with a box of 20 (LeCun et al. 1998, section III.A).
     """
     scale = box / max(ink.shape)
     height, width = (max(1, round(length * scale)) for length in ink.shape)
     way = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
     small = np.asarray(Image.fromarray(ink).resize((width, height), way))
     small = np.clip(small / small.max(), 0, 1)
-    # Where the first pixel reaches from 0 to 1, the centre of mass of every MNIST digit is in [14, 15).
+    # With the first pixel spanning [0, 1], the centre of mass of every MNIST digit is in [14, 15).
     y = float((small.sum(axis=1) * (np.arange(height) + 0.5)).sum() / small.sum())
     x = float((small.sum(axis=0) * (np.arange(width) + 0.5)).sum() / small.sum())
     top = min(max(math.ceil(14 - y), 0), 28 - height)

@@ -1,4 +1,4 @@
-"""The IDX files in which MNIST and its relatives are published.
+"""Reading of IDX files, the format of MNIST and similar data sets.
 
 The format: http://yann.lecun.com/exdb/mnist/. Big-endian 32-bit header: a magic number (0x0803 images, 0x0801 labels),
 then the size of each dimension; then unsigned bytes, last dimension fastest.
@@ -21,7 +21,7 @@ from mnist_exp.data.files import DataError, Labelled, Listing, cache_directory, 
 from mnist_exp.data.splits import Dataset, Preparation, prepare
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-# Names of folders, in small letters and digits, that hold other pictures under the same file names.
+# Data sets with the same file names, by the names of their folders in lower case without punctuation.
 OTHER_DATA_SETS = frozenset({"mnist", "fashionmnist", "fashion", "kmnist", "kuzushijimnist", "emnist", "notmnist"})
 LOG = logging.getLogger("mnist_exp")
 
@@ -31,15 +31,15 @@ def idx_folder(*, root: str | None, download: str | None, **preparation: Unpack[
 
     Args:
         root: the folder that holds ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte``
-            and ``t10k-labels-idx1-ubyte``, with or without ``.gz``; ``train-images.idx3-ubyte`` is known too, and each may
-            lie in a folder of its name. Where they are not there, torchvision's ``MNIST/raw`` below it counts, or a
-            single folder directly below it. None: a folder of the cache, named after ``download``.
-        download: what is fetched when files are absent, into ``root``: ``MNIST``, ``FashionMNIST`` or ``KMNIST``.
-            None: nothing.
+            and ``t10k-labels-idx1-ubyte``, with or without ``.gz``; ``train-images.idx3-ubyte`` is accepted too, and each
+            file may be in a folder of its own name. If they are not there, torchvision's ``MNIST/raw`` below it is
+            used, or the only folder below it that has them. None: a folder of the cache, named after ``download``.
+        download: the data set to download into ``root`` if files are missing: ``MNIST``, ``FashionMNIST`` or ``KMNIST``.
+            None: no download.
         preparation: see ``mnist_exp.data.splits.prepare``.
 
     Raises:
-        DataError: files are missing and cannot be fetched, or are unreadable, damaged or contradictory; or several folders
+        DataError: files are missing and cannot be downloaded, or are unreadable, damaged or inconsistent; or several folders
             hold such files.
     """
     if download is not None and download not in DOWNLOADABLE:
@@ -69,7 +69,7 @@ def idx_folder(*, root: str | None, download: str | None, **preparation: Unpack[
 
 
 def _files_in(folder: Path, listed: Listing) -> dict[str, Path]:
-    """Where each of ``FILES`` is, of those that are there: in the folder, or in a folder of its name, as archives unpack."""
+    """The path of each of ``FILES`` found in the folder, or in a folder of its own name, as some archives unpack."""
     found = {}
     for file in FILES:
         names = _spellings(file)
@@ -83,13 +83,13 @@ def _files_in(folder: Path, listed: Listing) -> dict[str, Path]:
 
 
 def _folder_below(folder: Path, listed: Listing, download: str | None) -> Path | None:
-    """The folder below that holds all files: torchvision's, else one directly below.
+    """The subfolder that holds all files: torchvision's, else one directly below; None if there is none.
 
     Args:
-        download: the data set, where it is a certain one; folders that are called like another do not count then.
+        download: the data set, if known; folders named after another data set are ignored then.
 
     Raises:
-        DataError: there are several.
+        DataError: several subfolders hold all files.
     """
 
     def holding_all(names: Iterable[str]) -> list[str]:
@@ -98,7 +98,7 @@ def _folder_below(folder: Path, listed: Listing, download: str | None) -> Path |
 
     others = OTHER_DATA_SETS - {_plain(download)} if download else frozenset()
     found = holding_all(f"{name}/raw" for name in ([download] if download else DOWNLOADABLE))
-    if not (download and found):  # asked for a certain one, and here it is by its full name
+    if not (download and found):  # else torchvision's folder of the requested data set is used
         found += holding_all(sorted(name for name in listed.folders if _plain(name) not in others))
     if len(found) > 1:
         own = [name for name in found if download and _plain(name) == _plain(download)]

@@ -1,4 +1,4 @@
-"""Image files of any size and kind, decoded to colours."""
+"""Decoding of image files to colours."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image, ImageOps
 
 from mnist_exp.data.files import DataError, read_bytes
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # of Pillow's, those that are plain pictures
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # of those that Pillow can read
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-LARGEST = 120_000_000  # pixels; telephones take up to 108 million
-KEPT = 2000  # pixels of the longer side that are kept of larger pictures
+LARGEST = 120_000_000  # pixels; photographs of telephones have up to 108 million
+MAX_SIDE = 2000  # pixels of the longer side; larger pictures are reduced
 
-# How files begin: offset, bytes. For a true reason where a file cannot be decoded.
+# Signatures of file formats, (offset, bytes), for the error message when a file cannot be decoded.
 READ: dict[str, tuple[int, bytes | tuple[bytes, ...]]] = {
     "PNG": (0, b"\x89PNG"),
     "JPEG": (0, b"\xff\xd8\xff"),
@@ -41,7 +41,7 @@ NOT_READ: dict[str, tuple[int, bytes | tuple[bytes, ...]]] = {
 
 
 def read_picture(path: Path) -> NDArray[np.float32]:
-    """The colours in a file, as ``decoded`` returns them, whatever the suffix of its name.
+    """The colours (H, W, 3) of an image file, see ``decoded``; the suffix of its name has no effect.
 
     Raises:
         DataError: the file cannot be read, or ``decoded`` refuses it.
@@ -53,30 +53,32 @@ def read_picture(path: Path) -> NDArray[np.float32]:
 
 
 def decoded(content: bytes, largest: int = LARGEST) -> NDArray[np.float32]:
-    """Red, green and blue (H, W, 3), 0 to 255, of an image file, upright, its longer side at most ``KEPT`` pixels.
+    """Red, green and blue (H, W, 3), 0 to 255, of an image file, upright, its longer side at most ``MAX_SIDE`` pixels.
 
     Args:
-        largest: pixels that it may have; decoding takes up to 16 bytes for each.
+        largest: greatest number of pixels; decoding takes up to 16 bytes for each.
 
     Raises:
-        ValueError: it is no picture, of a format that is not read, damaged, larger than ``largest``, or all transparent.
+        ValueError: it is not a picture, has an unsupported format, is damaged, larger than ``largest``, or all transparent.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # largest decides
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ``largest`` is checked below
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ValueError(f"has more than {largest // 1_000_000} million pixels") from error
-    except Exception as error:  # Pillow has no common base: OSError, SyntaxError, zlib.error, struct.error ...
+    except Exception as error:  # Pillow has no common exception: OSError, SyntaxError, zlib.error, struct.error ...
         raise ValueError(_reason(content)) from error
     with image:
         if image.width * image.height > largest:
             raise ValueError(f"has more than {largest // 1_000_000} million pixels: {image.width}x{image.height}")
         try:
-            image.draft("RGB", (KEPT, KEPT))  # a JPEG is decoded at a half, a quarter or an eighth of its size
+            image.draft(
+                "RGB", (MAX_SIDE, MAX_SIDE)
+            )  # faster: a large JPEG is decoded at a half, a quarter or an eighth of its size
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return _on_a_ground(_reduced(image))
+            return _on_background(_reduced(image))
         except _Transparent as error:
             raise ValueError("is transparent everywhere") from error
         except Exception as error:
@@ -100,9 +102,9 @@ def _reason(content: bytes) -> str:
 
 
 def _reduced(image: Image.Image) -> NDArray[np.float32]:
-    """Colours and opacity (H, W, 4), 0 to 255, with means of squares of pixels where a picture is large."""
-    factor = math.ceil(max(image.size) / KEPT)
-    if image.mode.startswith(("I", "F")):  # 16 bits and more, which Pillow would cut off instead of scaling
+    """Colours and opacity (H, W, 4), 0 to 255; a large picture is reduced to means over squares of pixels."""
+    factor = math.ceil(max(image.size) / MAX_SIDE)
+    if image.mode.startswith(("I", "F")):  # 16 bits and more, which Pillow would clip instead of scaling
         values = np.asarray(image)
         height, width = (length // factor for length in values.shape)
         squares = values[: height * factor, : width * factor].reshape(height, factor, width, factor)
@@ -115,8 +117,8 @@ def _reduced(image: Image.Image) -> NDArray[np.float32]:
 
 
 def _means(image: Image.Image, factor: int) -> NDArray[np.float32]:
-    """Colours and opacity of an image of 8 bits a channel, or a part of it."""
-    if image.has_transparency_data:  # also where one colour of a palette or of all stands for it
+    """Colours and opacity (H, W, 4) of an image of 8 bits a channel, reduced by ``factor``."""
+    if image.has_transparency_data:  # also if a palette entry or one colour is transparent
         image = image.convert("RGBA")
     elif image.mode not in {"L", "RGB", "CMYK"}:
         image = image.convert("L" if image.mode == "1" else "RGB")
@@ -124,11 +126,11 @@ def _means(image: Image.Image, factor: int) -> NDArray[np.float32]:
     return np.asarray(small.convert("RGBA"), dtype=np.float32)
 
 
-def _on_a_ground(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Colours (H, W, 3) of a picture (H, W, 4), laid on what its own colour stands out from.
+def _on_background(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Colours (H, W, 3) of a picture (H, W, 4), with a background of good contrast behind its transparent pixels.
 
-    Ink alone is laid on white or on black, whichever it differs from more; a picture that is solid for the most part,
-    such as one with round corners, on its own most common colour.
+    Ink alone gets white or black, whichever differs more from it; a mostly opaque picture, for example one with round
+    corners, gets its own median colour.
     """
     colours, opacity = pixels[..., :3], pixels[..., 3:] / 255
     if opacity.min() == 1:

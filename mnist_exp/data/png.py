@@ -34,14 +34,14 @@ from mnist_exp.data.splits import Dataset, Preparation, prepare
 from mnist_exp.runs.provenance import available_cores
 
 LOG = logging.getLogger("mnist_exp")
-SPLITS = {"train": ("train", "training"), "test": ("test", "testing")}  # names in any case, of folders and archives
+SPLITS = {"train": ("train", "training"), "test": ("test", "testing")}  # names of folders and archives, in any case
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHUNK = 512  # images a thread decodes at a time
 
 
 class Member(NamedTuple):
-    """A file of a split: its path inside the folder or archive, what an error calls it, and its bytes."""
+    """A file of a split: its path inside the folder or archive, its name in error messages, and its bytes."""
 
     path: PurePosixPath
     where: str
@@ -49,21 +49,20 @@ class Member(NamedTuple):
 
 
 def png_folder(*, root: str, **preparation: Unpack[Preparation]) -> Dataset:
-    """Digits from 28x28 grey PNG files, named ``{number}_{label}.png`` or lying in a folder named by their label.
+    """Digits from 28x28 grey PNG files, named ``{number}_{label}.png`` or in a folder named after their label.
 
-    Numbered files come in the order of their numbers; files in folders in the natural order of their names, ``2`` before
-    ``10``, and where names are the same in that of their labels. They are decoded once; the result is kept in the cache
-    under a key of every name and byte of the source.
+    Numbered files are sorted by number; files in folders by name in natural order (``2`` before ``10``), then by label.
+    They are decoded once; the result is stored in the cache under a hash of all names and bytes of the source.
 
     Args:
         root: holds ``train`` (or ``training``) and ``test`` (or ``testing``), each a folder or a ``.tar``, ``.tar.gz`` or
-            ``.tgz``, or a single folder that does. A folder goes first where both are there. Sub-folders are searched;
-            what ``is_system_file`` is passed over.
+            ``.tgz``; or a single folder that holds both. A folder is preferred to an archive. Subfolders are searched;
+            system files are ignored.
         preparation: see ``mnist_exp.data.splits.prepare``.
 
     Raises:
-        DataError: a split is missing, there twice, empty or unreadable; a file has another name, is no PNG, not 28x28 or
-            not grey; or its name and its folder give it two labels.
+        DataError: a split is missing, ambiguous, empty or unreadable; a file has another name, is not a PNG, not 28x28 or
+            not grey; or its name and its folder give different labels.
     """
     folder = folder_of(root)
     listed = listing(folder)
@@ -86,14 +85,14 @@ def png_folder(*, root: str, **preparation: Unpack[Preparation]) -> Dataset:
 
 
 def _sources(root: Path, listed: Listing) -> dict[str, Path]:
-    """The folder or archive of each split that is there.
+    """The folder or archive of each split that exists.
 
     Raises:
-        DataError: a split has several.
+        DataError: a split has more than one name.
     """
     sources = {}
     for split, stems in SPLITS.items():
-        found: dict[str, list[Path]] = {}  # by stem, as it is spelled; the folder first
+        found: dict[str, list[Path]] = {}  # by stem, folders before archives
         for suffix in ("", *ARCHIVES):
             for name in sorted(listed.files if suffix else listed.folders):
                 stem = name[: len(name) - len(suffix)]
@@ -101,7 +100,7 @@ def _sources(root: Path, listed: Listing) -> dict[str, Path]:
                     found.setdefault(stem, []).append(root / name)
         if len(found) > 1:
             several = " and ".join(paths[0].name for paths in found.values())
-            raise DataError(f"{root}: {several} are both there; leave the one that is meant")
+            raise DataError(f"{root}: {several} are both there; keep one of them")
         if found:
             ((sources[split], *_),) = found.values()
     return sources
@@ -110,7 +109,7 @@ def _sources(root: Path, listed: Listing) -> dict[str, Path]:
 def _read_split(source: Path) -> Labelled:
     members = list(_files(source)) if source.is_dir() else None
     if members is not None:
-        # Lengths keep two sources apart whose names and bytes run together to the same text.
+        # With the lengths, two sources whose names and bytes join to the same text have different keys.
         parts = (b"%s\0%d\0%s" % (os.fsencode(str(m.path)), len(m.content), m.content) for m in members)
         key = _digest(b"folder 2", parts)
     else:
@@ -133,7 +132,7 @@ def _digest(kind: bytes, parts: Iterable[bytes]) -> str:
 
 
 def _files(folder: Path) -> Iterator[Member]:
-    """The files of a folder and its sub-folders, sorted by path."""
+    """The files of a folder and its subfolders, sorted by path."""
 
     def stop(error: OSError) -> None:
         raise DataError(f"{error.filename}: {describe(error)}") from error
@@ -147,14 +146,14 @@ def _files(folder: Path) -> Iterator[Member]:
 
 
 def _archived(path: Path, content: bytes) -> Iterator[Member]:
-    """The files of a tar archive, which is never unpacked to disk."""
+    """The files of a tar archive, without unpacking it to disk."""
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             for info in tar:
                 inside = PurePosixPath(info.name)
                 if info.isdir() or is_system_file(inside):
                     continue
-                # Of a sparse file a few bytes may claim any number of zeros.
+                # A small sparse file can expand to any number of zeros.
                 file = tar.extractfile(info) if info.isfile() and not info.issparse() else None
                 if file is None:
                     raise DataError(f"{path}: {info.name}: not a plain file")
@@ -162,7 +161,7 @@ def _archived(path: Path, content: bytes) -> Iterator[Member]:
             end = content[tar.offset :]
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise DataError(f"{path}: damaged tar archive") from error
-    # tarfile takes a damaged or cut header for the end; a whole archive ends with blocks of zeros (POSIX.1-2001, pax).
+    # tarfile stops silently at a damaged header; a complete archive ends with blocks of zeros (POSIX.1-2001, pax).
     if len(end) < tarfile.BLOCKSIZE or any(end):
         raise DataError(f"{path}: damaged tar archive")
 
@@ -182,10 +181,10 @@ def _decode(source: Path, members: Sequence[Member]) -> Labelled:
 
 
 def _labelled(members: Sequence[Member]) -> list[tuple[int, Member]]:
-    """Members with their labels, in order: by their numbers, or by their names where all lie in folders of their labels.
+    """Members with their labels, sorted by number, or by name if all are in folders of their labels.
 
     Raises:
-        DataError: a member has no label, or two; a number or a path is there twice; or some have numbers and others folders.
+        DataError: a member has no label or two labels; a number or a path occurs twice; or only some have numbers.
     """
     labels, numbers, foldered = [], [], []
     for member in members:
@@ -224,12 +223,12 @@ def _labelled(members: Sequence[Member]) -> list[tuple[int, Member]]:
 
 
 def _natural(name: str) -> list[str | int]:
-    """A key that sorts ``2`` before ``10``; text and numbers take turns in it, so that keys can be compared."""
+    """A key that sorts ``2`` before ``10``; text and numbers alternate, so that keys can be compared."""
     return [int(part) if part.isdecimal() and part.isascii() else part for part in re.split("([0-9]+)", name)]
 
 
 def _repeated(values: Sequence[object]) -> tuple[int, int] | None:
-    """Where the first value that occurs twice is, and is again."""
+    """The two indices of the first value that occurs twice; None if there is none."""
     first: dict[object, int] = {}
     for index, value in enumerate(values):
         if value in first:
@@ -239,7 +238,7 @@ def _repeated(values: Sequence[object]) -> tuple[int, int] | None:
 
 
 def _pixels(member: Member) -> NDArray[np.uint8]:
-    """(28, 28) uint8."""
+    """The pixels (28, 28), uint8."""
     from PIL import Image
 
     if not member.content.startswith(SIGNATURE):
@@ -248,11 +247,13 @@ def _pixels(member: Member) -> NDArray[np.uint8]:
         )
     try:
         with Image.open(io.BytesIO(member.content), formats=["PNG"]) as image:
-            image.verify()  # decoding alone does not look at the checksums of pixel data
+            image.verify()  # decoding alone does not check the checksums of pixel data
         with Image.open(io.BytesIO(member.content), formats=["PNG"]) as image:
             size, mode = image.size, image.mode
             pixels = np.asarray(image if mode == "L" else image.convert("RGBA")) if size == (28, 28) else None
-    except Exception as error:  # Pillow has no common base: OSError, SyntaxError, ValueError, zlib.error, struct.error
+    except (
+        Exception
+    ) as error:  # Pillow has no common exception: OSError, SyntaxError, ValueError, zlib.error, struct.error
         raise DataError(f"{member.where}: unreadable PNG (damaged or truncated)") from error
     if pixels is None:
         raise DataError(f"{member.where}: {size[0]}x{size[1]} pixels, expected 28x28")
@@ -268,7 +269,7 @@ def _pixels(member: Member) -> NDArray[np.uint8]:
 
 
 def _with_progress(parts: Iterator[NDArray[np.uint8]], total: int, description: str) -> Iterator[NDArray[np.uint8]]:
-    """Pass ``parts`` on; meanwhile a bar on a terminal, one line elsewhere."""
+    """Yield ``parts`` with a progress bar on a terminal, or one line elsewhere."""
     if not sys.stderr.isatty():
         print(description, file=sys.stderr)
         yield from parts

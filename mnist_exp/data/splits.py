@@ -1,4 +1,4 @@
-"""From stored images to the tensors that are trained on: splits, resize, normalisation."""
+"""From stored images to tensors: splits, resizing, normalisation."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Dataset:
     """A data set.
 
     Attributes:
-        background: what a black pixel becomes, (0 - mean) / std, in float32; (C, 1, 1) where channels differ.
-        digest: of the stored images before they are split, see ``content_digest``; None where nobody computed it.
-        mean, std: that pixels were normalised with: one number, or one for each channel.
+        background: a normalised black pixel, (0 - mean) / std, in float32; (C, 1, 1) if there are several channels.
+        digest: of the stored images before the split, see ``content_digest``; None if it was not computed.
+        mean, std: used for the normalisation: one number, or one for each channel.
     """
 
     train: Split
@@ -55,7 +55,7 @@ class Dataset:
 
 
 class Preparation(TypedDict, total=False):
-    """What every loader takes beside the place where the digits lie; defaults in ``prepare``."""
+    """The arguments of every loader apart from the path; defaults in ``prepare``."""
 
     image_size: int | None
     channels: int
@@ -87,39 +87,28 @@ def prepare(
     Args:
         train: the official training images.
         test: the official test images; never split, never limited.
-        image_size: pixels a side; where images have another size, they are resized as torchvision's ``Resize`` does:
-            bilinear, antialiased, rounded to uint8. None: as they are stored.
+        image_size: height and width in pixels; images of another size are resized like torchvision's ``Resize``:
+            bilinear, antialiased, rounded to uint8. None: the stored size.
         channels: of the images; 1 is grey, 3 is colour.
         num_classes: labels are 0 to ``num_classes`` - 1.
         mean: subtracted from pixels that are scaled to [0, 1]: a number, or one for each channel. None: the mean of the
-            images that are trained on, as stored, for each channel.
-        std: what the difference is divided by; positive. None: their standard deviation.
+            stored training images of this run, for each channel.
+        std: divisor of the result; positive. None: the standard deviation of the same images.
         val_size: training images held out for validation, stratified by label.
-        split_seed: chooses which; not negative.
-        limit: training images kept after that, stratified by label; a smaller limit keeps some of a larger one's.
+        split_seed: seed of the choice; not negative.
+        limit: training images kept after that, stratified by label; a smaller limit keeps a subset of a larger one's.
         swap_splits: train on the test digits and test on the training digits.
 
     Raises:
-        DataError: a setting is out of range, contradicts the images, or asks for more of them than there are.
+        DataError: a setting is out of range, does not match the images, or needs more images than there are.
     """
-    if image_size is not None and image_size < 1:
-        raise DataError(f"data.image_size={image_size} is not positive")
-    if std is not None and not np.all(np.array(std) > 0):
-        raise DataError(f"data.std={std} is not positive")
-    if split_seed < 0:
-        raise DataError(f"data.split_seed={split_seed} is negative")
+    _check_ranges(image_size, std, split_seed)
     check_images(train, test, channels, num_classes)
     digest = content_digest(train, test)
     if swap_splits:
         train, test = test, train
     total = len(train.labels)
-    if not 0 <= val_size < total:
-        raise DataError(f"data.val_size={val_size} is not in 0..{total - 1}: there are {total} training images")
-    kept = total - val_size if limit is None else limit
-    if not 1 <= kept <= total - val_size:
-        raise DataError(
-            f"data.limit={limit} is not in 1..{total - val_size}: {total} training images less data.val_size={val_size}"
-        )
+    kept = _training_size(total, val_size, limit)
 
     order = stratified_order(train.labels, split_seed) if val_size or limit is not None else np.arange(total)
     trained_on = np.sort(order[val_size : val_size + kept])
@@ -144,16 +133,42 @@ def prepare(
     )
 
 
+def _check_ranges(image_size: int | None, std: float | Sequence[float] | None, split_seed: int) -> None:
+    if image_size is not None and image_size < 1:
+        raise DataError(f"data.image_size={image_size} is not positive")
+    if std is not None and not np.all(np.array(std) > 0):
+        raise DataError(f"data.std={std} is not positive")
+    if split_seed < 0:
+        raise DataError(f"data.split_seed={split_seed} is negative")
+
+
+def _training_size(total: int, val_size: int, limit: int | None) -> int:
+    """The number of images to train on, of ``total`` training images.
+
+    Raises:
+        DataError: ``val_size`` or ``limit`` leaves none or asks for more than there are.
+    """
+    if not 0 <= val_size < total:
+        raise DataError(f"data.val_size={val_size} is not in 0..{total - 1}: there are {total} training images")
+    if limit is None:
+        return total - val_size
+    if not 1 <= limit <= total - val_size:
+        raise DataError(
+            f"data.limit={limit} is not in 1..{total - val_size}: {total} training images less data.val_size={val_size}"
+        )
+    return limit
+
+
 def labelled(returned: Any, num_classes: int) -> tuple[Labelled, Labelled]:
     """The training and the test images that a user's loader returned.
 
     Args:
         returned: four arrays, or an object with attributes of their names: ``train_images``, ``train_labels``,
             ``test_images``, ``test_labels``.
-        num_classes: decides in what type labels are kept.
+        num_classes: greatest label plus one; labels are stored as uint8 up to 256 classes, else as int64.
 
     Raises:
-        DataError: it is something else; images are not uint8, (N, H, W) or (N, H, W, C); or labels are no integers.
+        DataError: it is something else; images are not uint8, (N, H, W) or (N, H, W, C); or labels are not integers in range.
     """
     names = ("train_images", "train_labels", "test_images", "test_labels")
     if not isinstance(returned, tuple | list):
@@ -180,7 +195,7 @@ def labelled(returned: Any, num_classes: int) -> tuple[Labelled, Labelled]:
 
 
 def check_images(train: Labelled, test: Labelled, channels: int, num_classes: int) -> None:
-    """Check that images and labels of both splits are what the settings say.
+    """Check images and labels of both splits against the settings.
 
     Raises:
         DataError: sizes or channels differ, images are not square, there are none, or a label is out of range.
@@ -203,19 +218,19 @@ def check_images(train: Labelled, test: Labelled, channels: int, num_classes: in
 
 
 def pixel_statistics(images: NDArray[np.uint8]) -> tuple[float | list[float], float | list[float]]:
-    """Mean and standard deviation of pixels scaled to [0, 1], exact to rounding: numbers, or lists with one for each channel."""
+    """Mean and standard deviation of pixels scaled to [0, 1], exact to rounding: numbers, or lists if there are channels."""
     by_channel = images.reshape(-1, images.shape[3]) if images.ndim == 4 else images.reshape(-1, 1)
     levels = np.arange(256) / 255
     means, stds = [], []
     for channel in by_channel.T:
         shares = np.bincount(channel, minlength=256) / len(channel)
         means.append(float(shares @ levels))
-        stds.append(float(np.sqrt(shares @ (levels - means[-1]) ** 2)) or 1.0)  # of one colour only: 1
+        stds.append(float(np.sqrt(shares @ (levels - means[-1]) ** 2)) or 1.0)  # 1 if all pixels are equal
     return (means[0], stds[0]) if len(means) == 1 else (means, stds)
 
 
 def content_digest(train: Labelled, test: Labelled) -> str:
-    """16 hexadecimal digits (the first of a SHA-256) of all images and labels, whatever files they come from."""
+    """16 hexadecimal digits (the first of a SHA-256) of all images and labels; independent of the file format."""
     digest = hashlib.sha256()
     for part in (*train, *test):
         digest.update(str(part.shape).encode())
@@ -230,22 +245,22 @@ def as_input(
     mean: float | Sequence[float],
     std: float | Sequence[float],
 ) -> Tensor:
-    """What a network sees, (N, C, S, S) float32, of images (N, H, W) or (N, H, W, C) as they are stored."""
+    """The network's input, (N, C, S, S) float32, from stored images (N, H, W) or (N, H, W, C)."""
     pixels = torch.from_numpy(np.array(images))
     pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
     if image_size is not None and pixels.shape[2:] != (image_size, image_size):
-        # As torchvision resizes uint8 tensors and, to the bit, as Pillow resizes images.
+        # Bit-identical to torchvision (uint8 tensors) and to Pillow.
         pixels = interpolate(pixels, size=(image_size, image_size), mode="bilinear", antialias=True)
     return normalised(pixels.to(torch.float32).div_(255), mean, std)
 
 
 def normalised(pixels: Tensor, mean: float | Sequence[float], std: float | Sequence[float]) -> Tensor:
-    """``pixels`` (N, C, S, S), floating point and in [0, 1], less ``mean`` and divided by ``std``, in place."""
+    """``pixels`` (N, C, S, S), floating point in [0, 1], minus ``mean`` and divided by ``std``, in place."""
     return pixels.sub_(_for_channels(mean, pixels)).div_(_for_channels(std, pixels))
 
 
 def pixels_of(images: Tensor, mean: float | Sequence[float], std: float | Sequence[float]) -> NDArray[np.uint8]:
-    """Normalised images (N, C, S, S) as they looked: (N, S, S), or (N, S, S, 3) where they have three channels; uint8."""
+    """Undo the normalisation of images (N, C, S, S): (N, S, S), or (N, S, S, 3) for three channels; uint8."""
     shown = (
         (images * _for_channels(std, images) + _for_channels(mean, images)).mul(255).round().clamp(0, 255).byte().cpu()
     )
@@ -258,12 +273,12 @@ def _for_channels(value: float | Sequence[float], images: Tensor) -> float | Ten
 
 
 def stratified_order(labels: NDArray[np.integer[Any]], seed: int) -> NDArray[np.intp]:
-    """All indices (N,), shuffled so that every run of neighbours holds the labels in their overall proportions.
+    """All indices (N,), shuffled so that every contiguous part has the labels in their overall proportions.
 
-    The k-th of the n images of a class, counted in a random order, is put at (k + 1/2) / n of the way, so among any m
-    neighbours there are m * n / N of that class, to within two where classes are of about the same size.
+    The k-th of the n images of a class, counted in a random order, gets position (k + 1/2) / n, so any m
+    neighbours contain m * n / N of that class, to within two if classes have about the same size.
     """
-    # RandomState, because its stream is frozen for ever (NumPy Enhancement Proposal 19); Generator's is not.
+    # RandomState, because its stream never changes (NumPy Enhancement Proposal 19); Generator's may.
     random = np.random.RandomState([seed % 2**32, seed // 2**32])
     position = np.empty(len(labels))
     for label in np.unique(labels):

@@ -1,1 +1,1 @@
-"""Callbacks that show or send a run's progress: the console, Weights & Biases, TensorBoard."""
+"""Callbacks that show or store the progress of a run: console, Weights & Biases, TensorBoard, profiler."""

@@ -1,6 +1,6 @@
-"""The run on the console: a row of a table for each epoch, a progress bar on a terminal, the result at the end.
+"""The console output of a run: a row for each epoch, a progress bar on a terminal, the result at the end.
 
-Messages go through the package's logger, so ``train.log`` has them, too. Piped output is plain text.
+Messages go through the package's logger, so they are in ``train.log``, too. Piped output is plain text.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from mnist_exp.terminal import Terminal
 from mnist_exp.training.events import Callback, EpochMetrics, StepDone, TrainingEnded, TrainingStarted
 
 LOG = logging.getLogger("mnist_exp")
-ONLY_IN_THE_LOG = {"only_in_the_log": True}  # of a record whose content the console shows in its own way
+ONLY_IN_THE_LOG = {"only_in_the_log": True}  # extra of a log record that the console shows in another form
 
 
 class Console(Callback):
     """Shows one run. Use as a context manager: inside it, the package's log messages appear on the console.
 
     Args:
-        directory: of the run, named at the end.
+        directory: the run directory.
         quiet: show warnings, errors and the result line only.
-        in_sweep: the sweep shows how its jobs do; show warnings and errors only.
-        options: what must be typed, beside the directory, to continue an interrupted run in the same way.
+        in_sweep: show warnings and errors only, because the sweep shows the results.
+        options: arguments that the command to resume the run needs besides the directory.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Console(Callback):
 
 
 def epoch_line(event: EpochMetrics) -> str:
-    """One epoch in the words of study B: train, then test, loss before accuracy."""
+    """One epoch in the format of study B: train, then test; loss, then accuracy."""
     parts = [f"{split.title()} Loss {loss:.4f}, Acc {accuracy:.2%}" for split, loss, accuracy in _splits(event)]
     return " | ".join([*parts, f"{event.train_seconds:.1f} s"])
 
@@ -160,7 +160,7 @@ def _splits(event: EpochMetrics) -> list[tuple[str, float, float]]:
 
 
 class _Handler(logging.Handler):
-    """Log messages through the console that owns the progress bar, so that neither overwrites the other."""
+    """Prints log messages on the console that shows the progress bar, so that they do not overwrite each other."""
 
     def __init__(self, console: Terminal, level: int) -> None:
         super().__init__(level)

@@ -1,4 +1,4 @@
-"""Where the first epoch of a run went: ``profile.txt`` and ``trace.json.gz`` in the run directory."""
+"""A profile of the first epoch of a run: ``profile.txt`` and ``trace.json.gz`` in the run directory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ROWS = 40
 
 
 class Profiler(Callback):
-    """Profiles from the start to the end of the first epoch, its evaluation and its checkpoint included.
+    """Profiles the first epoch, with its evaluation and checkpoint.
 
     Args:
-        directory: of the run.
+        directory: the run directory.
     """
 
     def __init__(self, directory: Path) -> None:

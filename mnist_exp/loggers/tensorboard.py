@@ -1,7 +1,7 @@
 """The run's curves for TensorBoard, in ``tensorboard/`` of the run directory: ``tensorboard --logdir outputs``.
 
-The curves have the names that they have in W&B, and their step is the epoch. What goes wrong is told in one line, and
-training goes on.
+The curves have the same names as in W&B, and their step is the epoch. An error is printed in one line, and training goes
+on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOG = logging.getLogger(__name__)
 
 
 class TensorBoardLogger(Callback):
-    """Writes a run's curves as TensorBoard reads them.
+    """Writes a run's curves as TensorBoard events.
 
     Args:
         directory: the run directory.
@@ -41,7 +41,7 @@ class TensorBoardLogger(Callback):
         self._warned = False
 
     def on_start(self, event: TrainingStarted) -> None:
-        """Begin a file of events; those of epochs that are trained again replace the earlier ones."""
+        """Start an event file; epochs that are trained again replace the earlier ones."""
         with self._guarded():
             from torch.utils.tensorboard import SummaryWriter
 

@@ -1,13 +1,13 @@
-"""The run on Weights & Biases: online where an API key is configured, else in a file for ``wandb sync``.
+"""Log a run to Weights & Biases: online if an API key is configured, else to a file for ``wandb sync``.
 
-W&B is a guest. It never asks a question, keeps a run waiting for at most ``timeout_seconds``, start and end together,
-and never fails one: the first thing that goes wrong is told in one line, and training goes on.
+W&B never asks the user anything, never delays a run by more than ``timeout_seconds`` (start and end together), and never
+makes it fail: the first error is printed in one line, and training goes on.
 
-What the server has is marked as W&B marks it, by an empty file ``run-ID.wandb.synced`` beside ``run-ID.wandb``; the rest
-is for ``wandb sync``, or for ``mnist-report DIR --wandb-sync``, which does it for whole sweeps.
+An empty file ``run-ID.wandb.synced`` beside ``run-ID.wandb``, as W&B writes it, marks what the server has. ``wandb sync``
+uploads the rest, and ``mnist-report DIR --wandb-sync`` does so for whole sweeps.
 
-Curves are drawn against ``epoch``; ``images_seen`` is logged beside them and can be chosen as the x axis of any panel.
-The W&B step is the epoch, too, so an epoch that is trained again after a resume replaces nothing and doubles nothing.
+The x axis of the curves is ``epoch``; ``images_seen`` is logged, too, and can be chosen as the x axis of any panel. The W&B
+step is the epoch, so an epoch that is trained again after a resume is not logged twice.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import wandb
 
 LOG = logging.getLogger(__name__)
-# Shares of the longest wait. The rest is for another service, or to start once more, offline, on a busy machine.
+# Shares of ``timeout_seconds``. REST is for another service, or for a second start, offline, on a busy machine.
 START, END, REST = 0.4, 0.55, 0.05
 ASK_AGAIN_SECONDS = 300.0
 
@@ -56,22 +56,22 @@ class WandbLogger(Callback):
         name: of the run, as W&B lists it.
         config: the resolved configuration.
         parameters: number of trainable parameters, for the summary.
-        run_id: W&B's id of the run that is continued; None for a new run. A run that ``wandb agent`` started is the one
-            that the agent's sweep waits for, unless it is a job of a sweep of ours.
-        sweep: name of the sweep, the W&B group where ``group`` is None.
-        on_identity: is called once with ``identity``, when the run has started or could not.
-        project, entity, group, tags: as ``wandb.init`` takes them; entity None is the account's default.
-        mode: ``auto`` is what WANDB_DISABLED, WANDB_MODE or ``wandb offline`` say, else online if a key is configured.
+        run_id: W&B's id of the run that is resumed; None for a new run. A run that ``wandb agent`` started gets the
+            agent's id, unless it is a job of one of our sweeps.
+        sweep: name of the sweep, the W&B group if ``group`` is None.
+        on_identity: called once with ``identity``, when the run has started or has failed to start.
+        project, entity, group, tags: see ``wandb.init``; entity None is the account's default.
+        mode: ``auto`` uses WANDB_DISABLED, WANDB_MODE or ``wandb offline``, else it is online if a key is configured.
         upload_files: store the run directory's files as an artifact at the end.
         timeout_seconds: the longest wait for the server, start and end together.
 
     Raises:
-        ValueError: ``mode`` or ``timeout_seconds`` is none of the allowed.
+        ValueError: ``mode`` is unknown, or ``timeout_seconds`` is not positive.
     """
 
-    # Why the next run need not try: a sweep of a hundred runs must not wait a hundred times for a server that is gone.
-    _no_answer: ClassVar[str | None] = None
-    _ask_again: ClassVar[float] = 0.0  # when one should try, on the monotonic clock
+    # Shared by all runs of the process, so that a sweep of a hundred runs does not wait a hundred times for a dead server.
+    _no_answer: ClassVar[str | None] = None  # the reason
+    _ask_again: ClassVar[float] = 0.0  # the time of the next attempt, on the monotonic clock
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class WandbLogger(Callback):
         self._run: wandb.Run | None = None
         self._warned = False
         self._epoch = 0
-        # What finds the run again, and how it is recorded: online, offline, disabled or failed. True from on_start on.
+        # Recorded in run.json. Valid after on_start; mode is online, offline, disabled or failed.
         self.identity: dict[str, str | None] = {
             "id": self._id,
             "mode": "disabled",
@@ -125,7 +125,7 @@ class WandbLogger(Callback):
         }
 
     def on_start(self, event: TrainingStarted) -> None:
-        """Begin the W&B run, offline where online is not to be had."""
+        """Start the W&B run, offline if online is not possible."""
         deadline = time.monotonic() + self._timeout
         try:
             refuse_links_for_wandb(self._directory)
@@ -137,7 +137,7 @@ class WandbLogger(Callback):
                     if not service_died(error):
                         raise
                     self._run = None
-                    end_service()  # it ran for earlier runs, or a scheduler's signal met it; another one will do
+                    end_service()  # an earlier run or a signal of a scheduler ended it: start another one
                     self._start(deadline)
         except Exception as error:
             self._run = None
@@ -154,7 +154,7 @@ class WandbLogger(Callback):
             self._epoch = event.epoch
 
     def on_end(self, event: TrainingEnded) -> None:
-        """Write the summary, upload what is left, and mark the run finished (or failed, unless it completed)."""
+        """Write the summary, upload the rest, and mark the run as finished, or as failed if it is not completed."""
         run = self._run
         if run is None:
             return
@@ -174,14 +174,14 @@ class WandbLogger(Callback):
             run.finish(exit_code=0 if event.status == "completed" else 1)
             if not run.offline:
                 mark_uploaded(Path(run.dir).parent)
-        if self._run is not None:  # else its service is dead
+        if self._run is not None:  # None if its service has died
             with self._guarded():
-                # W&B's service answers first and writes afterwards: the rows would be lost with it.
+                # W&B's service answers before it has written the file; if it ended now, rows would be lost.
                 if not finished_within(deadline - time.monotonic(), Path(run.settings.sync_file)):
                     raise TimeoutError("W&B has not written the run's file to its end")
         self._run = None
         if multiprocessing.parent_process() is not None:
-            # Such a process ends without W&B's hook, which ends the service.
+            # A child process ends without W&B's exit hook, which ends the service.
             end_service(deadline - time.monotonic())
 
     def _start(self, deadline: float) -> None:
@@ -200,7 +200,7 @@ class WandbLogger(Callback):
             self._warn(f"{why_offline}; this run is recorded offline, to upload it later: {self._sync_command}")
 
     def _choose_mode(self, deadline: float) -> tuple[str, str | None]:
-        """online, offline or disabled; and, if it is offline although nobody asked for that, why."""
+        """Return online, offline or disabled; and the reason if it is offline without the user's request."""
         import wandb
 
         if self._mode == "disabled" or (self._mode == "auto" and _is_true(os.environ.get("WANDB_DISABLED"))):
@@ -213,9 +213,9 @@ class WandbLogger(Callback):
             return "offline", None
         begun = self._directory.glob(f"wandb/offline-run-*-{self._id}*") if self._resumed else ()
         if any(not any(part.glob("*.synced")) for part in begun):
-            return "offline", "it began offline"  # rows of the later part must not arrive first
+            return "offline", "it began offline"  # a later part must not be uploaded before an earlier one
         try:
-            # Asked for here, because wandb.init would ask the user.
+            # Checked here, because wandb.init would ask the user.
             if wandb.login(prompt=False, verify=False):
                 return "online", None
             return "offline", "no API key is configured (wandb login)"
@@ -223,7 +223,7 @@ class WandbLogger(Callback):
             return "offline", f"the API key cannot be used ({_one_line(error)})"
 
     def _start_online(self, deadline: float) -> str | None:
-        """Begin the run on the server; or say why there is none and leave the place as it was."""
+        """Start the run on the server. If that fails, remove its files and return the reason."""
         import wandb
 
         began = time.monotonic()
@@ -239,7 +239,7 @@ class WandbLogger(Callback):
                 WandbLogger._ask_again = time.monotonic() + ASK_AGAIN_SECONDS
             else:
                 why = f"{server} did not accept the run ({_one_line(error)})"
-        # W&B's service goes on holding the id of an attempt that failed: take another one, or another service.
+        # W&B's service keeps the id of a failed attempt in use, so take another id, or another service.
         if self._resumed or self._of_agent:
             end_service(REST * self._timeout)
         else:
@@ -249,12 +249,12 @@ class WandbLogger(Callback):
     def _init(self, mode: Literal["online", "offline"], timeout: float) -> wandb.Run:
         import wandb
 
-        if not self._of_agent:  # else W&B would put its run in the place of this one
+        if not self._of_agent:  # otherwise W&B would use the agent's id
             settings = wandb.setup().settings
             settings.sweep_id = settings.sweep_param_path = None
         list_packages_once()
         return wandb.init(
-            project=None if self._of_agent else self._project,  # the agent's sweep says which
+            project=None if self._of_agent else self._project,  # the agent's sweep has its own
             entity=None if self._of_agent else self._entity,
             group=self._group,
             name=self._name,
@@ -276,14 +276,14 @@ class WandbLogger(Callback):
 
     @property
     def _sync_command(self) -> str:
-        """Uploads what the server lacks: every part of an offline run, the last part of an online one."""
+        """The command that uploads what is missing: every part of an offline run, the last part of an online one."""
         if self._run is not None and not self._run.offline:
             return f"wandb sync --include-online {shlex.quote(str(Path(self._run.dir).parent))}"
         return f"wandb sync {shlex.quote(str(self._directory / 'wandb'))}/offline-run-*-{self._id}*"
 
     @contextmanager
     def _undone_on_failure(self) -> Iterator[None]:
-        """Leave no files of an attempt that failed."""
+        """Delete the files of an attempt that failed."""
         folder = self._directory / "wandb"
         before = set(folder.glob("*run-*"))
         try:
@@ -304,7 +304,7 @@ class WandbLogger(Callback):
                 end_service()
 
     def _warn(self, message: str) -> None:
-        """Say the first thing that went wrong; what follows is its consequence."""
+        """Print the first error only; later ones are usually its consequences."""
         LOG.log(logging.DEBUG if self._warned else logging.WARNING, "Weights & Biases: %s", message)
         self._warned = True
 

@@ -15,10 +15,10 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def records(data: bytes) -> Iterator[Any]:
-    """The records of a file that was finished, or cut off: what is whole is read. Each has ``WhichOneof("record_type")``.
+    """The complete records of a file, which may end in an incomplete one. Each has ``WhichOneof("record_type")``.
 
     Raises:
-        ValueError: these are no records.
+        ValueError: the data are not records.
     """
     position, body, inside = _HEADER, b"", False
     while position + _HEADER <= len(data):
@@ -44,7 +44,7 @@ def records(data: bytes) -> Iterator[Any]:
 
 
 def finished_within(seconds: float, path: Path) -> bool:
-    """Wait until the record of the run's end is in a file, which is the last one; False if it is not after ``seconds``."""
+    """Wait until a file contains the record of the run's end, the last one; False if it does not after ``seconds``."""
     deadline = time.monotonic() + seconds
     size = -1
     while True:

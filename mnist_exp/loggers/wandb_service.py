@@ -1,7 +1,4 @@
-"""The process that works for W&B: started so that it cannot be waited for without end, and left the same way.
-
-W&B starts it once for a process and shares it among runs.
-"""
+"""W&B's service: a process that W&B starts once and shares among runs. It is started and ended with time limits."""
 
 from __future__ import annotations
 
@@ -20,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def start_service(patience: float = 15.0) -> wandb.Settings:
-    """Start W&B's service, unless it runs already, and return W&B's settings.
+    """Start W&B's service, unless it is running, and return W&B's settings.
 
     Raises:
-        Exception: it does not start, or not within ``patience`` seconds.
+        Exception: it has not started within ``patience`` seconds.
     """
     import wandb
 
@@ -32,24 +29,24 @@ def start_service(patience: float = 15.0) -> wandb.Settings:
 
 
 def end_service(patience: float = 5.0) -> None:
-    """End W&B's service as ``wandb.teardown`` does, or leave it behind after ``patience`` seconds.
+    """End W&B's service with ``wandb.teardown``, or stop waiting for that after ``patience`` seconds.
 
-    For use after a request without an answer: a service that is answering while its client leaves can miss the word to
-    end, and W&B waits for it for ever, here or when Python ends. One left behind ends with this process.
+    Used after a request without an answer: the service can then miss the request to end, and ``wandb.teardown`` would wait
+    without limit, here or when Python exits. A service that is not ended here ends with this process.
     """
     import wandb
 
-    with suppress(Exception):  # of a service that is dead already
+    with suppress(Exception):  # the service may be dead already
         within(patience, wandb.teardown)
 
 
 def service_died(error: Exception) -> bool:
-    """Whether this was raised because there is no service, or not any more."""
+    """Whether this was raised because the service is not running."""
     return isinstance(error, BrokenPipeError | ConnectionResetError) or is_of_a_dead_service(error)
 
 
 def within(seconds: float, action: Callable[[], object]) -> bool:
-    """Run ``action``, and raise what it raises; False if it was left behind after ``seconds``, still running."""
+    """Run ``action`` and raise its exception; False if it is still running after ``seconds``, in a thread."""
     errors: list[Exception] = []
 
     def run() -> None:
@@ -68,15 +65,15 @@ def within(seconds: float, action: Callable[[], object]) -> bool:
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Undo what starting W&B does to the process.
+    """Undo the changes to this process that the start of W&B makes.
 
-    Its service leaves its address in WANDB_SERVICE, where a child process would take it for its own, and puts itself
-    before sys.exit and sys.excepthook. Its error reports are off, unless asked for: sending them to a server that does
-    not answer holds up the end of the process. The service starts with the signal blocked that a scheduler sends to every
-    process of a job ahead of its time limit, because the run has something to tell it still. SIGTERM cannot be kept from
-    it: it listens to that itself, and leaves.
+    W&B stores the address of its service in WANDB_SERVICE, which a child process would use, and replaces sys.exit and
+    sys.excepthook. Its error reports are turned off, unless the user has set WANDB_ERROR_REPORTING, because sending them
+    to a server that does not answer delays the end of the process. The service starts with SIGUSR2 blocked: a scheduler
+    sends it to every process of a job before the time limit, when the run still needs the service. SIGTERM cannot be
+    blocked, because the service has its own handler.
     """
-    can_block = hasattr(signal, "pthread_sigmask")  # not on Windows, where no scheduler sends this signal either
+    can_block = hasattr(signal, "pthread_sigmask")  # not on Windows
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2}) if can_block else set()
     names = ("WANDB_SERVICE", "WANDB_ERROR_REPORTING")
     before = {name: os.environ.get(name) for name in names}

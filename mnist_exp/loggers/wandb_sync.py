@@ -1,10 +1,10 @@
-"""Upload what Weights & Biases has not got: runs that were offline, and runs that lost the server on the way.
+"""Upload runs that Weights & Biases does not have: those that were offline, or that lost the server.
 
-Each run arrives under the id, group and project it was recorded with, and is marked (run-ID.wandb.synced), so that the same
-again goes on with the rest.
+Each run keeps its id, group and project, and is marked when it is uploaded (run-ID.wandb.synced), so that the same command
+continues with the rest.
 
-A run directory may be somebody else's, so what it says is sent only where the user sends runs anyway, and files of the run only
-if the user says so.
+A run directory may come from another person. It is sent only to a project to which the user sends runs anyway, and files
+of the run only if the user asks for it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from mnist_exp.runs.files import refuse_links_for_wandb
 from mnist_exp.runs.locking import is_locked
 from mnist_exp.terminal import say
 
-# Two ways in which a process that was killed leaves its file: without a record, this many bytes long; or in the middle of one.
-BEGUN = 7
-SECONDS_A_RUN = 300  # that one run may take
+# A process that was killed leaves a file without records, of this many bytes, or with an incomplete last record.
+EMPTY_BYTES = 7
+SECONDS_A_RUN = 300  # the longest time for one run
 PROJECT = "mnist-exp"  # as in conf/logger/wandb.yaml
-# Kinds of records that name no file and no destination.
+# Kinds of records without files and destinations.
 HARMLESS = {
     *("header", "footer", "environment", "telemetry", "stats", "metric", "summary", "history", "exit", "config"),
     *("output", "output_raw", "final"),
@@ -43,20 +43,23 @@ CUT_OFF = "the file ends with an incomplete record"
 
 
 class ServerGone(Exception):
-    """W&B does not answer. One line."""
+    """The server does not answer. One line."""
 
 
 def sync(runs: Iterable[Path], place: str | None = None, *, files: bool = False) -> int:
-    """Upload runs, with a line for each; returns how many could not be.
+    """Upload runs and print a line for each.
 
     Args:
-        runs: run directories; one that is named twice counts once.
-        place: PROJECT or ENTITY/PROJECT that runs may be sent to, beside those of the account itself. None: where WANDB_PROJECT
-            and WANDB_ENTITY say, else mnist-exp.
-        files: whether files that runs were told to upload may be sent.
+        runs: run directories; repetitions are ignored.
+        place: PROJECT or ENTITY/PROJECT to which runs may be sent, besides the account's own entity. None: WANDB_PROJECT
+            and WANDB_ENTITY, else mnist-exp.
+        files: whether files of runs with ``logger.upload_files=true`` may be sent.
+
+    Returns:
+        the number of runs that could not be uploaded.
 
     Raises:
-        UsageError: no API key, or one that is refused.
+        UsageError: there is no API key, or it is refused.
         ServerGone: the server does not answer.
     """
     entity, _, project = (place or os.environ.get("WANDB_PROJECT") or PROJECT).rpartition("/")
@@ -81,58 +84,61 @@ def sync(runs: Iterable[Path], place: str | None = None, *, files: bool = False)
 def _each_once(runs: Iterable[Path]) -> Iterable[Path]:
     found: dict[Path, Path] = {}
     for run in runs:
-        found.setdefault(run.resolve(), run)  # a run and its sweep may both be named
+        found.setdefault(run.resolve(), run)  # a run and its sweep may both be given
     return found.values()
 
 
 def not_uploaded(run: Path) -> list[Path]:
-    """The W&B files of a run that are not marked, oldest first.
+    """The W&B files of a run that are not marked as uploaded, oldest first.
 
     Raises:
-        RunDirectoryError: links or settings lie there that W&B would follow.
+        RunDirectoryError: there are links or settings that W&B would follow.
     """
     refuse_links_for_wandb(run)
-    files = [file for file in run.glob("wandb/*run-*/run-*.wandb") if file.stat().st_size > BEGUN]
+    files = [file for file in run.glob("wandb/*run-*/run-*.wandb") if file.stat().st_size > EMPTY_BYTES]
     files = [file for file in files if not _marker(file).exists()]
     return sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))
 
 
 def check_records(file: Path, project: str, entity: str | None, *, files: bool) -> None:
-    """Check what a W&B file asks for, which ``wandb sync`` does.
+    """Check the records of a W&B file, because ``wandb sync`` obeys them.
 
     Args:
-        project, entity: where runs may be sent; the account's own entity is always allowed.
+        project, entity: to which runs may be sent; the account's own entity is always allowed.
         files: whether files of the run may be sent.
 
     Raises:
-        ValueError: it asks for more than curves, the media beside them, and where the user sends runs.
+        ValueError: it asks for another project, for files elsewhere, or for more than curves and media.
     """
     try:
         for record in records(file.read_bytes()):
             kind = record.WhichOneof("record_type")
             if kind in {"run", "artifact"}:
-                what = getattr(record, kind)
-                if what.project != project or what.entity not in {"", entity}:
-                    there = f"{what.entity}/{what.project}" if what.entity else what.project
+                target = getattr(record, kind)
+                if target.project != project or target.entity not in {"", entity}:
+                    recorded = f"{target.entity}/{target.project}" if target.entity else target.project
+                    owner = f" of {target.entity!r}" if target.entity else ""
                     raise ValueError(
-                        f"it is recorded for project {what.project!r}{f' of {what.entity!r}' if what.entity else ''}; if "
-                        f"you want it there, type --wandb-project {shlex.quote(there)}"
+                        f"it is recorded for project {target.project!r}{owner}; if you want it there, type "
+                        f"--wandb-project {shlex.quote(recorded)}"
                     )
             if kind == "artifact":
                 if not files:
                     raise ValueError("files of the run are to be uploaded, too; if you want that, type --wandb-files")
                 if record.artifact.manifest.manifest_file_path:
-                    raise ValueError("the list of the files that it asks for lies elsewhere")
+                    raise ValueError("the list of the files that it asks for is outside it")
                 for entry in record.artifact.manifest.contents:
                     if not entry.local_path or not _is_copy(Path(entry.local_path)):
-                        raise ValueError(f"it asks for the file {entry.local_path!r}, which is no copy that W&B made")
+                        raise ValueError(
+                            f"it asks for the file {entry.local_path!r}, which is not a copy that W&B made"
+                        )
             elif kind == "files":
                 for item in record.files.files:
                     path = PurePosixPath(item.path)
                     if path.is_absolute() or ".." in path.parts:
                         raise ValueError(f"it asks for the file {item.path!r}, which is not beside it")
             elif kind not in {"run", *HARMLESS}:
-                raise ValueError(f"it asks for what no run of this project asks for: {kind}")
+                raise ValueError(f"it has a record that no run of this project writes: {kind}")
     except ValueError as error:
         raise ValueError(
             _one_line(f"Failed to read {file}: {error}" if "no record" in str(error) else error)
@@ -140,41 +146,45 @@ def check_records(file: Path, project: str, entity: str | None, *, files: bool) 
 
 
 def _is_copy(path: Path) -> bool:
-    """Whether W&B has put this file aside to upload it."""
+    """Whether this is a file in the folder of W&B's copies, and not a link."""
     return path.resolve().parent == staging_folder() and not path.is_symlink()
 
 
 def _marker(file: Path) -> Path:
-    """W&B's own mark of a file that the server has."""
+    """The empty file with which W&B marks that the server has ``file``."""
     return file.with_suffix(".wandb.synced")
 
 
 def _upload_all(runs: Mapping[Path, list[Path]]) -> int:
-    """Upload runs one after the other, each with its files; returns how many could not be."""
-    _ask_server()
-    left = 0
+    """Upload the W&B files of each run; return the number of runs that could not be uploaded."""
+    _check_server()
+    failed = 0
     for run, files in runs.items():
         if is_locked(run):
-            say(f"{run}: still running, left for later")
+            say(f"{run}: still running, not uploaded")
             continue
         try:
             say(f"{run}: uploaded{_upload(run, files)}")
         except ValueError as error:
-            left += 1
+            failed += 1
             say(f"{run}: failed: {error}")
-            _ask_server()  # else the rest would wait for it one after the other
-    return left
+            _check_server()  # without an answer, each of the other runs would wait for it
+    return failed
 
 
-def _ask_server() -> None:
-    """Raises what ``sync`` does; takes about 15 seconds at most."""
+def _check_server() -> None:
+    """Check the API key and that the server answers, in about 15 seconds at most.
+
+    Raises:
+        UsageError, ServerGone: see ``sync``.
+    """
     import wandb
 
     patience = min(SECONDS_A_RUN, 15)
     settings = start_service()
     began = time.monotonic()
     try:
-        # Asked for here, because wandb sync would ask the user.
+        # Checked here, because wandb sync would ask the user.
         if not wandb.login(prompt=False, verify=False):
             raise UsageError("no API key is configured; type wandb login")
         began = time.monotonic()
@@ -186,12 +196,13 @@ def _ask_server() -> None:
 
 
 def _upload(run: Path, files: Sequence[Path]) -> str:
-    """Upload files of one run with ``wandb sync``; returns what else there is to say.
+    """Upload the files of one run with ``wandb sync``; return an addition to the message, or an empty string.
 
     Raises:
-        ValueError: the server has not got all of it.
+        ValueError: the upload is not complete.
     """
-    # Its exit status does not tell; what it prints and marks does. It would obey settings in the folder for its own log.
+    # The exit status of wandb sync is 0 even after errors, so its output and its marks are checked. It runs in a new folder
+    # because it would read settings from the working directory.
     folder = tempfile.mkdtemp(prefix="sync-wandb-")
     process = subprocess.Popen(
         [sys.executable, "-m", "wandb", "sync", "--include-online", *(str(file.absolute()) for file in files)],
@@ -210,20 +221,20 @@ def _upload(run: Path, files: Sequence[Path]) -> str:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # W&B's service, too
+            os.killpg(process.pid, signal.SIGKILL)  # with W&B's service
             process.wait()
         if process.stdout is not None:
-            process.stdout.close()  # without reading to its end: what outlives its group may hold the other end open
-    said = re.findall(r"^(?:wandb: )?(?:ERROR|Error:) (.*)", output, re.MULTILINE)
-    errors = [line for line in said if CUT_OFF not in line]
-    cut_off = len(said) > len(errors)
+            process.stdout.close()  # not read to its end, because a surviving process may keep it open
+    printed = re.findall(r"^(?:wandb: )?(?:ERROR|Error:) (.*)", output, re.MULTILINE)
+    errors = [line for line in printed if CUT_OFF not in line]
+    cut_off = len(printed) > len(errors)
     if errors:
         for file in files:
             _marker(file).unlink(missing_ok=True)
         raise ValueError(_one_line(errors[0]))
     for file in files:
         if cut_off:
-            _marker(file).touch()  # nothing more can come of it
+            _marker(file).touch()  # the rest of the file is lost
         elif not _marker(file).exists():
             raise ValueError(f"{file} is not marked as uploaded")
     return ", without the last rows before its process was killed" if cut_off else ""

@@ -1,4 +1,4 @@
-"""What W&B is sent of a run beside its curves, and the mark of what the server has."""
+"""Media and files of a run for W&B, and the mark of uploaded files."""
 
 from __future__ import annotations
 
@@ -7,48 +7,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.loggers.wandb_private import server_refused_rows
-from mnist_exp.runs.files import open_file
+from mnist_exp.runs.reading import read_predictions
 
 if TYPE_CHECKING:
     import wandb
 
 
 def errors_as_media(directory: Path) -> dict[str, Any]:
-    """The confusion matrix and the worst test images as W&B's images by name; nothing without predictions."""
-    import numpy as np
+    """The confusion matrix and the worst test images as W&B images by name; empty without predictions."""
     import wandb
 
     from mnist_exp.pictures import confusion_matrix, worst_digits
 
     try:
-        with open_file(directory / "predictions.npz") as file, np.load(file) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = read_predictions(directory)
     except FileNotFoundError:
         return {}
     media = {"confusion_matrix": wandb.Image(confusion_matrix(arrays["logits"], arrays["labels"]))}
     if "worst" in arrays:
-        media["worst_digits"] = wandb.Image(worst_digits(**arrays))
+        media["worst_digits"] = wandb.Image(
+            worst_digits(arrays["logits"], arrays["labels"], arrays["worst"], arrays["worst_images"])
+        )
     return media
 
 
 def files_as_artifact(directory: Path, run_id: str) -> wandb.Artifact:
-    """The files of the run directory, W&B's own left out."""
+    """The files of the run directory, without W&B's own."""
     import wandb
 
     artifact = wandb.Artifact(f"run-{run_id}", type="run")
     for file in sorted(directory.rglob("*")):
         relative = file.relative_to(directory)
-        # No links, which could lead to anything of the user's, and no pipes.
+        # No links, which could point to any file of the user, and no pipes.
         if stat.S_ISREG(file.lstat().st_mode) and relative.parts[0] not in {"wandb", ".wandb"}:
             artifact.add_file(str(file), name=relative.as_posix(), skip_cache=True)
     return artifact
 
 
 def mark_uploaded(part: Path) -> None:
-    """Mark the files of an online run as uploaded, so that nobody uploads them again.
+    """Mark the files of an online run as uploaded, so that they are not uploaded again.
+
+    Args:
+        part: W&B's folder of the run.
 
     Raises:
-        ConnectionError: the server refused rows for good.
+        ConnectionError: the server refused rows.
     """
     if server_refused_rows(part):
         raise ConnectionError("the server refused rows of this run")

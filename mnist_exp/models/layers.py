@@ -1,7 +1,7 @@
 """What the models share: the types of their arguments, activations, and one value for each layer.
 
-A type stands here or in the constructor, and nowhere else: pydantic's ``validate_call`` checks each call of a constructor
-against its annotations, and raises ``pydantic.ValidationError``, which is a ``ValueError``.
+Types are declared only here and in the constructors: pydantic's ``validate_call`` checks each call of a constructor
+against its annotations and raises ``pydantic.ValidationError``, which is a ``ValueError``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Position = Literal["before", "after"]
 
 
 def sequential(modules: dict[str, nn.Module]) -> nn.Sequential:
-    """``modules`` in order, under their names."""
+    """An ``nn.Sequential`` with named modules."""
     return nn.Sequential(OrderedDict(modules))
 
 
@@ -61,7 +61,7 @@ def batch_norm_of_layers(
     """A flag for each of ``layers``; ``True`` stands for ``when_true``.
 
     Raises:
-        ValueError: a list of another length.
+        ValueError: the list has another length.
     """
     if isinstance(batch_norm, bool):
         return tuple(when_true) if batch_norm else (False,) * len(layers)
@@ -69,12 +69,12 @@ def batch_norm_of_layers(
 
 
 def dropout_of_layers(dropout: float | Sequence[float], layers: Sequence[str]) -> tuple[float, ...]:
-    """A drop probability in front of each of the linear ``layers``.
+    """The drop probability in front of each of the linear ``layers``.
 
-    One number is for the outputs of hidden linear layers, so for every linear layer but the first.
+    A single number applies to the outputs of hidden linear layers, so to every linear layer but the first.
 
     Raises:
-        ValueError: a list of another length.
+        ValueError: the list has another length.
     """
     if isinstance(dropout, int | float):
         return (0.0, *[float(dropout)] * (len(layers) - 1))

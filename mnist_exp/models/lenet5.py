@@ -1,12 +1,13 @@
-"""LeNet-5 as it is taught today, and its variants, as settings of one class.
+"""LeNet-5 in its modern form, and its variants.
 
-Against the network of 1998 (``LeNet5_1998``) the usual reading has ReLU for the scaled tanh, max pooling without
-parameters, all connections between the two convolutions, and a linear output: 61,706 parameters.
+Unlike the network of 1998 (``LeNet5_1998``) it has ReLU instead of the scaled tanh, max pooling without parameters, all
+connections between the two convolutions, and a linear output: 61,706 parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field, Strict, validate_call
@@ -24,6 +25,7 @@ from mnist_exp.models.layers import (
 from mnist_exp.types import BatchNorm, Channels, Classes, Count, Dropout, Flag
 
 POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+Activate = Callable[..., dict[str, nn.Module]]  # `activated` with its activation and position fixed
 Pair = Annotated[Sequence[Count], Field(min_length=2, max_length=2)]
 
 
@@ -34,7 +36,7 @@ class LeNet5(nn.Module):
 
     Args:
         image_size: height and width of an image in pixels.
-        padding: zeros around the image in front of the first convolution; the second has none.
+        padding: zeros added on each side before the first convolution; the second has no padding.
         channels: maps of the two convolutions.
         hidden: widths of the two hidden linear layers.
         kernel_size: height and width of the kernels of both convolutions.
@@ -44,13 +46,13 @@ class LeNet5(nn.Module):
         batch_norm_position: ``before`` or ``after`` the activation, always in front of the pooling.
         dropout: drop probability in front of each of the three linear layers; one number p means [0, p, p],
             the outputs of the hidden linear layers.
-        softmax_output: return probabilities instead of logits. In front of a cross-entropy, which applies a softmax of
-            its own, this bounds the loss from below by ln(e + 9) - 1 = 1.4612 for ten classes.
+        softmax_output: return probabilities instead of logits. The cross-entropy applies a softmax again, so the
+            loss cannot be lower than ln(e + 9) - 1 = 1.4612 for ten classes.
         num_classes: number of outputs.
         in_channels: of the images; 1 is grey, 3 is colour.
 
     Raises:
-        ValueError: a value is out of range, or image size, padding and kernel size leave no map.
+        ValueError: a value is out of range, or the images are too small for the kernels.
     """
 
     @validate_call
@@ -76,32 +78,12 @@ class LeNet5(nn.Module):
         norms = batch_norm_of_layers(batch_norm, ("conv1", "conv2", "linear1", "linear2"), (True, True, False, False))
         drops = dropout_of_layers(dropout, ("linear1", "linear2", "linear3"))
         side = _last_map(image_size, padding, kernel_size)
-
-        def activate(index: int, norm: nn.Module | None) -> dict[str, nn.Module]:
-            return activated(activation=activation, norm=norm, position=batch_norm_position, index=index)
-
-        features: dict[str, nn.Module] = {}
-        features["conv1"] = nn.Conv2d(in_channels, maps1, kernel_size, padding=padding)
-        features |= activate(1, nn.BatchNorm2d(maps1) if norms[0] else None)
-        features["pool1"] = POOLINGS[pooling](2)
-        features["conv2"] = nn.Conv2d(maps1, maps2, kernel_size)
-        features |= activate(2, nn.BatchNorm2d(maps2) if norms[1] else None)
-        features["pool2"] = POOLINGS[pooling](2)
-
-        widths = (maps2 * side * side, width1, width2, num_classes)
-        classifier: dict[str, nn.Module] = {"flatten": nn.Flatten()}
-        for index, p in enumerate(drops, start=1):
-            if p > 0:
-                classifier[f"dropout{index}"] = nn.Dropout(p)
-            classifier[f"linear{index}"] = nn.Linear(widths[index - 1], widths[index])
-            if index < 3:
-                classifier |= activate(index, nn.BatchNorm1d(widths[index]) if norms[index + 1] else None)
-        if softmax_output:
-            classifier["softmax"] = nn.Softmax(dim=1)
+        activate = partial(activated, activation=activation, position=batch_norm_position)
+        widths = (maps2 * side * side, *hidden, num_classes)
 
         self.image_size, self.in_channels = image_size, in_channels
-        self.features = sequential(features)
-        self.classifier = sequential(classifier)
+        self.features = _features((in_channels, *channels), kernel_size, padding, pooling, norms[:2], activate)
+        self.classifier = _classifier(widths, drops, norms[2:], softmax_output, activate)
 
         differences = {
             f"{maps1}-{maps2} maps": (maps1, maps2) != (6, 16),
@@ -120,7 +102,7 @@ class LeNet5(nn.Module):
 
     @property
     def title(self) -> str:
-        """Name for people: "LeNet-5", and what differs from the network of 61,706 parameters, if anything."""
+        """Display name: "LeNet-5" and the differences from the network of 61,706 parameters."""
         return self._title
 
     def forward(self, images: Tensor) -> Tensor:
@@ -128,8 +110,41 @@ class LeNet5(nn.Module):
         return logits
 
 
+def _features(
+    maps: Sequence[int], kernel_size: int, padding: int, pooling: str, norms: Sequence[bool], activate: Activate
+) -> nn.Sequential:
+    """Both convolutions, each with its activation and pooling; only the first one has padding."""
+    layers: dict[str, nn.Module] = {}
+    for index, norm in enumerate(norms, start=1):
+        convolution = nn.Conv2d(maps[index - 1], maps[index], kernel_size, padding=padding if index == 1 else 0)
+        layers[f"conv{index}"] = convolution
+        layers |= activate(norm=nn.BatchNorm2d(maps[index]) if norm else None, index=index)
+        layers[f"pool{index}"] = POOLINGS[pooling](2)
+    return sequential(layers)
+
+
+def _classifier(
+    widths: Sequence[int], drops: Sequence[float], norms: Sequence[bool], softmax_output: bool, activate: Activate
+) -> nn.Sequential:
+    """The three linear layers, with the dropout before them and the activations between them."""
+    layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+    for index, p in enumerate(drops, start=1):
+        if p > 0:
+            layers[f"dropout{index}"] = nn.Dropout(p)
+        layers[f"linear{index}"] = nn.Linear(widths[index - 1], widths[index])
+        if index < 3:
+            layers |= activate(norm=nn.BatchNorm1d(widths[index]) if norms[index - 1] else None, index=index)
+    if softmax_output:
+        layers["softmax"] = nn.Softmax(dim=1)
+    return sequential(layers)
+
+
 def _last_map(image_size: int, padding: int, kernel_size: int) -> int:
-    """Height and width in pixels of the maps that reach the first linear layer."""
+    """Height and width in pixels of the second pooling's output.
+
+    Raises:
+        ValueError: a convolution has less than 2x2 pixels of output.
+    """
     side = image_size + 2 * padding
     for layer in ("conv1", "conv2"):
         convolved = side - kernel_size + 1

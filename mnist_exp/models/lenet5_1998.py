@@ -39,10 +39,10 @@ DIGIT_BITMAPS = """
 ....... ....... ....... ....... .....## ....... ....... ....... ....... .......
 """
 
-# A quarter of the smallest squared distance between two of the digits' codes. See LeNet5_1998.
+# A quarter of the smallest squared distance between two codes of digits. See LeNet5_1998.
 RUBBISH_PENALTY = 12.0
 
-# What a black pixel of MNIST becomes under the usual normalisation, (0 - 0.1307) / 0.3081.
+# A black pixel of MNIST under the usual normalisation, (0 - 0.1307) / 0.3081.
 NORMALISED_BLACK = -0.1307 / 0.3081
 
 
@@ -50,36 +50,35 @@ class LeNet5_1998(nn.Module):
     """LeNet-5 of LeCun et al. 1998, section II.B, layer by layer with the paper's names.
 
     Images (N, 1, ``image_size``, ``image_size``), float32, to logits (N, 10), float32. C1 156 parameters, S2 12,
-    C3 1,516, S4 32, C5 48,120, F6 10,164: 60,000 that are trained.
+    C3 1,516, S4 32, C5 48,120, F6 10,164: 60,000 trainable parameters.
 
     With ``output="rbf"`` the logits are minus the penalties y of the output layer, the squared distances of F6 from ten
     fixed bitmaps, and the loss of the paper, equation 9,
 
         E = mean of  y_D + log(exp(-j) + sum_i exp(-y_i)),
 
-    is the cross-entropy over the ten logits and an eleventh, constant one, ``rubbish_logit`` = -j, that stands for "no
-    digit". The paper says of j that it is positive and keeps penalties that are large already from being pushed up
-    further, not what it is. The default is a quarter of the smallest squared distance between two codes: exactly those
-    states of F6 are called a digit rather than rubbish that lie within half that distance of a code (the largest balls
-    around the codes that do not overlap). Far greater values turn the loss into a plain softmax, far smaller ones into
-    the squared distance to the right code, equation 8. A loss of 84 squared distances has large gradients: with SGD,
-    momentum 0.9 and batches of 64, learning rates from 0.0003 to 0.003 train well and 0.01 does not.
+    is the cross-entropy over the ten logits and an eleventh, constant one, ``rubbish_logit`` = -j, for the class "no
+    digit". The paper gives no value of j; it only requires j > 0, so that large penalties are not increased further. The
+    default is a quarter of the smallest squared distance between two codes: then a state of F6 is classified as a digit
+    exactly if it is within half the smallest distance of a code (the largest balls around the codes that do not
+    overlap). With much greater j the loss is a plain softmax, with much smaller j the squared distance to the right code,
+    equation 8. A sum of 84 squared differences has large gradients: with SGD, momentum 0.9 and batches of 64, learning
+    rates from 0.0003 to 0.003 train well and 0.01 does not.
 
     Deviations from the paper:
-        - ``output="linear"`` ends in an ordinary linear layer, 850 parameters more, for a plain cross-entropy.
-        - The paper scales pixels so that background is -0.1 and ink 1.175; here that is the data's affair (subtract
-          0.0784 from pixels in [0, 1], divide by 0.7843), as is the training: the paper's is a diagonal
-          Levenberg-Marquardt method on single patterns.
+        - ``output="linear"`` has a linear output layer, 850 more parameters, for a plain cross-entropy.
+        - The paper scales pixels so that background is -0.1 and ink 1.175; here ``data.mean=0.0784 data.std=0.7843`` does
+          that. The paper trains with a diagonal Levenberg-Marquardt method on single patterns; here any optimizer can be
+          used.
         - The bitmaps follow transcriptions of figure 3 in public reimplementations (mattwang44/LeNet-from-Scratch and
           others that agree with it), the bars above 0, 2, 4 and 5 included; the figure itself was not measured.
 
     Args:
-        image_size: 32, or 28: images as MNIST has them, to which 2 pixels of background are added on each side, as the
-            paper did.
+        image_size: 32; or 28, MNIST's size, to which 2 pixels of background are added on each side, as in the paper.
         background: value of the pixels added to images of 28x28; the default is black under the normalisation
-            (0.1307, 0.3081), the paper's scaling needs -0.1.
+            (0.1307, 0.3081); the paper's scaling needs -0.1.
         output: ``rbf`` as published, or ``linear``.
-        rubbish_penalty: j of equation 9, positive; without effect where ``output`` is ``linear``.
+        rubbish_penalty: j of equation 9, positive; no effect if ``output`` is ``linear``.
         num_classes: 10, the digits that have a bitmap.
         in_channels: 1, grey.
 
@@ -130,7 +129,7 @@ class LeNet5_1998(nn.Module):
 
     @property
     def title(self) -> str:
-        """Name for people."""
+        """Display name."""
         return "LeNet-5 (1998)" if self.rubbish_logit is not None else "LeNet-5 (1998), linear output"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -162,7 +161,7 @@ class Subsampling(nn.Module):
 
 
 class PartialConv2d(nn.Module):
-    """A convolution in which each output map sees some of the input maps (table I, layer C3).
+    """A convolution in which each output map is connected to some of the input maps (table I, layer C3).
 
     (N, C, H, W) to (N, ``len(connections)``, H - k + 1, W - k + 1). ``weight`` (connections, k * k) holds a kernel for
     each connection, sorted by output map, then by input map.
@@ -182,7 +181,7 @@ class PartialConv2d(nn.Module):
             _uniform(own.numel(), own, self.bias[out])
 
     def forward(self, maps: Tensor) -> Tensor:
-        # One dense convolution with zeros where there is no connection is faster than one for each fan-in.
+        # One dense convolution with zeros for missing connections is faster than one convolution for each fan-in.
         outs, ins, height, width = self.shape
         dense = self.weight.new_zeros(outs * ins, height * width).index_copy(0, self.index, self.weight)
         return F.conv2d(maps, dense.view(self.shape), self.bias)
@@ -201,7 +200,7 @@ class RBF(nn.Module):
         self.register_buffer("codes", codes, persistent=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        # Not the expanded square: its large terms cancel, which costs digits, the more so in bfloat16.
+        # Not the expanded square: its large terms cancel, which loses precision, above all in bfloat16.
         return -(states.unsqueeze(-2) - self.codes).square().sum(-1)
 
 

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons, by their widths or by a number of layers and a parameter budget."""
+"""Multi-layer perceptrons, defined by their widths or by depth and parameter budget."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class MLP(nn.Module):
     Args:
         image_size: height and width of an image in pixels.
         hidden: widths of the hidden layers; an empty list is softmax regression.
-        depth: number of hidden layers of equal width, the widest that ``budget`` allows; 2 where neither ``hidden``
+        depth: number of hidden layers of equal width, the widest that ``budget`` allows; 2 if neither ``hidden``
             nor ``depth`` is given. Not together with ``hidden``.
-        budget: greatest number of parameters, batch norm included; without effect where ``hidden`` is given.
+        budget: greatest number of parameters, batch norm included; no effect if ``hidden`` is given.
         activation: a key of ``ACTIVATIONS``, after each hidden layer.
         batch_norm: a flag for each hidden layer; ``True`` means all.
         batch_norm_position: ``before`` or ``after`` the activation.
@@ -92,7 +92,7 @@ class MLP(nn.Module):
 
     @property
     def title(self) -> str:
-        """Name for people: "MLP" and the widths from the pixels to the classes."""
+        """Display name: "MLP" and the widths from the pixels to the classes."""
         return self._title
 
     def forward(self, images: Tensor) -> Tensor:
@@ -101,9 +101,9 @@ class MLP(nn.Module):
 
 
 def mlp_parameters(widths: Sequence[int], *, normalised: Sequence[int] = ()) -> int:
-    """Parameters of linear layers from ``widths[0]`` inputs to ``widths[-1]`` outputs.
+    """Number of parameters of linear layers from ``widths[0]`` inputs to ``widths[-1]`` outputs.
 
-    ``normalised`` holds the widths that batch norm follows, a scale and a shift for each unit.
+    ``normalised`` holds the widths of layers with batch norm, which has two parameters for each unit.
     """
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths)) + 2 * sum(normalised)
 
@@ -127,7 +127,7 @@ def width_for_budget(
         normalised: how many of the hidden layers have batch norm.
 
     Raises:
-        ValueError: a value is out of range, or a width of 1 has more parameters than ``budget`` already.
+        ValueError: a value is out of range, or even a width of 1 needs more than ``budget``.
     """
 
     def parameters(width: int) -> int:
@@ -137,6 +137,6 @@ def width_for_budget(
     if width == 0:
         raise ValueError(
             f"budget={budget}: must be {parameters(1)} or more, "
-            f"what {depth} hidden layers of width 1 take for {inputs} pixels and {outputs} classes"
+            f"which {depth} hidden layers of width 1 take for {inputs} pixels and {outputs} classes"
         )
     return width

@@ -1,4 +1,4 @@
-"""What a model consists of, layer by layer: output shapes, parameters, multiply-accumulates."""
+"""A model's layers: output shapes, parameters, multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class LayerRow:
     Attributes:
         name: its name in the state dict, such as ``features.conv1``.
         kind: its class, such as ``Conv2d``.
-        output_shape: shape of what it returns, without the batch.
+        output_shape: shape of its output, without the batch.
         parameters: number of trainable parameters.
-        macs: multiply-accumulates of its convolutions and matrix products, as executed (the zeros of a partial
-            connection table count); other arithmetic counts nothing.
+        macs: multiply-accumulates of its convolutions and matrix products, as executed (zeros of a partial
+            connection table included); other arithmetic is not counted.
     """
 
     name: str
@@ -34,9 +34,9 @@ class LayerRow:
 def layer_table(model: nn.Module, image_size: int, in_channels: int = 1) -> list[LayerRow]:
     """The layers of ``model`` in the order they run, for images (``in_channels``, ``image_size``, ``image_size``).
 
-    Listed is what has parameters or changes the shape; activations and dropout do neither. The model is run once on a
-    blank image, in evaluation mode and without gradients; its parameters, buffers and modes and the random number
-    generators stay as they are. A compiled model is to be passed before its compilation.
+    Only layers with parameters or another output shape are listed, so no activations and no dropout. The model is run
+    once on a blank image, in evaluation mode and without gradients; its parameters, buffers, modes and the random number
+    generators do not change. Pass a compiled model before its compilation.
     """
     names = {module: name for name, module in model.named_modules() if not list(module.children())}
     calls: list[tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = []

@@ -1,6 +1,6 @@
-"""The step on a CPU in small C kernels, built with the system's C compiler at first use.
+"""Training on a CPU in small C kernels, compiled with the system's C compiler at first use.
 
-``attach`` gives a model's ``forward`` to them, ``fused_step`` a whole training step, ``NativeAugment`` distorts images; nothing else of the package knows.
+``attach`` replaces a model's ``forward``, ``fused_step`` takes a whole training step, ``NativeAugment`` distorts images.
 """
 
 from mnist_exp.native.augment import NativeAugment

@@ -18,18 +18,18 @@ class Distortion(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("n", "channels", "side", "cubic", "shards")),
         *((name, ctypes.c_void_p) for name in ("images", "distorted", "background", "maps", "noise")),
         ("seed", ctypes.c_uint64),
-        *((name, ctypes.c_void_p) for name in ("smoothing", "turned", "scratch")),
+        *((name, ctypes.c_void_p) for name in ("smoothing", "transposed", "scratch")),
     )
 
 
 class NativeAugment:
-    """Draws from the distribution of distortions that ``augment`` draws from, and computes the same images, to rounding.
+    """Distorts images like ``augment``: from the same distribution, and equal to rounding for the same random numbers.
 
-    The affine maps are those that ``augment`` would draw. Of the elastic part's noise only a seed comes from PyTorch's
-    generator: 100,000 numbers from it take longer than a step of an MLP.
+    The affine maps are drawn by ``augment``. For the elastic noise only a seed is drawn from PyTorch's generator: drawing
+    100,000 numbers there takes longer than a step of an MLP.
 
     Raises:
-        NativeUnavailable: the kernels cannot be had here.
+        NativeUnavailable: the kernels cannot be built here.
     """
 
     def __init__(self, augment: Augment) -> None:
@@ -37,7 +37,7 @@ class NativeAugment:
         self._library = load({}, "augment.c")
         self._lanes = self._library.lanes()
         self._background = torch.as_tensor(augment.background, dtype=torch.float32).flatten().cpu()
-        self._turned: dict[int, tuple[Tensor, Tensor]] = {}
+        self._transposed: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Distort images (N, C, S, S), floating point; returns a new tensor of the same shape and dtype."""
@@ -48,8 +48,8 @@ class NativeAugment:
         return self.distort(images, maps, seed)
 
     def distort(self, images: Tensor, maps: Tensor, seed: int, noise: Tensor | None = None) -> Tensor:
-        """The images (N, C, S, S) under affine maps (N, 2, 3) and the elastic displacement that ``noise`` (N, 2, S, S) gives,
-        or where there is none ``noise_of(N, S, seed)``."""
+        """Images (N, C, S, S) distorted by affine maps (N, 2, 3) and by the elastic displacement made of ``noise``
+        (N, 2, S, S), by default ``noise_of(N, S, seed)``."""
         count, channels, side = images.shape[:3]
         distorted = torch.empty_like(images)
         background = self._background.expand(channels).contiguous()
@@ -61,23 +61,23 @@ class NativeAugment:
             noise = noise.contiguous()
             call.noise = noise.data_ptr()
         if self._augment.elastic_alpha:
-            smoothing, turned = self._matrices(side)
-            call.smoothing, call.turned = smoothing.data_ptr(), turned.data_ptr()
+            smoothing, transposed = self._matrices(side)
+            call.smoothing, call.transposed = smoothing.data_ptr(), transposed.data_ptr()
         scratch = torch.empty(self._library.distortion_floats(ctypes.byref(call)))
         call.scratch = scratch.data_ptr()
         self._library.distort(ctypes.byref(call))
         return distorted
 
     def noise_of(self, count: int, side: int, seed: int) -> Tensor:
-        """Numbers (N, 2, S, S), uniform in [-1, 1)."""
+        """The noise (N, 2, S, S), uniform in [-1, 1), that ``distort`` draws from ``seed``."""
         noise, scratch = torch.empty(count, 2, side, side), torch.empty(side * (side + self._lanes))
         self._library.draw_noise(count, side, seed, noise.data_ptr(), scratch.data_ptr())
         return noise
 
     def _matrices(self, side: int) -> tuple[Tensor, Tensor]:
-        if side not in self._turned:
+        if side not in self._transposed:
             smoothing = self._augment.smoothing_matrix(side, torch.device("cpu")).contiguous()
-            turned = torch.zeros(side, -(-side // self._lanes) * self._lanes)
-            turned[:, :side] = smoothing.T * (self._augment.elastic_alpha * 2 / side)
-            self._turned[side] = smoothing, turned
-        return self._turned[side]
+            transposed = torch.zeros(side, -(-side // self._lanes) * self._lanes)
+            transposed[:, :side] = smoothing.T * (self._augment.elastic_alpha * 2 / side)
+            self._transposed[side] = smoothing, transposed
+        return self._transposed[side]

@@ -1,4 +1,4 @@
-"""The kernels as a shared library: compiled at first use, kept in the user's cache folder, loaded with ctypes."""
+"""The kernels as a shared library: compiled at first use, stored in the user's cache folder, loaded with ctypes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mnist_exp.data.files import cache_directory, describe
 
 SOURCES = Path(__file__).with_name("kernels")
 COMPILERS = ("cc", "gcc", "clang")
-# No -ffast-math: it takes a NaN for impossible. What it would allow beside that is in the last four flags or in the source.
+# No -ffast-math, which assumes that there is no NaN; these flags and the source have its other optimizations.
 FLAGS = (
     "-std=gnu11",
     "-O3",
@@ -34,7 +34,7 @@ FLAGS = (
     "-fno-trapping-math",
     "-Wno-psabi",
 )
-# What the libraries export, one or the other.
+# Functions of the two libraries.
 POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
 FUNCTIONS: dict[str, tuple[type[ctypes.c_int64] | None, list[type[Any]]]] = {
     "lanes": (INTEGER, []),
@@ -50,14 +50,13 @@ FUNCTIONS: dict[str, tuple[type[ctypes.c_int64] | None, list[type[Any]]]] = {
 
 
 class NativeUnavailable(Exception):
-    """The native kernels cannot be had here. The message is one line that says why."""
+    """The native kernels cannot be used here. The message is one line with the reason."""
 
 
 def load(constants: Mapping[str, int], source: str = "network.c") -> ctypes.CDLL:
-    """The library of a source file for ``constants``, which it takes as macros; from the cache, or compiled into it.
+    """The library of a source file with ``constants`` as macros, from the cache if it is there, else compiled.
 
-    A library from a folder that others may write to is never loaded: it is compiled in a private folder for this
-    process alone.
+    If other users can write to the cache folder, it is not used: the library is compiled in a private temporary folder.
 
     Raises:
         NativeUnavailable: no compiler, a failed compilation, a cache folder that cannot be written.
@@ -77,14 +76,14 @@ def _load(constants: tuple[tuple[str, int], ...], source: str = "network.c") -> 
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _is_private(folder):
             return _from_cache(folder / name, compiler, flags)
-        with tempfile.TemporaryDirectory() as private:  # the library stays in memory when its file is gone
+        with tempfile.TemporaryDirectory() as private:  # the library stays in memory after its file is deleted
             return _open(_compile(Path(private) / name, compiler, flags))
     except OSError as error:
         raise NativeUnavailable(f"{error.filename or folder}: {describe(error)}") from error
 
 
 def _from_cache(library: Path, compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
-    with FileLock(library.with_suffix(".lock")):  # of many processes that start at once, one compiles
+    with FileLock(library.with_suffix(".lock")):  # if many processes start at once, only one compiles
         if library.exists():
             try:
                 return _open(library)
@@ -94,7 +93,7 @@ def _from_cache(library: Path, compiler: str, flags: tuple[str, ...]) -> ctypes.
 
 
 def _compile(library: Path, compiler: str, flags: tuple[str, ...]) -> Path:
-    """Compile to ``library``, which is whole or absent at any moment."""
+    """Compile to ``library``, which is replaced atomically."""
     descriptor, temporary = tempfile.mkstemp(dir=library.parent, suffix=".so")
     try:
         os.close(descriptor)
@@ -126,9 +125,9 @@ def _open(library: Path) -> ctypes.CDLL:
 
 
 def _team() -> tuple[int | None, ...]:
-    """Addresses of the functions by which PyTorch's threads are put to work; nothing where they are not GNU OpenMP's.
+    """Addresses of the functions that run work on PyTorch's threads; None if PyTorch does not use GNU OpenMP.
 
-    They are looked up from PyTorch's library on: another package may have brought an OpenMP of its own.
+    They are looked up in PyTorch's library, because other packages may load another OpenMP.
     """
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
@@ -139,7 +138,7 @@ def _team() -> tuple[int | None, ...]:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether nobody but this user can have put a file into ``folder``."""
+    """Whether only this user can write to ``folder``."""
     found = folder.lstat()
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
@@ -156,7 +155,7 @@ def _native_flag() -> str:
 
 
 def _key(compiler: str, flags: tuple[str, ...]) -> str:
-    """Names a library by all that it is made of: source, flags, compiler, and the kind of CPU."""
+    """A hash of the source, the flags, the compiler and the CPU model, as the library's file name."""
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError) as error:

@@ -1,7 +1,7 @@
 """A model's forward and backward pass in the native kernels, behind one autograd function.
 
-The model keeps its modules and parameters; only its ``forward`` goes another way, so everything around it (loss,
-optimizer, averages, checkpoints) is as with PyTorch alone.
+The model keeps its modules and parameters; only its ``forward`` is replaced, so loss, optimizer, averages and
+checkpoints do not change.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from mnist_exp.native.build import load
 from mnist_exp.native.structure import structure
 
-CHUNK = 64  # images of a thread at a time where nothing is kept for a backward pass
+CHUNK = 64  # images of a thread at a time, without gradients
 
 
 class Layer(ctypes.Structure):
@@ -51,23 +51,23 @@ class Call(ctypes.Structure):
 
 
 class NativeForward:
-    """Takes the place of a model's ``forward``: images (N, C, S, S), float32, to logits (N, C), float32.
+    """Replaces a model's ``forward``: images (N, C, S, S), float32, to logits (N, C), float32.
 
-    Whatever the kernels are not made for (other types, other devices, gradients of images, autocast) takes the model's
-    own ``forward``. A deep copy of the model gets one of its own.
+    Inputs without a kernel (other types, other devices, gradients of images, autocast) go to the model's own ``forward``.
+    A deep copy of the model gets its own ``NativeForward``.
 
     Raises:
-        NativeUnavailable: the kernels do not cover the model or cannot be had here.
+        NativeUnavailable: the kernels do not cover the model or cannot be built here.
     """
 
     def __init__(self, model: nn.Module, library: ctypes.CDLL | None = None) -> None:
         self._model = weakref.ref(model)
         self.library = library or load(structure(model).constants)
         self._ready = False
-        self._lock = threading.Lock()  # C reads what a call fills in: one call at a time
+        self._lock = threading.Lock()  # C reads the fields of self.call: one call at a time
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeForward:
-        # The copy's modules do not exist yet: they are looked at when it is called first.
+        # The copy's modules do not exist yet, so they are read at its first call.
         return NativeForward(memo[id(self._model())], self.library)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class NativeForward:
         self._ready = True
 
     def takes(self, images: Tensor, count: int) -> bool:
-        """Whether the kernels are made for a batch of ``count`` of these images."""
+        """Whether the kernels support a batch of ``count`` of these images."""
         return (
             images.dtype is torch.float32
             and images.device.type == "cpu"
@@ -109,12 +109,16 @@ class NativeForward:
             and count > 0
             and not images.requires_grad
             and not torch.is_autocast_enabled("cpu")
-            # Of a single image PyTorch takes no statistics, or says that there are none.
+            # PyTorch decides whether a single image has batch statistics, or raises its error.
             and not (count == 1 and any(norm.training for norm in self.norms))
         )
 
     def _check_parameters(self) -> None:
-        """Before C gets an address: is there what it expects? Asked again when an address has changed."""
+        """Check parameters before C gets their addresses, and again after an address has changed.
+
+        Raises:
+            TypeError: a parameter has another shape, type, device or layout than the kernels need.
+        """
         addresses = [parameter.data_ptr() for parameter in self.parameters]
         if addresses == self.addresses:
             return
@@ -136,7 +140,7 @@ class NativeForward:
         self.addresses = addresses
 
     def draw_masks(self, count: int) -> list[Tensor | None]:
-        """What dropout multiplies each layer's input by: the draws that ``nn.Dropout`` would make, in their order."""
+        """The dropout mask of each layer's input, drawn like ``nn.Dropout`` does; None without dropout."""
         masks: list[Tensor | None] = []
         for part in self.parts:
             if part.dropout is None or not part.dropout.training:
@@ -161,7 +165,7 @@ class NativeForward:
                 counter.add_(1)
 
     def set_call(self, images: Tensor, count: int, masks: list[Tensor | None], shards: int) -> tuple[int, int]:
-        """What every call tells C; returns the floats of workspace and scratch that C wants."""
+        """Set the fields of a call; returns the sizes of workspace and scratch in floats."""
         self._check_parameters()
         call = self.call
         call.n, call.shards, call.images = count, shards, images.data_ptr()
@@ -232,7 +236,7 @@ class Network(torch.autograd.Function):
         logits, workspace = native.forward(images, masks)
         ctx.native, ctx.masks, ctx.workspace, ctx.shards = native, masks, workspace, torch.get_num_threads()
         ctx.batch = [int(part.norm is not None and part.norm.training) for part in native.parts]
-        ctx.save_for_backward(images, *parameters)  # so that a change of one in between is noticed
+        ctx.save_for_backward(images, *parameters)  # autograd then detects a change in place before the backward pass
         return logits
 
     @staticmethod
@@ -248,7 +252,7 @@ class Network(torch.autograd.Function):
 
 
 def attach(model: nn.Module) -> None:
-    """Let the native kernels do the forward and backward pass of ``model``, a ``LeNet5`` or ``MLP`` on the CPU.
+    """Use the native kernels for the forward and backward pass of ``model``, a ``LeNet5`` or ``MLP`` on the CPU.
 
     Raises:
         NotCovered: there are no kernels for a part of it.
@@ -258,5 +262,5 @@ def attach(model: nn.Module) -> None:
 
 
 def attached(model: nn.Module) -> bool:
-    """Whether the native kernels do the work of ``model``."""
+    """Whether the native kernels are attached to ``model``."""
     return isinstance(model.forward, NativeForward)

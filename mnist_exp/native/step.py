@@ -1,7 +1,7 @@
-"""A whole training step in one call: gather, forward and backward pass, loss, and where it is a common one, the optimizer.
+"""A whole training step in one call: gather, forward and backward pass, loss, and SGD, Adam or AdamW.
 
-What it changes is what PyTorch would change: parameters, their ``grad``, running statistics, the optimizer's state in
-PyTorch's layout, the average's weights. So a checkpoint does not show who took a step.
+It changes the same values as PyTorch: parameters, their ``grad``, running statistics, the optimizer's state in PyTorch's
+layout, the averaged weights. So checkpoints of both backends are alike.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from mnist_exp.native.network import NativeForward
-from mnist_exp.torch_private import count_as_stepped, has_hooks
+from mnist_exp.torch_private import has_hooks, mark_as_stepped
 
 KINDS: dict[type[Optimizer], int] = {SGD: 0, Adam: 1, AdamW: 2}  # as update.h
 BUFFERS: dict[type[Optimizer], tuple[str, ...]] = {
@@ -22,11 +22,17 @@ BUFFERS: dict[type[Optimizer], tuple[str, ...]] = {
     Adam: ("exp_avg", "exp_avg_sq"),
     AdamW: ("exp_avg", "exp_avg_sq"),
 }
-REFUSED = ("maximize", "amsgrad", "differentiable", "capturable", "dampening")  # of a group of parameters
+REFUSED = (
+    "maximize",
+    "amsgrad",
+    "differentiable",
+    "capturable",
+    "dampening",
+)  # options of a parameter group that the kernels do not support
 
 
 class WeightAverage(Protocol):
-    """``training.ExponentialMovingAverage``, as far as a step needs to know it."""
+    """The part of ``training.ExponentialMovingAverage`` that a step needs."""
 
     @property
     def averages(self) -> list[Tensor]: ...
@@ -79,15 +85,15 @@ def fused_step(
     label_smoothing: float = 0.0,
     gradient_clipping: float | None = None,
 ) -> FusedStep | None:
-    """The step of a model that native kernels are attached to, on mean cross entropy; None where PyTorch must take it.
+    """The step of a model that native kernels are attached to, on mean cross-entropy; None if the kernels cannot take it.
 
-    That is so where something would be left out: hooks of the model, its parameters or the optimizer, a softmax behind
-    the logits, parameters that are not trained.
+    They do not support hooks of the model, its parameters or the optimizer, a softmax after the logits, or frozen
+    parameters.
     """
     forward = model.forward
     if not isinstance(forward, NativeForward) or not _is_plain(model, optimizer):
         return None
-    own = NativeForward(model, forward.library)  # with a call of its own, which evaluation does not touch
+    own = NativeForward(model, forward.library)  # with its own call, because evaluation uses the other one
     own.prepare(model)
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if own.after is not None or trained != {id(parameter) for parameter in own.parameters}:
@@ -96,13 +102,13 @@ def fused_step(
 
 
 def _is_plain(model: nn.Module, optimizer: Optimizer) -> bool:
-    """Whether every parameter is trained and laid out plainly, and nobody waits for what happens within a step."""
-    plain = all(parameter.requires_grad and _in_one_piece(parameter) for parameter in model.parameters())
+    """Whether every parameter is trained and has no gaps in memory, and there are no hooks."""
+    plain = all(parameter.requires_grad and _is_dense(parameter) for parameter in model.parameters())
     return plain and not has_hooks(model, optimizer)
 
 
-def _in_one_piece(tensor: Tensor) -> bool:
-    """Whether its elements fill memory without gaps, as those of whatever is made in its likeness do."""
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether its elements fill memory without gaps, so that ``empty_like`` gives the same layout."""
     return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
 
@@ -120,19 +126,19 @@ class FusedStep:
         self._own, self._optimizer, self._average = own, optimizer, average
         self._clipping = gradient_clipping
         own.call.smoothing = label_smoothing
-        self._bound: object = None  # what the addresses below belong to
+        self._bound: object = None  # addresses and settings for which _bind was called
         self._state: object = None
         self._workspace = self._scratch = torch.empty(0)
 
     def __call__(self, images: Tensor, labels: Tensor, index: Tensor | None, loss_sum: Tensor, correct: Tensor) -> bool:
-        """Take a step, unless PyTorch must take this one; returns whether it was taken.
+        """Take a step; returns False, without a change, if the kernels do not support the batch.
 
         Args:
-            images: (N, C, S, S), float32, the batch, or with ``index`` all images that it points to.
+            images: (N, C, S, S), float32: the batch, or with ``index`` all images.
             labels: (N,), int64, of the images.
-            index: (n,), int64, the batch.
-            loss_sum: a float32 number to which the loss of the batch's images is added, in nats.
-            correct: an int64 number to which the number of those classified correctly is added.
+            index: (n,), int64: the images of the batch; None: all.
+            loss_sum: (), float32; the sum of the images' losses, in nats, is added to it.
+            correct: (), int64; the number of images classified correctly is added to it.
 
         Raises:
             IndexError: an index or a label is out of range.
@@ -146,15 +152,15 @@ class FusedStep:
         call.labels, call.examples = labels.data_ptr(), len(labels)
         call.loss_sum, call.correct = loss_sum.data_ptr(), correct.data_ptr()
         masks = own.draw_masks(count)
-        self._make_room(*own.set_call(images, count, masks, torch.get_num_threads()))
+        self._allocate(*own.set_call(images, count, masks, torch.get_num_threads()))
         groups = self._optimizer.param_groups
-        state = self._optimizer.state  # another object after load_state_dict; held, so that no new one gets its address
+        state = self._optimizer.state  # another object after load_state_dict; kept, so that no new one gets its address
         bound = own.addresses, [group.get("momentum", 0) != 0 for group in groups]
         if self._bound != bound or self._state is not state:
             self._bind()
             self._bound, self._state = bound, state
         if own.parameters[0].grad is not self._gradients[0]:
-            self._show_gradients()
+            self._set_gradients()
         if own.norms:
             own.set_norms()
         if self._update is not None:
@@ -167,13 +173,13 @@ class FusedStep:
         self._finish()
         return True
 
-    def _make_room(self, workspace: int, scratch: int) -> None:
+    def _allocate(self, workspace: int, scratch: int) -> None:
         if len(self._workspace) < workspace or len(self._scratch) < scratch:
             self._workspace, self._scratch = torch.empty(workspace), torch.empty(scratch)
         self._own.call.workspace, self._own.call.scratch = self._workspace.data_ptr(), self._scratch.data_ptr()
 
     def _finish(self) -> None:
-        """What C has not done."""
+        """The optimizer's step and the average's update, if C does not do them."""
         if self._update is None:
             if self._clipping is not None:
                 parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
@@ -182,12 +188,12 @@ class FusedStep:
         if self._average is not None and (self._update is None or not self._update.average_count):
             self._average.update()
 
-    def _show_gradients(self) -> None:
+    def _set_gradients(self) -> None:
         for parameter, gradient in zip(self._own.parameters, self._gradients, strict=True):
             parameter.grad = gradient
 
     def _bind(self) -> None:
-        """Tell C where everything lies."""
+        """Give C the addresses of gradients, parameters, states and averages."""
         own, optimizer = self._own, self._optimizer
         self._gradients = [torch.empty_like(parameter) for parameter in own.parameters]
         addresses = iter([gradient.data_ptr() for gradient in self._gradients])
@@ -195,7 +201,7 @@ class FusedStep:
             layer.weight_gradient, layer.bias_gradient = next(addresses), next(addresses)
             if layer.norm:
                 layer.gamma_gradient, layer.beta_gradient = next(addresses), next(addresses)
-        self._show_gradients()
+        self._set_gradients()
         kind, groups = KINDS.get(type(optimizer)), optimizer.param_groups
         self._update: Update | None = None
         own.call.update = None
@@ -216,10 +222,10 @@ class FusedStep:
             self._clipping or 0.0,
         )
         own.call.update = ctypes.addressof(self._update)
-        count_as_stepped(optimizer)
+        mark_as_stepped(optimizer)
 
     def _parameter(self, parameter: Tensor, group: dict[str, Any], of_group: Group) -> Parameter:
-        """The parameter with its state, which is made or laid out like it where that is not so yet."""
+        """The parameter with its state, which gets the parameter's layout, and is created if it does not exist."""
         fields = Parameter(parameter.numel(), parameter.data_ptr(), group=ctypes.addressof(of_group))
         assert parameter.grad is not None
         fields.gradient = parameter.grad.data_ptr()
@@ -241,20 +247,20 @@ class FusedStep:
         return fields
 
     def _averages(self) -> list[Average]:
-        """The tensors of the average, or none where they lie in memory in another way than what they follow."""
+        """The tensors of the average; empty if a tensor and its average have different layouts."""
         average = self._average
         if average is None:
             return []
         pairs = list(zip(average.averages, average.values, strict=True))
         for ours, value in pairs:
             alike = ours.stride() == value.stride() and ours.dtype is value.dtype is torch.float32
-            if not (alike and _in_one_piece(ours)):
+            if not (alike and _is_dense(ours)):
                 return []
         return [Average(value.numel(), ours.data_ptr(), value.data_ptr()) for ours, value in pairs]
 
 
 def _read(fields: Group, group: dict[str, Any]) -> None:
-    """What a schedule or a callback may have changed."""
+    """Copy a parameter group's settings, which a schedule or a callback may have changed."""
     fields.lr, fields.decay = float(group["lr"]), float(group["weight_decay"])
     if "momentum" in group:
         fields.momentum, fields.nesterov = float(group["momentum"]), bool(group["nesterov"])

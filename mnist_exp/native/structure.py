@@ -1,4 +1,4 @@
-"""What the kernels need to know of a model, read from its modules."""
+"""A model's structure as the kernels need it, read from its modules."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from mnist_exp.models import MLP, LeNet5
 from mnist_exp.native.build import NativeUnavailable
 
-# As vectors.h numbers them.
+# The same numbers as in vectors.h.
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: 0, nn.Tanh: 1, nn.Sigmoid: 2, nn.GELU: 3, nn.SiLU: 4}
-MOST_LAYERS = 64  # as shards.h
-MOST_PIXELS = 64 * 64
-MOST_WEIGHTS = 2**20  # of a layer; beyond it PyTorch is faster
+MAX_LAYERS = 64  # as in shards.h
+MAX_PIXELS = 64 * 64
+MAX_WEIGHTS = 2**20  # of a layer; beyond it PyTorch is faster
 
 
 class NotCovered(NativeUnavailable):
@@ -25,12 +25,12 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 class Part(NamedTuple):
-    """A layer with weights and what belongs to it."""
+    """A layer with weights, and its dropout and batch norm."""
 
     module: nn.Conv2d | nn.Linear
     dropout: nn.Dropout | None  # in front of it
     norm: BatchNorm | None = None
-    position: int = 0  # of the norm: 1 before the activation, 2 after it; as shards.h
+    position: int = 0  # of the norm: 1 before the activation, 2 after it; as in shards.h
 
     def parameters(self) -> list[Tensor]:
         found = [self.module.weight, self.module.bias]
@@ -40,19 +40,19 @@ class Part(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """What the kernels need to know of a model."""
+    """A model's structure as the kernels need it."""
 
     constants: Mapping[str, int]  # macros of the source
     parts: tuple[Part, ...]
     image_shape: tuple[int, int, int]
-    after: nn.Module | None  # what PyTorch does with the logits
+    after: nn.Module | None  # applied to the logits by PyTorch
 
 
 def structure(model: nn.Module) -> Structure:
     """Read a model's modules.
 
     Raises:
-        NotCovered: it is no LeNet5 or MLP, or has a part for which there is no kernel.
+        NotCovered: it is not a LeNet5 or MLP, or has a part without a kernel.
     """
     if type(model) not in {LeNet5, MLP}:
         raise NotCovered(f"there are no kernels for {type(model).__name__}")
@@ -77,11 +77,11 @@ def structure(model: nn.Module) -> Structure:
             case _ if type(module) in ACTIVATIONS:
                 activations.add(type(module))
                 activated = True
-    if len(parts) > MOST_LAYERS:
-        raise NotCovered(f"there are kernels for {MOST_LAYERS} layers at most, and it has {len(parts)}")
-    if (largest := max(part.module.weight.numel() for part in parts)) > MOST_WEIGHTS:
+    if len(parts) > MAX_LAYERS:
+        raise NotCovered(f"there are kernels for {MAX_LAYERS} layers at most, and this model has {len(parts)}")
+    if (largest := max(part.module.weight.numel() for part in parts)) > MAX_WEIGHTS:
         raise NotCovered(
-            f"PyTorch is faster for layers with more than {MOST_WEIGHTS:,} weights, and it has one of {largest:,}"
+            f"PyTorch is faster for layers with more than {MAX_WEIGHTS:,} weights, and this model has one of {largest:,}"
         )
     constants = {"ACTIVATION": ACTIVATIONS[activations.pop()] if activations else 0}
     assert isinstance(model, LeNet5 | MLP)
@@ -92,8 +92,8 @@ def structure(model: nn.Module) -> Structure:
                 f"there are kernels for convolutions of grey images only, and these have {model.in_channels} channels"
             )
         kernel, padding = int(first.kernel_size[0]), int(first.padding[0])
-        if (image_size + 2 * padding) ** 2 > MOST_PIXELS:
-            raise NotCovered(f"there are kernels for {MOST_PIXELS} pixels at most, padding included")
+        if (image_size + 2 * padding) ** 2 > MAX_PIXELS:
+            raise NotCovered(f"there are kernels for {MAX_PIXELS} pixels at most, padding included")
         maps1, maps2 = (part.module.weight.shape[0] for part in parts[:2])
         constants |= {"SIDE": image_size, "PADDING": padding, "KERNEL": kernel, "CHANNELS1": maps1, "CHANNELS2": maps2}
         constants |= {"DENSE": int(average or any(part.norm for part in parts[:2])), "AVERAGE": int(average)}

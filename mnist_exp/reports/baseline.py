@@ -1,4 +1,4 @@
-"""Which arm the others are compared with, and why that one."""
+"""Choose the baseline: the arm with which the others are compared."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 
 
 def choose(arms: Sequence[Arm], asked: str | None) -> tuple[int, str]:
-    """Position of the baseline, and the reason in words.
+    """Choose the baseline.
 
-    Without a wish it is the arm of the sweep's first job, where all runs belong to one sweep; else the arm that differs
-    least from the default settings. An arm without a completed run is passed over while another has one.
+    By default it is the arm of the sweep's first job, if all runs belong to one sweep; else the arm that differs least
+    from the default settings. An arm without a completed run is chosen only if no arm has one.
 
     Args:
-        asked: label, name or settings (``lr=0.01,model=lenet5``) of an arm; None leaves it open.
+        asked: label, name or settings (``lr=0.01,model=lenet5``) of an arm; None: the default.
+
+    Returns:
+        its position in ``arms``, and the reason in words.
 
     Raises:
-        UsageError: no arm, or more than one, is meant by ``asked``.
+        UsageError: ``asked`` matches no arm, or more than one.
     """
     if asked is not None:
         return _asked_for(arms, asked), "asked for with --baseline"
@@ -67,8 +70,8 @@ def _asked_for(arms: Sequence[Arm], asked: str) -> int:
         return fitting[0]
     choices = [labels[index] for index in fitting] or labels
     shown = ", ".join(repr(label) for label in choices[:12]) + (", ..." if len(choices) > 12 else "")
-    what = f"fits {len(fitting)} arms" if fitting else "is not one arm"
-    raise UsageError(f"--baseline {asked!r} {what}; choose from {shown}{'' if fitting else nearest(asked, labels)}")
+    problem = f"fits {len(fitting)} arms" if fitting else "is not one arm"
+    raise UsageError(f"--baseline {asked!r} {problem}; choose from {shown}{'' if fitting else nearest(asked, labels)}")
 
 
 def _has(settings: dict[str, Any], key: str, text: str) -> bool:
@@ -82,7 +85,7 @@ def _has(settings: dict[str, Any], key: str, text: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """lenet5_1998 and LeNet5_1998 are one model."""
+    """A name without underscores and capitals: lenet5_1998 and LeNet5_1998 are one model."""
     return name.replace("_", "").lower()
 
 
@@ -94,20 +97,20 @@ def _number(value: Any) -> Any:
 
 
 def _jobs(paths: Sequence[Path]) -> dict[Path, int]:
-    """Place of each run among the jobs of its sweep; nothing where they are not all of one sweep."""
+    """The position of each run among the jobs of its sweep; empty if the runs are not all in one sweep."""
     folders = {path.parent for path in paths}
     if len(folders) != 1:
         return {}
     (folder,) = folders
     try:
-        jobs = {folder / job["directory"]: place for place, job in enumerate(read_sweep(folder)["jobs"])}
-    except (RunDirectoryError, TypeError, KeyError):
+        jobs = {folder / job.directory: place for place, job in enumerate(read_sweep(folder).jobs)}
+    except RunDirectoryError:
         return {}
     return jobs if jobs.keys() >= set(paths) else {}
 
 
 def _default_settings() -> dict[str, Any]:
-    """What ``mnist-train`` without an argument would train."""
+    """The settings of ``mnist-train`` without arguments."""
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         tree = resolve(compose("train", overrides=["name=default"]))
     return flatten(hashed_config(check(tree)))

@@ -1,4 +1,4 @@
-"""From run directories to the files of a report."""
+"""Compute a report and write its files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,17 @@ from mnist_exp.runs import RunDirectoryError
 from mnist_exp.runs.files import exists, open_file
 
 DOCUMENTS = ("report.html", "report.md", "results.csv")
-MANIFEST = "figures/.written.json"  # digests of the pictures, by name: so that nothing else is ever deleted
+MANIFEST = "figures/.written.json"  # digests of the pictures by name, so that no other file is deleted
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything in a report but its files."""
+    """The content of a report.
+
+    Attributes:
+        rows: of the table of arms, best first. pairs: each other arm against the baseline, in the same order.
+        headline: the result in words.
+    """
 
     comparison: Comparison
     rows: list[Row]
@@ -37,7 +42,7 @@ class Report:
 
 
 def build(comparison: Comparison) -> Report:
-    """Do all the arithmetic, once."""
+    """Compute the content of a report."""
     table = rows(comparison)
     place = {row.arm.label: index for index, row in enumerate(table)}
     pairs = sorted(against_baseline(comparison), key=lambda pair: place[pair.arm.label])
@@ -45,17 +50,22 @@ def build(comparison: Comparison) -> Report:
 
 
 def write(report: Report, output: Path, others: Mapping[str, str] | None = None) -> list[Path]:
-    """Write ``report.html``, ``report.md``, ``results.csv`` and ``figures/*.svg`` and ``*.png``; returns the former.
+    """Write ``report.html``, ``report.md``, ``results.csv``, and ``figures/*.svg`` and ``*.png``.
 
-    Everything is written beside its place first, so that a disk that is full leaves an earlier report as it was.
+    All files are written to a temporary folder first, so that a full disk leaves an earlier report unchanged.
 
     Args:
-        others: more files by name, with their contents.
+        output: the folder of the report.
+        others: the content of more files, by name.
+
+    Returns:
+        the paths of the files that are not figures.
 
     Raises:
         OSError: ``output`` cannot be written.
+        RunDirectoryError: a file in ``output`` is a link.
     """
-    made = [folder for folder in [output, *output.parents] if not folder.exists()]  # innermost first
+    created = [folder for folder in [output, *output.parents] if not folder.exists()]  # innermost first
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(ENOTDIR, "it is a file, not a folder")
     try:
@@ -69,10 +79,10 @@ def write(report: Report, output: Path, others: Mapping[str, str] | None = None)
             earlier = _written_earlier(figures)
             for name in names:
                 os.replace(staged / name, output / name)
-            for old in earlier - {output / name for name in names}:  # of a report with other runs
+            for old in earlier - {output / name for name in names}:  # figures that this report does not have
                 old.unlink()
     except OSError:
-        for folder in made:
+        for folder in created:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         raise
@@ -112,7 +122,7 @@ def _digest(file: Path) -> str:
 
 
 def _written_earlier(figures: Path) -> set[Path]:
-    """The pictures in a folder that an earlier report wrote there, and that nobody has changed since."""
+    """The pictures in a folder that an earlier report wrote, and that have not changed since."""
     try:
         with open_file(figures.parent / MANIFEST, "r", below=figures.parent) as file:
             digests = json.load(file)
@@ -120,18 +130,18 @@ def _written_earlier(figures: Path) -> set[Path]:
         return set()
     found = set()
     for name, digest in digests.items() if isinstance(digests, dict) else ():
-        with suppress(OSError, RunDirectoryError):  # it is gone, or something else
+        with suppress(OSError, RunDirectoryError):  # it has been deleted, or is not a file
             if Path(name).name == name and _digest(figures / name) == digest:
                 found.add(figures / name)
     return found
 
 
 def _refuse_folders(output: Path, names: Iterable[str]) -> None:
-    """Find out what cannot be replaced before anything is.
+    """Check that all files can be replaced, before one is.
 
     Raises:
-        OSError: a folder lies where a file belongs, or the other way round.
-        RunDirectoryError: a link does, which would lead elsewhere; the report may lie in a stranger's directory.
+        OSError: there is a folder with the name of a file, or a file with the name of a folder.
+        RunDirectoryError: there is a link; another person may have put it there to have a file elsewhere overwritten.
     """
     if not (output / "figures").is_dir() or (output / "figures").is_symlink():
         exists(output / "figures", below=output)
@@ -144,11 +154,11 @@ def _refuse_folders(output: Path, names: Iterable[str]) -> None:
 
 
 def _headline(comparison: Comparison, table: Sequence[Row], pairs: Sequence[Pairwise]) -> str:
-    """The result in words, with what it does and does not say."""
+    """The result in words."""
     best = table[0]
     if best.accuracy is None:
-        return "No run has completed yet: there is no result, only how far the runs got."
-    seeds = f"{best.accuracy.n} seeds" if best.accuracy.n > 1 else "one seed, which says nothing about another one"
+        return "No run has completed yet, so there is no result; the curves show the epochs so far."
+    seeds = f"{best.accuracy.n} seeds" if best.accuracy.n > 1 else "one seed; another seed may give another result"
     known = f", 95 % interval over seeds {interval(best.accuracy.interval)} %" if best.accuracy.interval else ""
     text = f"Highest mean test accuracy: {percent(best.accuracy.mean)} by {best.arm.label} ({seeds}{known})."
     if not pairs:

@@ -1,4 +1,4 @@
-"""From run directories to arms: groups of runs that differ in their seed only, and what varies between the groups."""
+"""Read run directories and group them into arms: runs that differ in their seed only."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from mnist_exp.errors import typed
 from mnist_exp.hashing import hashed_config
 from mnist_exp.reports.baseline import choose
-from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, what_varies
+from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, split_settings
 from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.reports.test_set import HardDigit, TestSet
 from mnist_exp.runs import Run, RunDirectoryError, Status, find_runs, read_run
 from mnist_exp.runs.files import open_file
+from mnist_exp.runs.reading import read_predictions
 
 
 @dataclass
@@ -29,14 +30,15 @@ class Arm:
     """Runs that differ in their seed only.
 
     Attributes:
-        settings: configuration by dotted key, without the seed and what does not count.
-        label: short and unique in a comparison.
-        runs: completed, one for each seed, by seed.
-        others: not completed, whatever the reason.
-        test_set: digest of the test labels and number of classes; None without predictions.
-        correct: by seed, which test images (N,) are classified correctly.
-        confusion: (C, C), rows are labels, columns predictions, summed over seeds; None without predictions.
-        calibration: of all seeds together.
+        settings: configuration by dotted key, without the seed and the keys that the hash ignores.
+        label: short, and unique in a comparison.
+        runs: completed runs by seed.
+        others: runs that are not completed.
+        test_set: digest of the test labels, and number of classes; None without predictions.
+        correct: by seed, whether each test image is classified correctly (N,).
+        confusion: number of images (C, C) by label (row) and prediction (column), summed over seeds; None without
+            predictions.
+        calibration: of all seeds together; None without predictions.
     """
 
     settings: dict[str, Any]
@@ -72,13 +74,18 @@ class Arm:
         return found
 
     def curves(self) -> list[Run]:
-        """Runs whose curves speak for the arm: the completed, or what there is while there is none."""
+        """The runs whose curves are drawn: the completed ones; if there is none, all that have an epoch."""
         return list(self.runs.values()) or [run for run in self.others if run.metrics]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A run that is not counted: where, its status or ``unreadable``, and why."""
+    """A run that is not counted.
+
+    Attributes:
+        path: of its directory. status: of the run, or ``unreadable``.
+        epochs: number of completed ones. arm: its label; None if the run is unreadable.
+    """
 
     path: str
     status: str
@@ -89,14 +96,16 @@ class Problem:
 
 @dataclass
 class Comparison:
-    """All that a report shows, before any of it is drawn.
+    """The data of a report.
 
     Attributes:
         arms: in the natural order of their names and settings.
-        baseline: position of the arm that the others are compared with. reason: why this one, in words.
-        common: settings that all arms share.
-        notes: what a reader must know before comparing.
+        baseline: position of the baseline in ``arms``. reason: why it was chosen, in words.
+        varied: settings that differ between arms. common: settings that all arms share.
+        problems: runs that are not counted.
+        notes: warnings that a reader needs before comparing.
         hard_digits: of the baseline's test set.
+        found: number of run directories.
     """
 
     arms: list[Arm]
@@ -111,10 +120,10 @@ class Comparison:
 
 
 def paths_of(patterns: Sequence[str]) -> list[Path]:
-    """Run directories that are named, lie in a named folder, or match a pattern; each once, numbers in their order.
+    """The run directories that match a pattern, or are in a folder that does; each once, in natural order.
 
     Raises:
-        RunDirectoryError: a name or pattern that leads nowhere.
+        RunDirectoryError: a pattern matches nothing, or there is no run.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
@@ -136,42 +145,42 @@ def compare(paths: Iterable[Path], baseline: str | None = None) -> Comparison:
     """Read runs and group them into arms.
 
     Args:
-        baseline: label, name or settings of an arm; None: the arm of the sweep's first job, or the one nearest to the
-            default settings.
+        paths: run directories.
+        baseline: see ``baseline.choose``.
 
     Raises:
         RunDirectoryError: none of them can be read.
-        UsageError: no arm, or more than one, is called ``baseline``.
+        UsageError: ``baseline`` matches no arm, or more than one.
     """
-    gathering = _Gathering()
+    collector = _Collector()
     paths = list(paths)
     for path in paths:
-        gathering.add(path)
-    arms = gathering.ordered_arms()
+        collector.add(path)
+    arms = collector.ordered_arms()
     if not arms:
-        first = gathering.problems[0]
-        more = f" (and {len(gathering.problems) - 1} more)" if len(gathering.problems) > 1 else ""
+        first = collector.problems[0]
+        more = f" (and {len(collector.problems) - 1} more)" if len(collector.problems) > 1 else ""
         raise RunDirectoryError(f"{first.reason}{more}")
-    varied, common = what_varies([arm.settings for arm in arms])
+    varied, common = split_settings([arm.settings for arm in arms])
     for arm, label in zip(arms, labels([arm.name for arm in arms], varied), strict=True):
         arm.label = label
     chosen, reason = choose(arms, baseline)
-    test_set = gathering.test_sets.get(arms[chosen].test_set or "")
+    test_set = collector.test_sets.get(arms[chosen].test_set or "")
     return Comparison(
         arms=arms,
         baseline=chosen,
         reason=reason,
         varied=varied,
         common=common,
-        problems=gathering.problems + _not_completed(arms),
-        notes=[*gathering.notes, *_notes(arms)],
+        problems=collector.problems + _not_completed(arms),
+        notes=[*collector.notes, *_notes(arms)],
         hard_digits=test_set.hardest() if test_set else [],
         found=len(paths),
     )
 
 
-class _Gathering:
-    """Arms while they fill up."""
+class _Collector:
+    """Reads runs one by one and adds them to their arms."""
 
     def __init__(self) -> None:
         self.arms: dict[str, Arm] = {}
@@ -191,7 +200,7 @@ class _Gathering:
             self.problems.append(Problem(str(path), "unreadable", str(error), 0, None))
             return
         if cut_off(path, run):
-            self.notes.append(f"{path / 'metrics.jsonl'} ends in half a line, which is left out")
+            self.notes.append(f"{path / 'metrics.jsonl'} ends in an incomplete line, which is left out")
         key = json.dumps(settings, sort_keys=True)
         arm = self.arms.setdefault(key, Arm(flatten(settings), str(run.record.name or path.name)))
         if run.status != Status.COMPLETED:
@@ -218,17 +227,18 @@ class _Gathering:
     def _add_predictions(self, arm: Arm, seed: int, run: Run) -> None:
         file = run.path / "predictions.npz"
         try:
-            # Opened here, because numpy leaves open what it cannot read.
-            with open_file(file) as stream, np.load(stream, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            arrays = read_predictions(run.path)
             logits, truth = arrays["logits"], arrays["labels"].astype(np.int64)
             classes = logits.shape[1]
             if len(logits) != len(truth) or not len(truth) or truth.min() < 0 or truth.max() >= classes:
-                raise ValueError("its logits and labels do not belong together")
+                raise ValueError("its logits and labels do not match")
         except FileNotFoundError:
             self.notes.append(f"{file} is missing: the run counts for accuracy, not for errors or tests by image")
             return
-        except Exception as error:  # zipfile, zlib and numpy raise what they please for a damaged archive
+        except RunDirectoryError as error:
+            self.notes.append(f"{error}: no errors or tests by image for that run")
+            return
+        except Exception as error:  # arrays of another shape or type
             reason = " ".join(str(error).split()) or type(error).__name__
             self.notes.append(f"{file} cannot be read ({reason}): no errors or tests by image for that run")
             return
@@ -248,7 +258,7 @@ class _Gathering:
 
 
 def _recorded(run: Run, *path: str) -> Any:
-    """A value of ``run.json``; None where the run does not say."""
+    """A value of ``run.json``; None if it is missing."""
     value: Any = run.record
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
@@ -261,7 +271,7 @@ def _not_completed(arms: Sequence[Arm]) -> list[Problem]:
         for run in arm.others:
             reason = run.record.error or {
                 Status.RUNNING: "still running: counted when it is complete",
-                Status.KILLED: f"its process is gone without a word; to continue it: mnist-train {typed('resume', run.path)}",
+                Status.KILLED: f"its process ended without recording why; to continue it: mnist-train {typed('resume', run.path)}",
             }.get(run.status, "no reason recorded")
             problems.append(Problem(str(run.path), run.status, " ".join(reason.split()), len(run.metrics), arm.label))
     return problems
@@ -270,10 +280,10 @@ def _not_completed(arms: Sequence[Arm]) -> list[Problem]:
 def _notes(arms: Sequence[Arm]) -> Iterable[str]:
     done = [(arm, run) for arm in arms for run in arm.runs.values()]
 
-    def distinct(what: str, values: Iterable[object]) -> Iterable[str]:
+    def distinct(title: str, values: Iterable[object]) -> Iterable[str]:
         counts = Counter(str(value) for value in values)
         if len(counts) > 1:
-            yield f"{what}: " + ", ".join(f"{value} ({count})" for value, count in counts.most_common(6))
+            yield f"{title}: " + ", ".join(f"{value} ({count})" for value, count in counts.most_common(6))
 
     def of(run: Run, *path: str) -> Any:
         value = _recorded(run, *path)
@@ -302,14 +312,14 @@ def _notes(arms: Sequence[Arm]) -> Iterable[str]:
     for line in distinct("Seconds, images/s and memory were measured in different places", machines):
         yield f"{line}; compare them with care"
     if single := [arm for arm in arms if len(arm.runs) == 1]:
-        yield f"One seed only, so nothing can be said about training again: {_listed(single)}"
+        yield f"One seed only, so the effect of the seed is not known: {_listed(single)}"
     seeds = {tuple(sorted(arm.runs)) for arm in arms if len(arm.runs) > 1}
     if len(seeds) > 1:
         yield "Not all arms have the same seeds; differences use the seeds that both arms have"
 
 
 def _sizes(arms: Sequence[Arm]) -> str:
-    """Which arms were tested on how many images."""
+    """The size of each test set, and its arms, as text."""
     by_set: dict[str, list[Arm]] = {}
     for arm in arms:
         if arm.test_set:

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs no network: styles, scripts, figures and images are inside."""
+"""The report as one HTML file that needs no network: it contains all styles, scripts, figures and images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mnist_exp.reports.test_set import HardDigit
 def page(
     comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise], figures: Sequence[Figure], headline: str
 ) -> str:
-    """The whole file."""
+    """The content of ``report.html``."""
     environment = Environment(
         loader=PackageLoader("mnist_exp.reports", "."),
         autoescape=True,
@@ -40,7 +40,7 @@ def page(
         comparison=comparison,
         rows=rows,
         heading=markdown.heading(comparison),
-        chosen=markdown.chosen(comparison),
+        chosen=markdown.baseline_sentence(comparison),
         columns=columns(rows),
         pairs=pairs,
         baseline=comparison.arms[comparison.baseline],
@@ -64,7 +64,6 @@ def _library() -> str:
     """Vega, Vega-Lite and vega-embed as one script."""
     import vl_convert
 
-    # The stub does not know that the snippet may be left out.
     script = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub wants an argument that has a default
     return script.replace("</script", "<\\/script")
 
@@ -91,5 +90,5 @@ def _digit(digit: HardDigit) -> dict[str, Any]:
 
 
 def _script_json(value: object) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON for a script element, which it cannot end because it contains no ``<``."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")

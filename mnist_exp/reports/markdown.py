@@ -16,7 +16,7 @@ from mnist_exp.reports.tables import Row, columns, interval, p_value, percent
 def document(
     comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise], figures: Sequence[Figure], headline: str
 ) -> str:
-    """The whole file."""
+    """The content of ``report.md``."""
     parts = [f"# {heading(comparison)}", _cell(headline)]
     parts.append("\n".join(f"- {_cell(note)}" for note in comparison.notes))
     parts.append("## What differs")
@@ -37,7 +37,7 @@ def document(
     parts += ["## Curves", *_pictures(figures, "curves")]
     parts += [
         f"## Against the baseline: {_cell(comparison.arms[comparison.baseline].label)}",
-        _cell(chosen(comparison)),
+        _cell(baseline_sentence(comparison)),
     ]
     parts += [pairs_table(pairs), METHOD, *_pictures(figures, "pairwise")]
     parts += ["## Costs and settings", *_pictures(figures, "costs"), *_pictures(figures, "settings")]
@@ -54,7 +54,7 @@ def document(
             ]
             for d in comparison.hard_digits
         )
-        heads = ["test image", "label", "mostly taken for", "probability", "probability of the label", "runs wrong"]
+        heads = ["test image", "label", "most likely answer", "probability", "probability of the label", "runs wrong"]
         parts += ["Digits that most runs get wrong:", _table(heads, digits)]
     parts += ["## Not counted", problems_table(comparison)]
     parts.append("## Reproduce")
@@ -65,20 +65,21 @@ def document(
 
 
 def heading(comparison: Comparison) -> str:
-    """What is compared, in numbers."""
+    """The title: the number of runs and of arms."""
     runs, arms = comparison.found, len(comparison.arms)
     return f"Comparison of {runs} {'run' if runs == 1 else 'runs'} in {arms} {'arm' if arms == 1 else 'arms'}"
 
 
-def chosen(comparison: Comparison) -> str:
-    """Which arm is the baseline, and why."""
+def baseline_sentence(comparison: Comparison) -> str:
+    """The baseline and the reason for it, in words."""
     return f"The baseline is {comparison.arms[comparison.baseline].label}: {comparison.reason}."
 
 
 METHOD = (
-    "Differences are arm minus baseline, in percentage points of test accuracy. Over seeds: Student's paired t (Welch's where fewer than two "
-    "seeds are shared), covers training again. Over images: McNemar's mid-p test on each pair of networks, merged over "
-    "seeds, covers other test images. P-values are corrected for the number of comparisons by Holm's method."
+    "Differences are arm minus baseline, in percentage points of test accuracy. Over seeds (training with other seeds): "
+    "Student's paired t-test, or Welch's if fewer than two seeds are shared. Over images (testing on other images): McNemar's "
+    "mid-p test on each pair of networks, merged over seeds. P-values are corrected for the number of comparisons by Holm's "
+    "method."
 )
 
 
@@ -142,17 +143,17 @@ def _cell(text: str) -> str:
 
 
 def _words(text: str) -> str:
-    """Text that Markdown takes for words: no HTML, links, pictures or code, whatever a stranger's record holds.
+    """Text that Markdown shows as it is: HTML, links, pictures and code, which a record may contain, are escaped.
 
-    Underscores and stars stay where they are, because names of keys would be hard to read without them.
+    Underscores and stars are not escaped, because that would make the names of keys hard to read.
     """
     safe = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("`", "\\`")
-    # A bracket alone is no link: what makes it one is a parenthesis, a colon or another bracket behind it.
+    # A bracket ends the text of a link only if a parenthesis, a colon or another bracket follows.
     safe = re.sub(r"\](?=\s*[\[(:])", r"\\]", safe)
     return re.sub(r"\b(https?|ftp|javascript|data|www)([:.])", r"\1&#8203;\2", safe, flags=re.IGNORECASE)
 
 
 def _code(text: str) -> str:
-    # A fence ends at a line of as many marks: it gets one more than any that the text holds.
+    # A row of as many backquotes in the text would end the block.
     fence = "`" * max(3, 1 + max((len(marks) for marks in re.findall("`+", text)), default=0))
     return f"{fence}\n{text}\n{fence}"

@@ -23,8 +23,8 @@ class Pairwise:
         seeds: over seeds; None where either has no result.
         images: over test images; None without predictions for the same test set.
         test_images: size of the test set that both were tested on; None where it is not known.
-        seeds_p, images_p: corrected by Holm's method, each over the comparisons that this report makes of its kind.
-        verdict: in words.
+        seeds_p, images_p: p-values, corrected by Holm's method for the number of such tests in the report.
+        verdict: the result in words.
     """
 
     arm: Arm
@@ -42,7 +42,7 @@ class Pairwise:
 
     @property
     def in_images(self) -> str:
-        """The same as a number of test images, of how many; ``-`` where that is not known."""
+        """Mean difference in test images, and the size of the test set; ``-`` if it is not known."""
         if self.seeds is None or self.test_images is None:
             return "-"
         return f"{self.seeds.mean * self.test_images:+,.1f}".removesuffix(".0") + f" of {self.test_images:,}"
@@ -111,7 +111,7 @@ def _verdict(
     if seeds.p is None:
         if min(len(arm.runs), len(baseline.runs)) < 2:
             return "unable to say: one seed" + (f" (these networks differ: {direction} on images)" if on_images else "")
-        return "unable to say: the seeds show no spread to judge by"
+        return "unable to say: no spread over seeds"
     if seeds_p is not None and seeds_p < 1 - LEVEL:
         return f"{direction}" if on_images or images is None else f"{direction} over seeds, not shown on images"
     return f"no difference shown over seeds{f', {direction} on images' if on_images else ''}"

@@ -1,4 +1,4 @@
-"""How to get the runs of a report again: commands, versions, machines."""
+"""How to reproduce the runs of a report: commands, versions, machines."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mnist_exp.runs.record import Hardware
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How to get one arm's runs again."""
+    """How to reproduce the runs of one arm."""
 
     label: str
     seeds: tuple[int, ...]
-    commands: tuple[str, ...]  # one for each way in which its runs were started
+    commands: tuple[str, ...]  # one for each run, without repetitions
     commit: str
     versions: str
     hardware: str
@@ -28,7 +28,7 @@ class Reproduction:
 
 
 def reproductions(comparison: Comparison) -> list[Reproduction]:
-    """One for each arm."""
+    """The reproduction of each arm."""
     return [_reproduction(arm) for arm in comparison.arms]
 
 
@@ -66,7 +66,7 @@ def _reproduction(arm: Arm) -> Reproduction:
 
 
 def run_command(run: Run) -> str:
-    """What to type to get this very run again: its own overrides, even where a sweep started it."""
+    """The command that trains this run again alone, even if a sweep started it."""
     file = run.path / "overrides.yaml"
     try:
         with open_file(file, "r") as stream:

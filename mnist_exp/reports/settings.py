@@ -1,4 +1,4 @@
-"""What differs between arms: their settings by dotted key, in which order, and under which label."""
+"""The settings that differ between arms, their order, and the labels of the arms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from mnist_exp.errors import as_typed
 
 ABSENT = "n/a"
-# Where one value is read from several places by interpolation, the place where a user sets it comes first.
+# If sections share a value by interpolation, the section in which a user sets it comes first.
 SECTIONS = ("regularization", "data", "trainer", "scheduler", "optimizer", "model")
 NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)")
 LONG_FRACTION = re.compile(r"\d+\.\d{5,}(?:e-?\d+)?")
@@ -21,11 +21,17 @@ LONG_FRACTION = re.compile(r"\d+\.\d{5,}(?:e-?\d+)?")
 
 @dataclass(frozen=True)
 class Varied:
-    """A setting that differs between arms. ``aliases`` always have the same value, by interpolation as a rule."""
+    """A setting that differs between arms.
+
+    Attributes:
+        key: dotted.
+        aliases: other keys with the same value in every arm, usually by interpolation.
+        values: for each arm; ``ABSENT`` if the arm does not have the setting.
+    """
 
     key: str
     aliases: tuple[str, ...]
-    values: tuple[Any, ...]  # one for each arm; ABSENT where the arm has no such setting
+    values: tuple[Any, ...]
 
     @property
     def title(self) -> str:
@@ -39,13 +45,13 @@ class Varied:
 
     @property
     def is_numeric(self) -> bool:
-        """Whether three or more distinct numbers, and nothing else, are there to draw a result against."""
+        """Whether all values are numbers, and at least three of them are distinct."""
         numbers = [value for value in self.values if isinstance(value, int | float) and not isinstance(value, bool)]
         return len(numbers) == len([v for v in self.values if v != ABSENT]) and len(set(numbers)) >= 3
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key; lists stay whole."""
+    """Nested settings by dotted key; lists are not flattened."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -56,13 +62,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def ordered_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every key that one of the arms has, those that users set before those that follow from them."""
+    """The keys of all arms, those of other sections first, then in the order of ``SECTIONS``."""
     keys = dict.fromkeys(key for arm in settings for key in arm)
     return sorted(keys, key=lambda key: _rank(key.partition(".")[0]))
 
 
 def natural(value: Any) -> tuple[Any, ...]:
-    """A key to sort values as a person would: null, false, true, numbers by size, lists item by item, words, ``ABSENT``.
+    """A sort key for the natural order: null, false, true, numbers by size, lists item by item, words, ``ABSENT``.
 
     Numbers inside words count as numbers: run-2 before run-10, lr=0.003 before lr=0.1.
     """
@@ -78,11 +84,11 @@ def natural(value: Any) -> tuple[Any, ...]:
     return (3, *((0, float(part), part) if i % 2 else (1, 0.0, part) for i, part in enumerate(parts) if part))
 
 
-def what_varies(settings: Sequence[Mapping[str, Any]]) -> tuple[list[Varied], dict[str, Any]]:
-    """The settings that differ, each named once, and those that all arms share.
+def split_settings(settings: Sequence[Mapping[str, Any]]) -> tuple[list[Varied], dict[str, Any]]:
+    """Split the settings of the arms into those that differ, each listed once, and those that all arms share.
 
-    A setting that only some kinds of model (or optimizer, ...) have, and that is the same for all of those, follows
-    from the kind and is not listed.
+    A setting that only some kinds of model (or optimizer, ...) have, with the same value in all of them, is in neither,
+    because it follows from the kind.
     """
     columns: dict[str, list[str]] = defaultdict(list)
     values: dict[str, tuple[Any, ...]] = {}
@@ -109,20 +115,20 @@ def _rank(section: str) -> int:
 
 
 def labels(names: Sequence[str], varied: Sequence[Varied], longest: int = 70) -> list[str]:
-    """A label for each arm: its name, and where arms share a name what tells them apart.
+    """A unique label for each arm: its name, followed by the settings that differ if other arms have the same name.
 
-    Where that is too long, settings that are not needed to tell them apart are left out.
+    If a label would be longer than ``longest`` characters, settings that are not needed for uniqueness are left out.
     """
     result = list(names)
     for name, count in Counter(names).items():
         if count == 1:
             continue
         members = [index for index, other in enumerate(names) if other == name]
-        telling = [column for column in varied if len({column.shown(index) for index in members}) > 1]
-        made = _told_apart(name, members, telling)
-        if max(map(len, made)) > longest:
-            made = _told_apart(name, members, _needed(members, telling))
-        for index, label in zip(members, made, strict=True):
+        columns = [column for column in varied if len({column.shown(index) for index in members}) > 1]
+        long = _with_settings(name, members, columns)
+        if max(map(len, long)) > longest:
+            long = _with_settings(name, members, _needed(members, columns))
+        for index, label in zip(members, long, strict=True):
             result[index] = label
     for index, label in enumerate(result):
         if len(label) > longest:
@@ -131,15 +137,15 @@ def labels(names: Sequence[str], varied: Sequence[Varied], longest: int = 70) ->
     return [label if seen[label] == 1 else f"{label} #{index + 1}" for index, label in enumerate(result)]
 
 
-def _told_apart(name: str, members: Sequence[int], telling: Sequence[Varied]) -> list[str]:
-    texts = [[f"{_short(column, telling)}={text}" for text in shortened(column)] for column in telling]
+def _with_settings(name: str, members: Sequence[int], columns: Sequence[Varied]) -> list[str]:
+    texts = [[f"{_short(column, columns)}={text}" for text in shortened(column)] for column in columns]
     return [" ".join([name, *(column[index] for column in texts)]) for index in members]
 
 
-def _needed(members: Sequence[int], telling: Sequence[Varied]) -> list[Varied]:
-    """The settings without which some arms would be called the same."""
-    kept = list(telling)
-    for column in reversed(telling):
+def _needed(members: Sequence[int], columns: Sequence[Varied]) -> list[Varied]:
+    """The settings without which some labels would be equal."""
+    kept = list(columns)
+    for column in reversed(columns):
         others = [other for other in kept if other is not column]
         if len({tuple(other.shown(index) for other in others) for index in members}) == len(members):
             kept = others
@@ -147,7 +153,7 @@ def _needed(members: Sequence[int], telling: Sequence[Varied]) -> list[Varied]:
 
 
 def shortened(column: Varied) -> list[str]:
-    """The values of all arms, long fractions with as many digits, four at least, as tell them apart."""
+    """The values of all arms as text, long fractions with as few digits as keep them distinct, but at least four."""
     whole = [column.shown(index) for index in range(len(column.values))]
     for digits in range(4, 16):
         short = [LONG_FRACTION.sub(partial(_rounded, digits), text) for text in whole]

@@ -1,8 +1,8 @@
-"""The statistics of a comparison. Every interval says what it covers; no p-value comes without an effect size.
+"""The statistics of a comparison.
 
-Two things make a measured accuracy uncertain. *Training again* with another seed gives another network: intervals over
-seeds (Student's t) cover that. *Testing on other images* of the same kind gives another count of errors: Wilson's
-interval, and for two networks McNemar's test, cover that. Neither covers the other.
+A measured accuracy is uncertain for two reasons. *Training* with another seed gives another network: intervals over seeds
+(Student's t) cover this. *Testing* on other images of the same kind gives another number of errors: Wilson's interval, and
+McNemar's test for two networks, cover this. Neither kind covers the other reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Z = float(special.ndtri((1 + LEVEL) / 2))  # 1.96
 
 @dataclass(frozen=True)
 class Interval:
-    """``low`` to ``high``, in the unit of what was measured."""
+    """``low`` to ``high``, in the unit of the measured value."""
 
     low: float
     high: float
@@ -68,13 +68,13 @@ def wilson(correct: float, images: int) -> Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more one arm has than another, over seeds.
+    """The difference of a metric between two arms, over seeds.
 
     Attributes:
-        n: seeds that both have (paired), or None where they share fewer than two and are compared unpaired.
+        n: number of shared seeds (paired test), or None if fewer than two are shared (unpaired test).
         mean: of the differences.
-        interval: 95 %, over seeds; None where spread cannot be estimated.
-        p: of Student's paired or Welch's unpaired t-test; None likewise.
+        interval: 95 %, over seeds; None if the spread cannot be estimated.
+        p: of Student's paired or Welch's unpaired t-test; None if the spread cannot be estimated.
     """
 
     n: int | None
@@ -84,10 +84,10 @@ class Difference:
 
 
 def seed_difference(arm: dict[int, float], baseline: dict[int, float]) -> Difference:
-    """``arm`` minus ``baseline``, both by seed: paired where two or more seeds are shared, else Welch's t-test.
+    """``arm`` minus ``baseline``, both by seed: Student's paired t-test if two seeds or more are shared, else Welch's.
 
-    Equal seeds share the order of images, so pairing removes the part of the spread that both arms have in common.
-    Differences that are equal to the last digit have no spread to estimate, and get no interval.
+    Runs with equal seeds see the images in the same order, so pairing removes the part of the spread that both arms share.
+    If all differences are equal, the spread cannot be estimated, and there is no interval.
     """
     shared = sorted(arm.keys() & baseline.keys())
     if len(shared) >= 2:
@@ -109,7 +109,7 @@ def seed_difference(arm: dict[int, float], baseline: dict[int, float]) -> Differ
 
 
 def _difference(n: int | None, mean: float, error: float, degrees: float) -> Difference:
-    if error <= 1e-12:  # accuracies are counts: equal differences are equal but for rounding
+    if error <= 1e-12:  # equal differences of accuracies differ only by rounding
         return Difference(n, mean, None, None)
     p = 2 * float(special.stdtr(degrees, -abs(mean) / error))
     return Difference(n, mean, _t_interval(mean, error, degrees), p)
@@ -121,10 +121,10 @@ def _t_interval(mean: float, error: float, degrees: float) -> Interval:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided mid-p value of McNemar's test on the images that exactly one of two networks gets right.
+    """Two-sided mid-p value of McNemar's test on the images that exactly one of two networks classifies correctly.
 
-    The exact binomial test less half the probability of what was observed, which keeps to its level and has more power
-    (Fagerland, Lydersen and Laake 2013). No such image: 1.
+    The p-value of the exact binomial test minus half the probability of the observed count, which keeps the level and has
+    more power (Fagerland, Lydersen and Laake 2013). 1 if there is no such image.
     """
     n, k = only_first + only_second, min(only_first, only_second)
     if n == 0:
@@ -136,10 +136,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def merge_dependent(values: Sequence[float]) -> float:
-    """One p-value from K, however they depend on each other: K / k times the k-th smallest (Rüger 1978).
+    """Merge K p-values with any dependence into one: K / k times the k-th smallest (Rüger 1978).
 
-    k is the middle, K // 2 + 1, so this is at most twice the median (Vovk and Wang, Biometrika 2020).
-    The same test images meet every seed, so the seeds' p-values are not independent.
+    k is the middle, K // 2 + 1, so the result is at most twice the median (Vovk and Wang, Biometrika 2020).
+    All seeds are tested on the same images, so their p-values are not independent.
     """
     middle = len(values) // 2
     return min(1.0, len(values) / (middle + 1) * sorted(values)[middle])
@@ -151,8 +151,8 @@ class ImageDifference:
 
     Attributes:
         pairs: pairs of networks with the same seed (or the first of each arm, where they share none).
-        only_arm, only_baseline: images that only one of the two gets right, mean over pairs.
-        mean: difference of accuracy.
+        only_arm, only_baseline: number of images that only this one classifies correctly, mean over pairs.
+        mean: difference of accuracy, a fraction.
         interval: 95 %, over test images, for these networks.
         p: McNemar mid-p, merged over pairs.
     """
@@ -169,10 +169,10 @@ def image_difference(pairs: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]
     """Compare networks image by image.
 
     Args:
-        pairs: for each pair of networks, which images (N,) the arm's and the baseline's classify correctly.
+        pairs: for each pair of networks, whether the arm's and the baseline's classify each image (N,) correctly.
 
-    The interval is mean +- z s / sqrt(N) of the images' own differences, each the mean over pairs; for one pair that is
-    the usual interval of a difference of paired proportions (Agresti, Categorical Data Analysis, section 11.1).
+    The interval is mean +- z s / sqrt(N) of the differences by image, each the mean over pairs; for one pair it is the
+    usual interval of a difference of paired proportions (Agresti, Categorical Data Analysis, section 11.1).
     """
     gains = [int((first & ~second).sum()) for first, second in pairs]
     losses = [int((second & ~first).sum()) for first, second in pairs]
@@ -184,7 +184,7 @@ def image_difference(pairs: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number: the chance of even one false alarm stays below the level (Holm 1979)."""
+    """P-values corrected for their number, so that the chance of one false positive or more is below the level (Holm 1979)."""
     corrected = [0.0] * len(values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
@@ -199,8 +199,8 @@ class Calibration:
 
     Attributes:
         counts: images in each bin (B,), summed over runs.
-        confidence: their summed probability of the predicted class (B,).
-        correct: how many of them are classified correctly (B,).
+        confidence: sum of the probabilities of their predicted classes (B,).
+        correct: number of them that are classified correctly (B,).
     """
 
     counts: NDArray[np.int64]
@@ -218,7 +218,7 @@ class Calibration:
 
 def calibration(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = 15) -> Calibration:
     """Sort images into ``bins`` by their confidence (N,), a probability; 15 as in the paper."""
-    # Bins are (low, high], so that 1.0 has a place; probability 0 goes to the first.
+    # Bins are (low, high], so that 1.0 is in the last one; 0 is put into the first.
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return Calibration(
         np.bincount(index, minlength=bins),
@@ -228,14 +228,15 @@ def calibration(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bin
 
 
 def importance(groups: Sequence[Sequence[float]]) -> float | None:
-    """Share of the variance of a result that one setting explains: epsilon squared (Kelley 1935), not below 0.
+    """The share of the variance of a result that one setting explains: epsilon squared (Kelley 1935).
+
+    Unlike eta squared it is corrected for the share that groups of random values would explain.
 
     Args:
-        groups: results, one group for each value of the setting; a share of variance, corrected for the share that
-            as many groups of noise would explain.
+        groups: results, one group for each value of the setting.
 
     Returns:
-        None where it cannot be known: one group, no repetition, or no variance at all.
+        a fraction, at least 0; None for one group, without repetitions, or without variance.
     """
     groups = [group for group in groups if len(group)]
     values = np.concatenate([np.asarray(group, dtype=float) for group in groups]) if groups else np.zeros(0)
@@ -248,7 +249,7 @@ def importance(groups: Sequence[Sequence[float]]) -> float | None:
 
 
 def pareto(costs: Sequence[float], gains: Sequence[float]) -> list[int]:
-    """Indices of what nothing else beats: no other costs as little or less and gains as much or more, one strictly."""
+    """Indices of the Pareto front, by cost: no other point has equal or lower cost and equal or higher gain, one strictly."""
     front: list[int] = []
     best = -math.inf
     for index in sorted(range(len(costs)), key=lambda i: (costs[i], -gains[i])):

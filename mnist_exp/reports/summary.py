@@ -1,4 +1,4 @@
-"""A report in a terminal: the table of arms."""
+"""A summary of a report in the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mnist_exp.errors import printable
 from mnist_exp.reports.build import Report
-from mnist_exp.reports.markdown import chosen
+from mnist_exp.reports.markdown import baseline_sentence
 from mnist_exp.reports.tables import COLUMNS
 from mnist_exp.terminal import Terminal
 
@@ -18,7 +18,7 @@ ON_A_TERMINAL = ("arm", "n", "accuracy", "std", "parameters", "train s", "not co
 
 
 def print_summary(report: Report, files: Sequence[Path]) -> None:
-    """The table of arms, what was left out, and where the rest is."""
+    """Print the table of arms, the runs that are not counted, and the paths of the files."""
     columns = [column for column in COLUMNS if column.title in ON_A_TERMINAL]
     table = Table(title="Test accuracy of the result, over seeds")
     for column in columns:
@@ -29,7 +29,7 @@ def print_summary(report: Report, files: Sequence[Path]) -> None:
     console = Terminal()
     console.print(table)
     if len(report.rows) > 1:
-        console.print(f"{printable(chosen(report.comparison))} Another one: --baseline ARM", markup=False)
+        console.print(f"{printable(baseline_sentence(report.comparison))} Another one: --baseline ARM", markup=False)
     if len(report.rows) > 40:
         console.print(f"{len(report.rows) - 40} more arms are in the report")
     if report.comparison.problems:

@@ -1,4 +1,4 @@
-"""The tables of a report as rows of plain values: HTML, Markdown and CSV show the same ones."""
+"""The values of a report's tables, which HTML, Markdown and CSV share."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from mnist_exp.runs import Run
 
 @dataclass(frozen=True)
 class Row:
-    """One arm's figures. Accuracies and intervals are fractions; None is unknown.
+    """The results of one arm. Accuracies and intervals are fractions; None means unknown.
 
     Attributes:
-        place: of the arm in the natural order of all.
+        place: position of the arm in the natural order.
         accuracy: test accuracy of the result, over seeds.
         images_interval: of the mean accuracy, over test images.
-        best: highest mean test accuracy of any epoch and that epoch (chosen on test data: optimistic).
-        last_epoch: of the completed runs, the last of the shortest and of the longest.
-        macs: multiply-accumulates for one image, parameters: trainable.
-        train_seconds, images_per_second, memory: means over seeds; memory is the process's peak in bytes.
+        loss: test loss of the result, mean over seeds, in nats.
+        best: highest mean test accuracy of an epoch, and that epoch; optimistic, because it is chosen on test data.
+        last_epoch: lowest and highest number of the last epoch of the completed runs.
+        parameters: number of trainable ones. macs: multiply-accumulates for one image.
+        train_seconds, images_per_second, memory: means over seeds; memory is the peak of the GPU or the process, in bytes.
         ece: expected calibration error, a fraction.
         extra: metrics of callbacks at the end, by name, over the seeds that have them.
     """
@@ -66,9 +67,9 @@ class Row:
 
 
 def rows(comparison: Comparison) -> list[Row]:
-    """One for each arm, best mean accuracy first, arms without a result last."""
-    made = [_row(arm, index, index == comparison.baseline) for index, arm in enumerate(comparison.arms)]
-    return sorted(made, key=lambda row: -row.accuracy.mean if row.accuracy else math.inf)
+    """A row for each arm, highest mean accuracy first, arms without a result last."""
+    unsorted = [_row(arm, index, index == comparison.baseline) for index, arm in enumerate(comparison.arms)]
+    return sorted(unsorted, key=lambda row: -row.accuracy.mean if row.accuracy else math.inf)
 
 
 def _row(arm: Arm, place: int, is_baseline: bool) -> Row:
@@ -107,7 +108,7 @@ def _extra(arm: Arm) -> dict[str, Sample]:
 
 
 def _within_bounds(sample: Sample) -> Sample:
-    """The part of a t interval in which an accuracy can lie; two seeds can give one that is wider than that."""
+    """Limit the t interval of an accuracy to 0 and 1; with two seeds it can be wider."""
     if sample.interval is None:
         return sample
     return replace(sample, interval=Interval(max(0.0, sample.interval.low), min(1.0, sample.interval.high)))
@@ -136,7 +137,7 @@ def _best_epoch(arm: Arm) -> tuple[float, int] | None:
 
 @dataclass(frozen=True)
 class Column:
-    """How a figure is shown: ``key`` sorts (None last), ``show`` prints."""
+    """A column of the table of arms: ``key`` for sorting (None last), ``show`` for the text of a cell."""
 
     title: str
     explanation: str
@@ -157,12 +158,12 @@ def count(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """With three digits at least, so that 0.04 s is not 0.0 s."""
+    """Seconds with at least three digits, so that 0.04 s is not 0.0 s."""
     return "-" if value is None else f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
 
 
 def seeds(counts: Iterable[int]) -> str:
-    """How many seeds stand behind a figure, one count for each arm: ``n = 1 to 3 seeds``."""
+    """The range of the numbers of seeds of several arms as text: ``n = 1 to 3 seeds``."""
     fewest, *others = sorted(set(counts)) or [0]
     return f"n = {fewest}{f' to {others[-1]}' if others else ''} {'seeds' if others or fewest != 1 else 'seed'}"
 
@@ -188,7 +189,7 @@ COLUMNS = (
     ),
     Column(
         "95 % over seeds",
-        "Student's t interval of the mean: covers training again with other seeds, on these test images",
+        "Student's t interval of the mean: covers training with other seeds, on these test images",
         lambda r: r.seeds_interval.low if r.seeds_interval else None,
         lambda r: interval(r.seeds_interval),
     ),
@@ -201,7 +202,7 @@ COLUMNS = (
     Column("loss", "Test loss, mean over seeds, nats", lambda r: r.loss, lambda r: _fixed(r.loss, 4)),
     Column(
         "best epoch",
-        "Highest mean test accuracy of any epoch. Chosen on test data, so too good; not the result",
+        "Highest mean test accuracy of an epoch. Chosen on test data, so too high; not the result",
         lambda r: r.best and r.best[0],
         lambda r: f"{percent(r.best[0])} at {r.best[1]}" if r.best else "-",
     ),
@@ -222,7 +223,7 @@ COLUMNS = (
     Column("images/s", "Training images a second", lambda r: r.images_per_second, lambda r: count(r.images_per_second)),
     Column(
         "memory",
-        "Peak memory: of the GPU where there is one, else of the process (PyTorch itself and the data included)",
+        "Peak memory of the GPU if there is one, else of the process (with PyTorch itself and the data)",
         lambda r: r.memory,
         lambda r: "-" if r.memory is None else f"{r.memory / 2**20:,.0f} MiB",
     ),
@@ -257,10 +258,10 @@ def _fixed(value: float | None, digits: int) -> str:
 
 
 def results_csv(comparison: Comparison) -> str:
-    """One line for each run, counted or not: what varies, and its figures as recorded."""
+    """The content of ``results.csv``: for each run, counted or not, its recorded metrics and the settings that differ."""
     columns = comparison.varied
     extra = sorted({name for arm in comparison.arms for run in [*arm.runs.values(), *arm.others] for name in run.extra})
-    figures = ("test_accuracy", "test_loss", "train_accuracy", "train_loss", "val_accuracy", "val_loss")
+    metrics = ("test_accuracy", "test_loss", "train_accuracy", "train_loss", "val_accuracy", "val_loss")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
 
@@ -268,7 +269,7 @@ def results_csv(comparison: Comparison) -> str:
         writer.writerow([_no_formula(cell) for cell in cells])
 
     write(
-        ["directory", "arm", "status", "error", "seed", "epoch", *figures, "parameters", "macs", "train_seconds"]
+        ["directory", "arm", "status", "error", "seed", "epoch", *metrics, "parameters", "macs", "train_seconds"]
         + ["total_seconds", "images_per_second", "peak_memory_bytes", "config_hash", "git_commit", "torch", *extra]
         + [column.key for column in columns]
     )
@@ -276,11 +277,11 @@ def results_csv(comparison: Comparison) -> str:
         counted = list(arm.runs.values())
         for run in [*counted, *arm.others]:
             record, spent = run.record, run.record.seconds
-            # The result of a completed run; of another one how far it got.
+            # Without a result, the last epoch.
             last = record.final or (run.metrics[-1] if run.metrics else {})
             write(
                 [run.path, arm.label, run.status, record.error, run.config.seed, last.get("epoch")]
-                + [last.get(name) for name in figures]
+                + [last.get(name) for name in metrics]
                 + [record.parameters, record.macs, spent.get("train"), spent.get("total")]
                 + [_images_per_second(run), record.peak_memory_bytes, record.config_hash]
                 + [record.git.commit if record.git else None, record.versions.get("torch")]
@@ -294,7 +295,7 @@ def results_csv(comparison: Comparison) -> str:
 
 
 def _no_formula(cell: object) -> object:
-    """Text that a spreadsheet would run as a formula, behind an apostrophe, which makes it text there."""
+    """Put an apostrophe before text that a spreadsheet would run as a formula."""
     if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
         return cell
     try:

@@ -1,4 +1,4 @@
-"""What all runs together make of the images of one test set."""
+"""The answers of all runs to the images of one test set."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class HardDigit:
     """A test image that many runs get wrong.
 
     Attributes:
-        index: in the test set.
+        index: in the test set. label: its class.
         pixels: (S, S) uint8, ink bright, or (S, S, 3) in colour.
-        wrong: number of runs that get it wrong, of ``runs``.
+        wrong: number of runs that get it wrong. runs: number of all runs.
         probabilities: (C,), mean over runs.
     """
 
@@ -28,7 +28,11 @@ class HardDigit:
 
 
 class TestSet:
-    """Wrong answers and probabilities, summed over runs."""
+    """Wrong answers and probabilities, summed over runs.
+
+    Args:
+        labels: (N,). classes: their number C.
+    """
 
     def __init__(self, labels: NDArray[np.int64], classes: int) -> None:
         self.labels = labels
@@ -40,7 +44,15 @@ class TestSet:
     def add(
         self, logits: NDArray[np.float32], worst: NDArray[np.int64] | None, images: NDArray[np.uint8] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Probabilities (N, C) and predictions (N,) of one more run."""
+        """Add a run.
+
+        Args:
+            logits: (N, C).
+            worst: indices (K,) of test images. images: their pixels (K, S, S) or (K, S, S, 3).
+
+        Returns:
+            probabilities (N, C) and predictions (N,).
+        """
         probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         predicted = logits.argmax(axis=1)
@@ -55,7 +67,7 @@ class TestSet:
         return probabilities, predicted
 
     def hardest(self, count: int = 30) -> list[HardDigit]:
-        """The images that most runs get wrong, and of these first those whose label gets the lowest probability."""
+        """The images that most runs get wrong; among equals, those with the lowest probability of the label first."""
         mean = self.probabilities / max(self.runs, 1)
         own = mean[np.arange(len(self.labels)), self.labels]
         order = [int(index) for index in np.lexsort((own, -self.wrong)) if self.wrong[index]]

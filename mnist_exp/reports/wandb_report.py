@@ -1,6 +1,6 @@
-"""The comparison as a W&B Report, beside the runs it is about.
+"""The comparison as a W&B Report in the project of its runs.
 
-Everything that needs the network happens in ``publish``; ``specification`` needs none.
+Only ``publish`` uses the network.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from mnist_exp.loggers.wandb_service import end_service, start_service, within
 from mnist_exp.reports.build import Report
 from mnist_exp.reports.collect import Arm
 from mnist_exp.reports.figures import CURVES, shown_arms, style
-from mnist_exp.reports.markdown import METHOD, arms_table, chosen, heading, pairs_table, problems_table
+from mnist_exp.reports.markdown import METHOD, arms_table, baseline_sentence, heading, pairs_table, problems_table
 from mnist_exp.runs import Run
 from mnist_exp.runs.record import WandbRun
 
-SECONDS = 60.0  # the longest wait for the server, from the first question to the saved report
-ONE_LINE_AN_ARM = "config.trainer.epochs"  # equal in all runs of an arm, so that grouping by it makes one line of them
+SECONDS = 60.0  # the longest wait for the server, from login to the saved report
+ONE_LINE_AN_ARM = "config.trainer.epochs"  # equal in all runs of an arm, so grouping by it draws one line
 
 
 def project_of(report: Report) -> tuple[str | None, str]:
-    """Entity (None: the account's default) and project that most of the runs are in.
+    """The entity (None: the account's default) and the project of most runs.
 
     Raises:
         UsageError: none of the runs was logged to W&B.
@@ -40,12 +40,12 @@ def project_of(report: Report) -> tuple[str | None, str]:
             places[identity.entity, str(identity.project)] += 1
     if not places:
         raise UsageError("--wandb: none of these runs was logged to Weights & Biases; train with logger=wandb")
-    entities = [entity for (entity, _), _ in places.most_common() if entity]  # offline runs do not know theirs
+    entities = [entity for (entity, _), _ in places.most_common() if entity]  # offline runs have none
     return (entities[0] if entities else None), places.most_common(1)[0][0][1]
 
 
 def specification(report: Report) -> dict[str, Any]:
-    """What ``publish`` would send, run sets without the server's own number of the project. No network."""
+    """The content that ``publish`` sends, except the server's id of the project. Does not use the network."""
     entity, project = project_of(report)
     workspaces = _workspaces()
     made = workspaces.Report(
@@ -66,8 +66,8 @@ def publish(report: Report, place: str | None = None) -> str:
     """Save the report on the server that W&B is logged in to, and return its address.
 
     Args:
-        place: PROJECT or ENTITY/PROJECT that the report may be saved in, because the records of runs, which may be somebody
-            else's, do not decide it. None: where WANDB_ENTITY and WANDB_PROJECT say, else mnist-exp of the account.
+        place: PROJECT or ENTITY/PROJECT in which the report may be saved; the records of runs, which may be another
+            person's, do not decide it. None: WANDB_ENTITY and WANDB_PROJECT, else mnist-exp of the account.
 
     Raises:
         UsageError: no API key, the runs are in another project, or the server does not answer in time or refuses.
@@ -78,7 +78,7 @@ def publish(report: Report, place: str | None = None) -> str:
 
     start_service()
     try:
-        # Asked for here, because wandb.Api would ask the user.
+        # Checked here, because wandb.Api would ask the user.
         if not wandb.login(prompt=False, verify=False):
             raise UsageError("--wandb: no API key is configured; wandb login, or --wandb-dry-run")
     except wandb.errors.Error as error:
@@ -88,9 +88,9 @@ def publish(report: Report, place: str | None = None) -> str:
     def save() -> None:
         own = wandb.Api().default_entity
         owner = entity or own
-        said_entity, _, said_project = (place or os.environ.get("WANDB_PROJECT") or "mnist-exp").rpartition("/")
-        if project != said_project or owner not in (
-            {said_entity} if said_entity else {own, os.environ.get("WANDB_ENTITY")}
+        allowed_entity, _, allowed_project = (place or os.environ.get("WANDB_PROJECT") or "mnist-exp").rpartition("/")
+        if project != allowed_project or owner not in (
+            {allowed_entity} if allowed_entity else {own, os.environ.get("WANDB_ENTITY")}
         ):
             raise UsageError(
                 f"the runs are in project {project} of {owner}; if the report is to be saved there, type "
@@ -117,7 +117,7 @@ def publish(report: Report, place: str | None = None) -> str:
 def _workspaces() -> ModuleType:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # it defines its models in pydantic's old way
+            warnings.simplefilter("ignore", DeprecationWarning)  # it uses pydantic's old interface
             import wandb_workspaces.reports.v2 as workspaces
     except ImportError as error:
         raise UsageError("--wandb needs wandb-workspaces: pip install 'mnist-exp[workspaces]'") from error
@@ -137,13 +137,13 @@ def _blocks(report: Report, w: ModuleType, entity: str | None, project: str, *, 
     """The blocks of the report; ``w`` is wandb_workspaces.reports.v2."""
     comparison = report.comparison
     arms = [arm for arm in shown_arms(report.rows) if _ids(arm)]
-    place = {"entity": entity, "project": project} if server else {}
+    of_project = {"entity": entity, "project": project} if server else {}
     sets = [
-        w.Runset(name=arm.label[:100], filters=f"ID in {_ids(arm)!r}", groupby=[ONE_LINE_AN_ARM], **place)
+        w.Runset(name=arm.label[:100], filters=f"ID in {_ids(arm)!r}", groupby=[ONE_LINE_AN_ARM], **of_project)
         for arm in arms
     ]
-    # Ungrouped: what compares runs with each other needs to see each of them.
-    every = w.Runset(name="all runs", filters=f"ID in {[i for arm in arms for i in _ids(arm)]!r}", **place)
+    # Not grouped, because these panels compare single runs.
+    all_runs = w.Runset(name="all runs", filters=f"ID in {[i for arm in arms for i in _ids(arm)]!r}", **of_project)
     for position, (arm, runset) in enumerate(zip(arms, sets, strict=True)):
         runset.run_settings = {run_id: w.RunSettings(color=style(position)[0]) for run_id in _ids(arm)}
     curves = [
@@ -173,10 +173,10 @@ def _blocks(report: Report, w: ModuleType, entity: str | None, project: str, *, 
         w.H2(text="Curves"),
         w.PanelGrid(runsets=sets, panels=curves),
         w.H2(text=f"Against the baseline: {comparison.arms[comparison.baseline].label}"),
-        w.MarkdownBlock(text=f"{chosen(comparison)} {METHOD}\n\n{pairs_table(report.pairs)}"),
+        w.MarkdownBlock(text=f"{baseline_sentence(comparison)} {METHOD}\n\n{pairs_table(report.pairs)}"),
         w.PanelGrid(runsets=sets, panels=bars),
         w.H2(text="Settings and runs"),
-        w.PanelGrid(runsets=[every], panels=compare),
+        w.PanelGrid(runsets=[all_runs], panels=compare),
         w.H2(text="Not counted"),
         w.MarkdownBlock(text=problems_table(comparison)),
         w.H2(text="Runs"),

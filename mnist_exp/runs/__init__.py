@@ -1,4 +1,4 @@
-"""The run directory: what a run leaves behind, and reading many of them back."""
+"""The run directory: its files, writing and reading them."""
 
 from mnist_exp.runs.directory import RunDirectory
 from mnist_exp.runs.files import RunDirectoryError, write_atomically

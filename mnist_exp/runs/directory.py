@@ -1,6 +1,6 @@
-"""One run's directory: its layout, its lock, its status and its metrics.
+"""Write a run directory: its files, its lock, the status of the run.
 
-These files are the truth about a run. Evaluation, resuming and reports take the directory and nothing else.
+Evaluation, resuming and reports need the directory only.
 
     config.yaml      resolved        overrides.yaml   as typed      .hydra/   as Hydra writes it
     run.json         status (waiting running completed failed diverged interrupted pruned), error, config hash,
@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -27,21 +27,25 @@ import yaml
 from filelock import FileLock
 
 from mnist_exp.config import Config
-from mnist_exp.errors import typed
+from mnist_exp.errors import as_typed, typed
+from mnist_exp.hashing import HASH_VERSION, NOT_HASHED, config_hash, hashed_config
 from mnist_exp.runs.files import (
+    LARGEST_TEXT,
     TEMPORARY,
     RunDirectoryError,
+    exists,
     open_file,
+    read_file,
     refuse_links,
     write_atomically,
 )
 from mnist_exp.runs.locking import acquire, is_locked
 from mnist_exp.runs.reading import read_config, read_metrics, read_record
-from mnist_exp.runs.record import OVER, RunRecord, Status
+from mnist_exp.runs.record import NOT_RESUMABLE, RunRecord, Status
 
 LOG = logging.getLogger("mnist_exp")
-# What ``create`` writes before run.json; where there is no run.json yet, none of it can be lost.
-BEFORE_THE_RECORD = {"config.yaml", "overrides.yaml", "train.log", "checkpoints"}
+# Files that ``create`` writes before run.json. Without run.json they contain no result and may be overwritten.
+WRITTEN_BEFORE_RECORD = {"config.yaml", "overrides.yaml", "train.log", "checkpoints"}
 
 Revision = Callable[[RunRecord, Config], tuple[dict[str, Any], Config]]
 
@@ -52,9 +56,10 @@ class RunDirectory:
     Attributes:
         path: the directory.
         record: the content of ``run.json``.
-        config: what ``config.yaml`` holds.
-        trusted: packages whose code the configuration may run besides ours; None: any, it is the user's own.
-        may_download: whether absent data may be fetched into ``data.root``: not where a directory alone names the folder.
+        config: the content of ``config.yaml``.
+        trusted: packages whose code may run besides ours; None: all, because the user wrote the configuration.
+        may_download: whether missing data may be downloaded into ``data.root``; False for a folder that only the run
+            directory names.
     """
 
     def __init__(self, path: Path, lock: FileLock, record: RunRecord, config: Config) -> None:
@@ -79,18 +84,20 @@ class RunDirectory:
         record: Mapping[str, Any],
         status: Literal[Status.RUNNING, Status.WAITING] = Status.RUNNING,
     ) -> RunDirectory:
-        """Start a new run; or, waiting, write down all there is to it and let ``reopen`` start it.
+        """Write the directory of a new run, in which ``.hydra/`` may exist already.
 
-        Hydra may have put ``.hydra/`` there already.
+        Args:
+            record: further fields of ``run.json``.
+            status: waiting for a run that ``reopen`` starts later.
 
         Raises:
-            RunDirectoryError: another process trains there, or the directory holds a run or somebody's files.
+            RunDirectoryError: another process uses the directory, or it holds a run or other files.
         """
         refuse_unless_free(path)
         path.mkdir(parents=True, exist_ok=True)
         lock = acquire(path)
         try:
-            _refuse_run(path)  # somebody may have been faster between the look and the lock
+            _refuse_run(path)  # again, because another process may have started a run before we had the lock
         except RunDirectoryError:
             lock.release()
             raise
@@ -106,25 +113,26 @@ class RunDirectory:
         """Continue a run that was interrupted, killed, or failed; or start one that waits.
 
         Args:
-            revise: given the record and the configuration as they are, returns fields of the record that change and the
-                whole configuration, or refuses. None: nothing changes, and a run that is over is refused.
+            revise: gets the record and the configuration, and returns fields of the record that change and the whole
+                configuration, or raises UsageError. None: nothing changes, and a completed or diverged run is refused.
 
         Raises:
-            RunDirectoryError: no run of ours, complete, diverged, or another process trains there.
+            RunDirectoryError: the directory holds no run, or a completed or diverged one, or another process uses it.
         """
         read_record(path)
         read_config(path)
         refuse_links(path)
         lock = acquire(path)
         try:
-            before = read_record(path), read_config(path)  # as whoever held the lock until now left it
+            before = read_record(path), read_config(path)  # again, because they may have changed before we had the lock
+            _refuse_edited_config(path, *before)
             changes, config = (revise or _unchanged(path))(*before)
         except BaseException:
             lock.release()
             raise
         record, status = before[0].with_fields(**changes), before[0].status
         run = cls(path, lock, record, config)
-        (path / "checkpoints").mkdir(exist_ok=True)  # a copy by git or an archive may lack an empty folder
+        (path / "checkpoints").mkdir(exist_ok=True)  # git, for example, does not copy empty folders
         run.may_download, run.trusted = False, ()
         run._before = before
         if config != before[1]:
@@ -139,7 +147,7 @@ class RunDirectory:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self.record.status == Status.RUNNING:  # nobody said how it ended
+        if self.record.status == Status.RUNNING:  # the end was not recorded
             self.end(Status.INTERRUPTED if kind is KeyboardInterrupt else Status.FAILED, error)
         LOG.removeHandler(self._log)
         self._log.stream.close()
@@ -168,12 +176,12 @@ class RunDirectory:
         if status == Status.FAILED and error is not None:
             record = LOG.makeRecord(LOG.name, logging.ERROR, __file__, 0, "%s: %s", (type(error).__name__, error), None)
             record.exc_info = (type(error), error, error.__traceback__)
-            self._log.handle(record)  # to the file alone: the console gets one line from the command
+            self._log.handle(record)  # not to the console, where the command prints one line
         message = None if error is None else f"{type(error).__name__}: {error}"
         self.update(status=status, error=message, ended=_now(), **fields)
 
     def restore(self) -> None:
-        """Put the record and the configuration back as they were before ``reopen``; nothing else may have changed."""
+        """Undo the changes of ``reopen`` to the record and the configuration."""
         assert self._before is not None
         record, self.config = self._before
         self._write_record(record)
@@ -187,32 +195,65 @@ class RunDirectory:
             os.fsync(file.fileno())
 
     def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
-        """Drop what was written after ``epochs`` epochs, half a line included, and return the rest.
+        """Remove the lines of metrics after the first ``epochs`` epochs, and an incomplete last line; return the others.
 
-        A process can die between a line and the checkpoint that belongs to it; that epoch is trained again.
+        If a process is killed after it wrote a line and before its checkpoint, that epoch is trained again.
 
         Raises:
-            RunDirectoryError: a line of these epochs is missing, is there twice, or is damaged.
+            RunDirectoryError: a line of these epochs is missing, duplicate, or damaged.
         """
         rows = [row for row in read_metrics(self.path) if row["epoch"] <= epochs]
         found = [row["epoch"] for row in rows]
-        wrong = [f"{found.count(epoch)} of epoch {epoch}" for epoch in range(1, epochs + 1) if found.count(epoch) != 1]
+        wrong = next((epoch for epoch in range(1, epochs + 1) if found.count(epoch) != 1), None)
         if wrong or found != sorted(found):
-            has = f"it has {wrong[0]}" if wrong else "they are in another order"
+            problem = f"it has {found.count(wrong)} of epoch {wrong}" if wrong else "they are in another order"
             raise RunDirectoryError(
                 f"{self.path / 'metrics.jsonl'} should have a line of each of the {epochs} epochs of the checkpoint, and "
-                f"{has}; put the file back, or train anew: {self.record.command or 'mnist-train'}"
+                f"{problem}; restore the file, or train again: {self.record.command or 'mnist-train'}"
             )
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_atomically(self.path / "metrics.jsonl", text.encode())
+        file = self.path / "metrics.jsonl"
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        if content != (read_file(file) if exists(file) else b""):
+            write_atomically(file, content)
         return rows
 
 
+def _refuse_edited_config(path: Path, record: RunRecord, config: Config) -> None:
+    """Refuse to continue a run whose settings have another hash than those that it began with.
+
+    Raises:
+        RunDirectoryError: as said; the message names the settings, as far as ``.hydra/config.yaml`` has them as plain values.
+    """
+    if record.config_hash_version != HASH_VERSION or config_hash(config) == record.config_hash:
+        return
+    try:
+        began = yaml.safe_load(read_file(path / ".hydra" / "config.yaml", LARGEST_TEXT, below=path))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        began = {}
+    changes = [f"{key}={as_typed(now)}, was {as_typed(was)}" for key, was, now in _changed(began, config.plain())]
+    if not changes and "root" in hashed_config(config)["data"]:
+        return  # data that are identified by their folder may have been moved; their content is compared later
+    shown = f" ({'; '.join(changes)})" if changes else ""
+    raise RunDirectoryError(
+        f"{path / 'config.yaml'} was edited after the run began{shown}; put it back, or start a new run: "
+        f"{record.command or 'mnist-train'}"
+    )
+
+
+def _changed(before: Any, after: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys in both trees with another plain value in each, with these values."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in [key for key in after if key in before and f"{prefix}{key}" not in NOT_HASHED]:
+            yield from _changed(before[key], after[key], f"{prefix}{key}.")
+    elif before != after and "${" not in str(before):
+        yield prefix.rstrip("."), before, after
+
+
 def _unchanged(path: Path) -> Revision:
-    """Nothing changes; a run that is over is refused."""
+    """A revision that changes nothing, and refuses a completed or diverged run."""
 
     def revise(record: RunRecord, config: Config) -> tuple[dict[str, Any], Config]:
-        if (status := record.status) in OVER:
+        if (status := record.status) in NOT_RESUMABLE:
             advice = (
                 f"mnist-eval {path} evaluates it" if status == Status.COMPLETED else "a new run needs other settings"
             )
@@ -228,7 +269,7 @@ def write_config(path: Path, config: Config) -> None:
 
 
 def resume_command(path: Path | str, *more: str) -> str:
-    """What to type to continue the run in ``path``."""
+    """The command that continues the run in ``path``, with further arguments."""
     return " ".join(["mnist-train", typed("resume", path), *map(shlex.quote, more)])
 
 
@@ -236,7 +277,7 @@ def refuse_unless_free(path: Path) -> None:
     """Check that a new run may start in ``path``.
 
     Raises:
-        RunDirectoryError: it holds a run, files that are not ours, or links.
+        RunDirectoryError: it holds a run, other files, or links.
     """
     if not path.exists():
         return
@@ -250,24 +291,24 @@ def refuse_unless_free(path: Path) -> None:
         return
     ours = {".hydra", ".lock", *_logs_written_in(path)}
     if (path / ".lock").exists() and not any((path / "checkpoints").glob("*")):
-        ours |= BEFORE_THE_RECORD  # a run was killed while it wrote down what it is
+        ours |= WRITTEN_BEFORE_RECORD  # ``create`` was killed before it wrote run.json
     names = [item.name for item in path.iterdir()]
-    if foreign := sorted(name for name in names if name not in ours and not TEMPORARY.fullmatch(name)):
-        raise RunDirectoryError(f"{path} holds no run but other files ({foreign[0]}); choose another hydra.run.dir")
+    if others := sorted(name for name in names if name not in ours and not TEMPORARY.fullmatch(name)):
+        raise RunDirectoryError(f"{path} holds no run but other files ({others[0]}); choose another hydra.run.dir")
 
 
 def _logs_written_in(path: Path) -> set[str]:
-    """Files that Hydra opened there before the run began, with ``hydra/job_logging=default`` or a user's own."""
+    """Names of log files that Hydra opened there before the run began, for example with ``hydra/job_logging=default``."""
     files = [Path(item.baseFilename) for item in logging.getLogger().handlers if isinstance(item, logging.FileHandler)]
     return {file.name for file in files if file.parent == path.absolute()}
 
 
 def _refuse_run(path: Path) -> None:
-    """Refuse a directory whose run is over, can go on, or has a checkpoint; one that failed before that is written over."""
+    """Refuse a directory that holds a run, except one that failed before its first checkpoint."""
     if not (path / "run.json").exists():
         return
     status = read_record(path).status
-    if status in OVER:
+    if status in NOT_RESUMABLE:
         raise RunDirectoryError(f"{path} already holds a {status} run; choose another hydra.run.dir")
     if status != Status.FAILED or any((path / "checkpoints").glob("*.pt")):
         raise RunDirectoryError(f"{path} holds an unfinished run; continue it: {resume_command(path)}")

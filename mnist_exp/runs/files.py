@@ -1,7 +1,7 @@
-"""Files below a run directory, which may be somebody else's: opened without following links, regular files only.
+"""Open files in a run directory without following links, and regular files only.
 
-A path alone follows what lies there: ``train.log`` as a link would write into any file of the user's. The directory itself
-may be a link, because users link ``outputs/``; nothing below it may. A hard link cannot be told from a file.
+Somebody else may have made the directory: if ``train.log`` were a link, a run would write into any file of the user. The
+directory itself may be a link, because users link ``outputs/``. A hard link cannot be recognised.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import IO, Any
 
 from mnist_exp.errors import UsageError
 
-NO_LINK = getattr(
-    os, "O_NOFOLLOW", 0
-)  # Windows has neither this nor dir_fd: there each part is looked at before it is opened
+# Windows has neither this nor dir_fd; there each folder of a path is checked before a file is opened.
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 HAS_DIR_FD = os.open in os.supports_dir_fd and bool(NO_LINK)
 FOLDERS = ("checkpoints", ".hydra")
-LARGEST = 2**30  # bytes of any file that is read whole; MNIST has 47 million
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")  # how write_atomically names a file until it is whole
-# Links that W&B makes itself, and replaces without following them.
-LINKS_OF_WANDB = {"latest-run", "debug.log", "debug-internal.log", "debug-core.log"}
+LARGEST = 2**30  # bytes of a file that is read at once; MNIST's largest has 47 million
+LARGEST_TEXT = 2**26  # of JSON and YAML, which need many times their size in memory
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")  # names of incomplete files of write_atomically
+# Links that W&B creates itself, and replaces without following them.
+WANDB_LINKS = {"latest-run", "debug.log", "debug-internal.log", "debug-core.log"}
 
 
 class RunDirectoryError(UsageError):
@@ -34,14 +34,14 @@ class RunDirectoryError(UsageError):
 
 
 def open_file(path: Path, mode: str = "rb", *, below: Path | None = None) -> IO[Any]:
-    """``open`` (text is UTF-8) for a regular file that is reached without a link.
+    """``open`` (text is UTF-8) for a regular file, without following links.
 
     Args:
-        below: the directory below which no part of ``path`` may be a link; default: the one that the file lies in.
+        below: a parent folder; no part of ``path`` after it may be a link. Default: the folder of the file.
 
     Raises:
-        RunDirectoryError: the file, or a folder between, is a link, a pipe, a device or a socket.
-        OSError: as ``open`` does.
+        RunDirectoryError: the file or one of these folders is a link, a pipe, a device or a socket.
+        OSError: as for ``open``.
     """
 
     def opener(name: str, flags: int) -> int:
@@ -50,8 +50,25 @@ def open_file(path: Path, mode: str = "rb", *, below: Path | None = None) -> IO[
     return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)
 
 
+def read_file(path: Path, largest: int = LARGEST, *, below: Path | None = None) -> bytes:
+    """The content of a file.
+
+    Args:
+        below: as for ``open_file``.
+
+    Raises:
+        RunDirectoryError: as for ``open_file``, or the file has more than ``largest`` bytes.
+        OSError: as ``open`` does.
+    """
+    with open_file(path, below=below) as file:
+        content: bytes = file.read(largest + 1)
+    if len(content) > largest:
+        raise RunDirectoryError(f"{path} cannot be read: it has more than {largest} bytes")
+    return content
+
+
 def exists(path: Path, *, below: Path | None = None) -> bool:
-    """Whether there is such a file.
+    """Whether the file exists.
 
     Args:
         below: as for ``open_file``.
@@ -68,11 +85,11 @@ def exists(path: Path, *, below: Path | None = None) -> bool:
 
 
 def write_atomically(path: Path, content: bytes, *, below: Path | None = None, keep: str | None = None) -> None:
-    """Write a file that is, at any moment and after any crash, either the old one or the new one.
+    """Write a file. At any moment, and after a crash, the path has either the old or the new content.
 
     Args:
         below: as for ``open_file``.
-        keep: the name, in the same folder, that the old file gets; where the file system has no hard links, it is lost.
+        keep: a name in the same folder for the old file, which is lost if the file system has no hard links.
 
     Raises:
         RunDirectoryError: as for ``open_file``.
@@ -107,10 +124,10 @@ def write_atomically(path: Path, content: bytes, *, below: Path | None = None, k
 
 
 def remove_temporaries(directory: Path, folders: Iterable[str] = FOLDERS) -> None:
-    """Remove what killed writes left in a directory whose lock is held, so that nobody writes there now.
+    """Remove incomplete files of killed processes. The caller must hold the lock of the directory.
 
     Args:
-        folders: in it, that are cleaned as well.
+        folders: subfolders to clean as well.
     """
     for folder in (directory, *(directory / name for name in folders)):
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -120,7 +137,7 @@ def remove_temporaries(directory: Path, folders: Iterable[str] = FOLDERS) -> Non
 
 
 def _keep(path: Path, name: str, folder: int | None) -> None:
-    """Give a file a second name in its folder, in place of what had that name."""
+    """Give a file a second name in its folder, and replace a file of that name."""
     with suppress(FileNotFoundError):
         os.unlink(path.with_name(name) if folder is None else name, dir_fd=folder)
     with suppress(OSError):  # there is no file yet, or this file system has no hard links
@@ -131,11 +148,12 @@ def _keep(path: Path, name: str, folder: int | None) -> None:
 
 
 def refuse_links(directory: Path, folders: Iterable[str] = FOLDERS) -> None:
-    """Check that a run or sweep directory holds regular files and folders, before something that follows links writes
-    there: a library's lock, log or database.
+    """Check that a run or sweep directory holds regular files and folders only.
+
+    Needed before a library that follows links writes a lock, a log or a database there.
 
     Args:
-        folders: in it, that are looked into as well.
+        folders: subfolders to check as well.
 
     Raises:
         RunDirectoryError: something there is a link, a pipe, a device or a socket.
@@ -148,11 +166,11 @@ def refuse_links(directory: Path, folders: Iterable[str] = FOLDERS) -> None:
 
 
 def refuse_links_for_wandb(directory: Path) -> None:
-    """Check that ``wandb/`` of a run directory leads nowhere else, before W&B writes or reads there.
+    """Check that ``wandb/`` of a run directory holds no links except W&B's own, before W&B reads or writes there.
 
     Raises:
-        RunDirectoryError: something there is a link of somebody else's, a pipe, a device or a socket; or settings, which
-            W&B would obey.
+        RunDirectoryError: something there is another link, a pipe, a device or a socket, or a settings file, which W&B
+            would read.
     """
     refuse_links(directory, folders=())
     for root in ("wandb", ".wandb"):
@@ -160,11 +178,11 @@ def refuse_links_for_wandb(directory: Path) -> None:
             for name in [*names, *files]:
                 path = Path(folder, name)
                 mode = os.lstat(path).st_mode
-                if not stat.S_ISLNK(mode) or name not in LINKS_OF_WANDB:
+                if not stat.S_ISLNK(mode) or name not in WANDB_LINKS:
                     _refuse_unless_regular(path, mode, folder_too=True)
         settings = directory / root / "settings"
         if os.path.lexists(settings):
-            raise RunDirectoryError(f"{settings} would tell W&B where to send runs; remove it")
+            raise RunDirectoryError(f"{settings} would change where W&B sends runs; remove it")
 
 
 def _descriptor(path: Path, flags: int, below: Path) -> int:
@@ -183,7 +201,7 @@ def _descriptor(path: Path, flags: int, below: Path) -> int:
 
 
 def _folder(path: Path, below: Path) -> int | None:
-    """A descriptor of the folder ``path``, which is ``below`` or lies below it; None where files are opened by path."""
+    """A descriptor of the folder ``path``, which is ``below`` or inside it; None on systems without ``dir_fd``."""
     if not HAS_DIR_FD:
         parts = [path, *path.parents]
         for part in parts[: parts.index(below)]:
@@ -201,14 +219,14 @@ def _folder(path: Path, below: Path) -> int | None:
 
 
 def _open(path: Path, flags: int, folder: int | None) -> int:
-    """Open the last part of ``path`` in ``folder``; a link is refused, a pipe without a reader does not hang."""
+    """Open the last part of ``path`` in ``folder``. Refuse a link, and do not wait for a pipe."""
     flags |= NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     if folder is None and path.is_symlink():
         raise _refusal(path, True)
     try:
         return os.open(path if folder is None else path.name, flags, 0o666, dir_fd=folder)
     except OSError as error:
-        # The system's word for a link is not the same everywhere.
+        # The error number for a link depends on the system.
         if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK, errno.ENXIO} and os.path.lexists(path):
             _refuse_unless_regular(path, os.lstat(path).st_mode, folder_too=True)
         error.filename = str(path)
@@ -222,5 +240,5 @@ def _refuse_unless_regular(path: Path, mode: int, *, folder_too: bool = False) -
 
 def _refusal(path: Path, is_link: bool) -> RunDirectoryError:
     if is_link:
-        return RunDirectoryError(f"{path} is a link, which is not followed: put what it leads to in its place")
-    return RunDirectoryError(f"{path} is no regular file; take it away")
+        return RunDirectoryError(f"{path} is a link, and links are not followed here: replace it by a copy of the file")
+    return RunDirectoryError(f"{path} is no regular file; remove it")

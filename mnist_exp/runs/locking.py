@@ -1,4 +1,4 @@
-"""The lock of a run directory: one process at a time trains there, and anybody may ask whether one does."""
+"""The lock of a run directory: only one process at a time may write there."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mnist_exp.runs.files import RunDirectoryError, exists, open_file, remove_te
 
 
 def acquire(path: Path) -> FileLock:
-    """Take the lock, and remove what writes that were killed have left.
+    """Acquire the lock, and remove incomplete files of killed processes.
 
     Raises:
-        RunDirectoryError: another process has it, or the directory cannot be written to.
+        RunDirectoryError: another process holds the lock, or the directory cannot be written to.
     """
-    lock = FileLock(path / ".lock", timeout=0.5)  # is_locked holds it, too, for a moment
+    lock = FileLock(path / ".lock", timeout=0.5)  # is_locked of another process may hold it for a moment
     try:
         lock.acquire()
     except Timeout as error:
@@ -27,10 +27,10 @@ def acquire(path: Path) -> FileLock:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process trains in this directory. Asking needs no permission to write.
+    """Whether a process holds the lock. Needs no permission to write.
 
     Raises:
-        RunDirectoryError: its lock is no regular file.
+        RunDirectoryError: the lock is no regular file.
     """
     lock = path / ".lock"
     if not exists(lock):
@@ -38,22 +38,22 @@ def is_locked(path: Path) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows
-        return _can_be_taken(lock) is False
+        return not _can_be_acquired(lock)
     try:
         with open_file(lock) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except OSError:
-        return True  # it is held; or it may not be read, and what the record says stands
+        return True  # held, or not readable; then the status in the record is used
     return False
 
 
-def _can_be_taken(lock: Path) -> bool:
-    taken = FileLock(lock, timeout=0)
+def _can_be_acquired(path: Path) -> bool:
+    lock = FileLock(path, timeout=0)
     try:
-        taken.acquire()
+        lock.acquire()
     except (Timeout, OSError):
         return False
-    taken.release()
+    lock.release()
     return True

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, machine, memory."""
+"""The origin of a result: commit, versions, machine; and the memory of the process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,10 +17,10 @@ PACKAGES = ("mnist-exp", "torch", "torchvision", "numpy", "hydra-core", "omegaco
 
 
 def provenance(source: Path) -> dict[str, Any]:
-    """Code, versions and machine, as ``run.json`` records them.
+    """Fields of ``run.json``: git commit, versions and hardware.
 
     Args:
-        source: a file or folder of the code, whose git commit is recorded; null where it is in no checkout.
+        source: folder of the package, whose commit is recorded; None if it is not in a git checkout.
     """
     return {
         "git": git_state(source),
@@ -28,15 +29,19 @@ def provenance(source: Path) -> dict[str, Any]:
     }
 
 
+@cache
 def git_state(source: Path) -> dict[str, Any] | None:
-    """The commit of the checkout that ``source`` lies in, and whether tracked files differ from it."""
+    """The commit of the checkout that contains ``source``, and whether tracked files differ from it; None without one.
+
+    Read once: a process keeps the code that it has imported.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(source), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        # A package installed into an environment inside some other project's checkout is not that project's code.
+        # An environment may be inside the checkout of another project, which does not track this package.
         if not git("ls-files", "--", str(source / "__init__.py")):
             return None
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
@@ -45,23 +50,25 @@ def git_state(source: Path) -> dict[str, Any] | None:
 
 
 def cores() -> int:
-    """CPU cores that this process should use: those available, or fewer where ``OMP_NUM_THREADS`` says so."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has a number for each level
-    limit = int(wanted) if wanted.isdecimal() else 0
+    """CPU cores that this process should use: the available ones, at most ``OMP_NUM_THREADS``."""
+    text = (
+        os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    )  # may be a list, a number for each nesting level
+    limit = int(text) if text.isdecimal() else 0
     return min(available_cores(), limit or sys.maxsize)
 
 
 def available_cores() -> int:
-    """CPU cores that the system gives this process: those it may run on, or fewer where its quota of CPU time is less."""
+    """CPU cores on which this process may run, at most its quota of CPU time."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota = cpu_quota()
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
 def cpu_quota(process: Path = Path("/proc/self")) -> float | None:
-    """The CPU time that Linux's control groups allow a process, in cores; None where they set no limit.
+    """The quota of CPU time of Linux's control groups, in cores; None without a limit.
 
-    A container's quota is here and not in the cores it may run on. See cgroups(7).
+    A container has such a quota, and may nevertheless run on all cores. See cgroups(7).
 
     Args:
         process: folder with the files ``cgroup`` and ``mountinfo``, as proc(5) describes them.
@@ -89,7 +96,7 @@ def cpu_quota(process: Path = Path("/proc/self")) -> float | None:
 
 
 def _quota_of(group: Path) -> Iterator[float]:
-    """The quota of one control group, in cores; nothing where it has none."""
+    """The quota of one control group, in cores; nothing without one."""
     for quota_file, period_file in (("cpu.max", "cpu.max"), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
             quota = int((group / quota_file).read_text().split()[0])
@@ -101,18 +108,15 @@ def _quota_of(group: Path) -> Iterator[float]:
 
 
 def reset_peak_memory() -> None:
-    """Start measuring this process's peak memory afresh, so that the second run of a sweep has a figure of its own."""
+    """Reset the peak memory of this process, so that each run of a sweep has its own value."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return  # not Linux, or not allowed: peak_memory then covers the whole process
+        return  # not Linux, or not allowed: peak_memory is then that of the whole process
 
 
 def peak_memory() -> int | None:
-    """Largest resident memory of this process in bytes, since ``reset_peak_memory`` where the system can.
-
-    None where the system does not tell, as Windows.
-    """
+    """Largest resident memory of this process in bytes, on Linux since ``reset_peak_memory``; None if unknown (Windows)."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -127,6 +131,7 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)

@@ -1,14 +1,15 @@
-"""Reading finished, running and broken runs back."""
+"""Read run directories, whatever the status of the run."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -16,14 +17,16 @@ from pydantic_core import from_json
 
 from mnist_exp.config import Config, check
 from mnist_exp.errors import UsageError, explain_validation
-from mnist_exp.runs.files import RunDirectoryError, open_file
+from mnist_exp.runs.files import LARGEST, LARGEST_TEXT, RunDirectoryError, open_file, read_file
 from mnist_exp.runs.locking import is_locked
 from mnist_exp.runs.record import FIGURES, Metrics, RunRecord, Status
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where it is there, is ten times as fast
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C library, if installed, is ten times as fast
 
-# What earlier versions called a target, and what it is called now; applied where a stored configuration is read.
+# Targets of earlier versions, and their names now.
 RENAMED = {"mnist_exp.training.step": "mnist_exp.training.step_decay"}
 
 METRICS: TypeAdapter[dict[str, Any]] = TypeAdapter(Metrics)
@@ -31,11 +34,11 @@ METRICS: TypeAdapter[dict[str, Any]] = TypeAdapter(Metrics)
 
 @dataclass(frozen=True)
 class Run:
-    """What one run directory says.
+    """The content of one run directory.
 
     Attributes:
-        status: waiting, running, completed, failed, diverged, interrupted, pruned; or killed, when the record says running
-            and no process holds the directory.
+        status: as recorded, but killed if the record has running and no process holds the lock.
+        metrics: the lines of ``metrics.jsonl``.
     """
 
     path: Path
@@ -46,12 +49,12 @@ class Run:
 
     @property
     def whole_config(self) -> Config:
-        """The configuration with what the run found of its images, where it leaves that to the data."""
-        return self.config.with_found(self.record.preparation)
+        """The configuration with size and normalisation of the images, where it leaves them to the data."""
+        return self.config.with_image_properties(self.record.preparation)
 
     @property
     def extra(self) -> dict[str, float]:
-        """What callbacks recorded at the end, by name: finite numbers only. Of a run that is not completed, how far it got."""
+        """The finite metrics that callbacks recorded for the last epoch, by name."""
         last = self.record.final or (self.metrics[-1] if self.metrics else {})
         return {
             name: float(value)
@@ -64,7 +67,7 @@ def read_run(path: str | Path) -> Run:
     """Read one run directory.
 
     Raises:
-        RunDirectoryError: it is missing, damaged, or not one of ours.
+        RunDirectoryError: it is missing, damaged, or not a run directory of this project.
     """
     path = Path(path)
     record = read_record(path)
@@ -75,7 +78,7 @@ def read_run(path: str | Path) -> Run:
 
 
 def find_runs(path: str | Path) -> Iterator[Path]:
-    """Run directories in ``path``: itself, or the folders below it at any depth.
+    """Yield ``path`` if it is a run directory, else the run directories in it at any depth.
 
     Raises:
         RunDirectoryError: ``path`` is no directory.
@@ -90,10 +93,10 @@ def find_runs(path: str | Path) -> Iterator[Path]:
 
 
 def explain_no_run(path: Path) -> str:
-    """Why a path that has no ``run.json`` is no run directory, and which one was probably meant."""
+    """Why a path without ``run.json`` is no run directory, and which one was probably meant."""
     if inside := next((parent for parent in path.absolute().parents if (parent / "run.json").is_file()), None):
         shown = inside if path.is_absolute() else os.path.relpath(inside)
-        return f"{path} lies inside a run directory; type that one instead: {shown}"
+        return f"{path} is inside a run directory; type that one instead: {shown}"
     if not path.is_dir():
         return f"{path} is not a directory"
     if (path / "sweep.json").is_file():
@@ -106,11 +109,10 @@ def read_record(path: Path) -> RunRecord:
     """``run.json`` of a run directory.
 
     Raises:
-        RunDirectoryError: it is missing, is not one of ours, or a value in it is of another type.
+        RunDirectoryError: it is missing, not a record of this project, or a value has the wrong type.
     """
     try:
-        with open_file(path / "run.json") as file:
-            content = file.read()
+        content = read_file(path / "run.json", LARGEST_TEXT)
         record = from_json(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunDirectoryError(explain_no_run(path)) from error
@@ -129,20 +131,18 @@ def read_config(path: Path) -> Config:
     """``config.yaml`` of a run directory.
 
     Raises:
-        RunDirectoryError: it is missing or damaged, is no configuration of ours, or holds what no run stores:
-            interpolations, aliases, other types.
+        RunDirectoryError: it is missing or damaged, no configuration of this project, or not plain data.
     """
     file = path / "config.yaml"
     try:
-        with open_file(file, "r") as stream:
-            tree = yaml.load(stream, LOADER)  # noqa: S506  # a SafeLoader, in C where there is libyaml
+        tree = yaml.load(read_file(file, LARGEST_TEXT), LOADER)  # noqa: S506  # a SafeLoader, in C where there is libyaml
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RunDirectoryError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict) or not {"data", "model", "trainer"} <= tree.keys():
         raise RunDirectoryError(f"{file} is not the configuration of a run of this project")
     for section in tree.values():
-        if isinstance(section, dict) and (target := section.get("_target_")) in RENAMED:
-            section["_target_"] = RENAMED[target]
+        if isinstance(section, dict) and isinstance(target := section.get("_target_"), str):
+            section["_target_"] = RENAMED.get(target, target)
     try:
         return check(tree)
     except UsageError as error:
@@ -150,24 +150,51 @@ def read_config(path: Path) -> Config:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of ``metrics.jsonl``; a last line that is not whole yet is left out.
+    """The lines of ``metrics.jsonl``, without a last line that is incomplete.
 
     Raises:
-        RunDirectoryError: a line before the last is no metrics line.
+        RunDirectoryError: a complete line is no line of metrics.
     """
     file = path / "metrics.jsonl"
     try:
-        with open_file(file, "r") as stream:
-            lines = stream.read().splitlines()
+        lines = read_file(file, LARGEST_TEXT).splitlines()
     except FileNotFoundError:
         lines = []
+    except OSError as error:
+        raise RunDirectoryError(f"{file} cannot be read: {error}") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
             row = METRICS.validate_python(json.loads(line))
-        except (ValueError, RecursionError) as error:  # what pydantic refuses is a ValueError, too
-            if number == len(lines) and not line.endswith("}"):
+        except (ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
+            if number == len(lines) and not line.endswith(b"}"):
                 break
             raise RunDirectoryError(f"{file}, line {number}: not a metrics line") from error
         rows.append(row)
     return rows
+
+
+def read_predictions(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays in ``predictions.npz`` of a run directory.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RunDirectoryError: it is damaged, or holds objects, or more than ``LARGEST`` bytes.
+    """
+    import numpy as np
+
+    file = path / "predictions.npz"
+    try:
+        # Opened here, because numpy does not close a file that it cannot read.
+        with open_file(file) as stream:
+            with zipfile.ZipFile(stream) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
+                    raise ValueError(f"more than {LARGEST} bytes, decompressed")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+    except (FileNotFoundError, RunDirectoryError):
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise many types for a damaged archive
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RunDirectoryError(f"{file} cannot be read: {reason}") from error

@@ -1,4 +1,4 @@
-"""``run.json``: the status of a run, where its result comes from, and the result. Checked when it is read."""
+"""The schema of ``run.json``: status, origin and result of a run."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from mnist_exp.config import Found
+from mnist_exp.config import ImageProperties
 
 
 class Status(StrEnum):
     """The state of a run."""
 
-    WAITING = "waiting"  # stored, not begun
+    WAITING = "waiting"  # stored, not started
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"
     DIVERGED = "diverged"
     INTERRUPTED = "interrupted"
-    PRUNED = "pruned"  # a search gave up on it
-    KILLED = "killed"  # never recorded: the record says running, and no process holds the directory
+    PRUNED = "pruned"  # ended by a search, because it was worse than others
+    KILLED = "killed"  # never recorded: the record has running, and no process holds the lock
 
 
-# A run that diverged would diverge again with the same bits.
-OVER = frozenset({Status.COMPLETED, Status.DIVERGED})  # there is nothing to resume
-SETTLED = OVER | {Status.PRUNED}  # a sweep need not run it again
+NOT_RESUMABLE = frozenset({Status.COMPLETED, Status.DIVERGED})  # a diverged run would diverge again
+SETTLED = NOT_RESUMABLE | {Status.PRUNED}  # a sweep does not run these again
 FAILED = frozenset({Status.FAILED, Status.DIVERGED, Status.KILLED})
 
-# Figures of a line of metrics.jsonl that training itself records; callbacks add others.
+# Keys of a line of metrics.jsonl that training records; callbacks add others.
 FIGURES = (
     *("epoch", "images_seen", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "learning_rate"),
     *("train_seconds", "eval_seconds", "images_per_second", "val_loss", "val_accuracy"),
@@ -39,7 +38,7 @@ FIGURES = (
 def _check_metrics(row: dict[str, Any]) -> dict[str, Any]:
     for name, value in row.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number and (value is not None or name in FIGURES):  # what a callback records may not be finite: null
+        if not is_number and (value is not None or name in FIGURES):  # a callback's infinite value is stored as null
             raise ValueError(f"{name}={value} should be a finite number")
         if name.endswith("_accuracy") and name in FIGURES and not 0 <= value <= 1:
             raise ValueError(f"{name}={value} should be a fraction")
@@ -54,14 +53,14 @@ def _check_printable(text: str) -> str:
     return text
 
 
-# A line of metrics.jsonl: finite numbers by name; accuracies are fractions. Null where a callback's is not finite.
+# A line of metrics.jsonl: finite numbers by name; accuracies are fractions. Null for a callback's value that is not finite.
 Metrics = Annotated[dict[str, Any], AfterValidator(_check_metrics)]
 Printable = Annotated[str, AfterValidator(_check_printable)]
 Number = Annotated[int, Field(ge=0)]
 
 
 class Part(BaseModel):
-    """Keys of later versions are kept as they are."""
+    """A part of the record; unknown keys, of later versions, are kept."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False)
 
@@ -93,7 +92,7 @@ class WandbRun(Part):
 
 
 class SearchTrial(Part):
-    """The trial of a search that the run is: ``trial`` is its number in the file of the study."""
+    """The trial of a search: ``trial`` is its number in the study."""
 
     trial: int
     study: str
@@ -101,7 +100,7 @@ class SearchTrial(Part):
 
 
 class RunRecord(Part):
-    """What ``run.json`` says. Only ``status`` and ``config_hash`` are there from the start in every version."""
+    """The content of ``run.json``. Only ``status`` and ``config_hash`` exist in every version."""
 
     status: Status
     config_hash: Printable
@@ -123,7 +122,7 @@ class RunRecord(Part):
     device: Printable | None = None
     backend: Printable | None = None
     data_digest: Printable | None = None
-    preparation: Found | None = None
+    preparation: ImageProperties | None = None
     init_from: dict[str, Any] | None = None
     search: SearchTrial | None = None
     wandb: WandbRun | None = None
@@ -136,9 +135,9 @@ class RunRecord(Part):
     best: dict[str, Any] | None = None
 
     def with_fields(self, **fields: Any) -> RunRecord:
-        """The same with other fields, checked.
+        """A checked copy with other fields.
 
         Raises:
-            ValidationError: one is of another type.
+            ValidationError: a field has the wrong type.
         """
         return RunRecord.model_validate({**self.model_dump(exclude_unset=True), **fields})

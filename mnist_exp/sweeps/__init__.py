@@ -1,4 +1,4 @@
-"""Sweeps that finish: every job is a run directory that waits, and whoever launches it only says which one."""
+"""Sweeps that can be finished: every job is stored as a run directory, and launchers get only its path."""
 
 from mnist_exp.sweeps.callback import FinishSweep
 

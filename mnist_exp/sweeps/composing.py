@@ -1,4 +1,4 @@
-"""The configurations of a sweep's jobs, for which ``conf/`` is read once for each set of choices and not once a job."""
+"""Compose the configurations of a sweep's jobs; ``conf/`` is read once for each set of choices, not once for each job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.compose import directory_part_of, groups, resolve, with_choices_checked
-from mnist_exp.config import Config, Found, check
+from mnist_exp.config import Config, ImageProperties, check
 from mnist_exp.errors import UsageError
 from mnist_exp.explain import as_usage_error
 from mnist_exp.runs.directory import resume_command
@@ -24,15 +24,15 @@ from mnist_exp.stored import check_runs_named
 
 
 class JobComposer:
-    """Does what ``load_sweep_config`` of Hydra's loader does, to the letter.
+    """Returns exactly what ``load_sweep_config`` of Hydra's loader returns, but faster.
 
-    Most jobs differ in values alone, such as a seed or a learning rate. Hydra applies values last and in their order, so
-    they can as well be set on a copy of what the other overrides make.
+    Most jobs differ only in values, such as a seed or a learning rate. Hydra applies values last and in their order, so
+    they can be set on a copy of the configuration that the other overrides give.
 
     Args:
-        loader: of Hydra.
+        loader: Hydra's.
         config: of the sweep.
-        groups: what a choice can be made of, such as ``model`` and ``hydra/launcher``.
+        groups: names of the config groups, such as ``model`` and ``hydra/launcher``.
     """
 
     def __init__(self, loader: ConfigLoader, config: DictConfig, groups: Collection[str]) -> None:
@@ -42,7 +42,11 @@ class JobComposer:
         self._bases: dict[tuple[str, ...], DictConfig] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The whole configuration of a job; raises what Hydra raises."""
+        """The whole configuration of a job.
+
+        Raises:
+            Exception: those of ``load_sweep_config``.
+        """
         for override in overrides:
             if override not in self._parsed:
                 (self._parsed[override],) = self._parser.parse_overrides([override])
@@ -58,7 +62,7 @@ class JobComposer:
             for value in values:
                 OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
         except OmegaConfBaseException:
-            return self._loader.load_sweep_config(self._config, list(overrides))  # which says it in Hydra's words
+            return self._loader.load_sweep_config(self._config, list(overrides))  # raises Hydra's own message
         task = [override for override in parsed if not override.is_hydra_override()]
         config.hydra.overrides.task.clear()
         config.hydra.overrides.task.extend([override.input_line for override in task])
@@ -66,7 +70,7 @@ class JobComposer:
         return config
 
     def _is_value(self, override: Override) -> bool:
-        """Whether this sets a key that exists to something, and chooses nothing."""
+        """Whether the override sets an existing key to a value, and does not choose a file of a group."""
         key = override.key_or_group
         return (
             override.package is None
@@ -77,19 +81,25 @@ class JobComposer:
         )
 
     def _touches(self, other: Override, value: Override) -> bool:
-        """Whether the order of the two may matter, because one key is the other or lies in its section."""
+        """Whether the order of the two may matter: their keys are equal, or one is in the section of the other."""
         one, two = f"{other.key_or_group}.", f"{value.key_or_group}."
         chooses = other.key_or_group in self._groups and isinstance(other.value(), str)
         return not chooses and (one.startswith(two) or two.startswith(one))
 
 
 class JobRefused(UsageError):
-    """A job that cannot run; nothing of it is on disk."""
+    """A job cannot run. Nothing of it has been written."""
 
 
 @dataclass(frozen=True)
 class Composed:
-    """The whole configuration of a job; ``task`` is what is not Hydra's of it, ``checked`` the same resolved and typed."""
+    """The configuration of a job.
+
+    Attributes:
+        config: all of it.
+        task: without the section ``hydra``.
+        checked: ``task``, resolved and checked.
+    """
 
     config: DictConfig
     task: DictConfig
@@ -99,13 +109,13 @@ class Composed:
 def compose_all(
     context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
 ) -> list[Composed]:
-    """The configurations of all jobs, checked.
+    """Compose and check the configurations of all jobs.
 
     Raises:
-        JobRefused: one cannot run; the message says which job.
+        JobRefused: a job cannot run; the message names it.
     """
     composer = JobComposer(context.config_loader, config, groups(folders_of_conf(context)))
-    found: dict[str, Found] = {}
+    found: dict[str, ImageProperties] = {}
     return [
         _compose(context, composer, config, overrides, index, found)
         for index, overrides in enumerate(job_overrides, initial_job_idx)
@@ -118,15 +128,15 @@ def _compose(
     config: DictConfig,
     overrides: Sequence[str],
     index: int,
-    found: dict[str, Found],
+    found: dict[str, ImageProperties],
 ) -> Composed:
-    """The configuration of a job, checked.
+    """Compose and check the configuration of a job.
 
     Args:
-        found: what data have been read for already, by their settings; data that are read now are added.
+        found: what was found in data that have been read, by their settings; data that are read here are added.
 
     Raises:
-        JobRefused: it cannot run; the message says which job.
+        JobRefused: it cannot run; the message names the job.
     """
     hydra = HydraConfig.instance()
     sweep = hydra.cfg
@@ -162,23 +172,23 @@ def _compose(
     return Composed(composed, task, checked)
 
 
-def _with_image_size(config: Config, found: dict[str, Found]) -> Config:
-    """The configuration with the size of its images. Where only the data know it, they are read, once for all jobs."""
+def _with_image_size(config: Config, found: dict[str, ImageProperties]) -> Config:
+    """The configuration with the image size. If it is not configured, the data are read, once for all jobs that use them."""
     if config.data.image_size is not None:
         return config
-    from mnist_exp.components import build_data, found_by
+    from mnist_exp.components import build_data, image_properties
 
     key = repr(config.data.plain())
     if key not in found:
-        found[key] = found_by(build_data(config.data))
-    return config.with_found(found[key])
+        found[key] = image_properties(build_data(config.data))
+    return config.with_image_properties(found[key])
 
 
 def _refuse_another_sweep(config: DictConfig, composed: DictConfig) -> None:
-    """A job is one run: what a choice says of sweeping, launching or naming the sweep would go unheard.
+    """Refuse a job whose choices change the sweeper, the launcher or the sweep directory, which would have no effect.
 
     Raises:
-        UsageError: the job's configuration asks for another sweep than the one it is in.
+        UsageError: the job's configuration differs from that of the sweep in one of these.
     """
     ours, its = (OmegaConf.to_container(node, resolve=False) for node in (config, composed))
     assert isinstance(ours, dict)
@@ -189,7 +199,7 @@ def _refuse_another_sweep(config: DictConfig, composed: DictConfig) -> None:
         ("hydra.sweep", ours["hydra"]["sweep"], its["hydra"]["sweep"]),
         ("sweep", ours["sweep"], its["sweep"]),
     ):
-        names = [name for name in {**our, **its_own} if name != "_target_"]  # which is ours here and Hydra's there
+        names = [name for name in {**our, **its_own} if name != "_target_"]  # FinishSweep replaces it in the sweep only
         if differing := next((name for name in names if our.get(name) != its_own.get(name)), None):
             raise UsageError(
                 f"{key}.{differing} differs from job to job: a sweep of sweeps is not possible; give a command for each"
@@ -197,17 +207,17 @@ def _refuse_another_sweep(config: DictConfig, composed: DictConfig) -> None:
 
 
 def fixed_keys(context: HydraContext, config: DictConfig) -> set[str]:
-    """Keys that the command line gives one value, the same for all jobs."""
+    """The keys that the command line sets to one value for all jobs."""
     parsed = OverridesParser.create(context.config_loader).parse_overrides(list(config.hydra.overrides.task))
     varies = {override.get_key_element(): override.is_sweep_override() for override in parsed}
     return {key for key, several in varies.items() if not several}
 
 
 def folders_of_conf(context: HydraContext) -> list[Path]:
-    """Where configuration files lie."""
+    """The folders with configuration files."""
     return [Path(source.path) for source in context.config_loader.get_sources() if source.scheme() == "file"]
 
 
 def fingerprint(context: HydraContext) -> dict[Path, int]:
-    """When each configuration file was last written."""
+    """The time of the last change of each configuration file, in nanoseconds."""
     return {file: file.stat().st_mtime_ns for folder in folders_of_conf(context) for file in folder.rglob("*.yaml")}

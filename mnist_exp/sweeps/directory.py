@@ -1,9 +1,9 @@
-"""The sweep directory: one run directory for each job, and ``sweep.json``, which says what belongs to the sweep.
+"""The sweep directory: one run directory for each job, and ``sweep.json``, which lists the jobs.
 
 sweep.json       the command, and for each job its overrides, its identity and its status
 multirun.yaml    as Hydra writes it
-NAME/            a run directory, named by what distinguishes the job
-.stop            exists while jobs are asked to checkpoint and end
+NAME/            a run directory, named after the overrides that differ between the jobs
+.stop            exists while jobs are asked to write a checkpoint and end
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
 
 from filelock import FileLock, Timeout
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from mnist_exp.config import Config
-from mnist_exp.hashing import HASH_VERSION, NOT_COUNTED, config_hash
+from mnist_exp.errors import explain_validation, printable
+from mnist_exp.hashing import HASH_VERSION, NOT_HASHED, config_hash
 from mnist_exp.runs import RunDirectoryError, Status, write_atomically
 from mnist_exp.runs.directory import resume_command
 from mnist_exp.runs.files import open_file, refuse_links, remove_temporaries
@@ -28,7 +31,12 @@ from mnist_exp.runs.locking import is_locked
 from mnist_exp.runs.reading import read_config, read_record
 
 LONGEST_NAME = 80
-PLAIN_NAME = r"[^./\\:\x00-\x1f][^/\\:\x00-\x1f]*"  # of a folder: no path, nothing hidden
+
+
+def _check_folder_name(name: str) -> str:
+    if not re.fullmatch(r"[^./\\:\x00-\x1f][^/\\:\x00-\x1f]*", name):
+        raise ValueError("should be the name of a folder in the sweep directory: no path, not hidden")
+    return name
 
 
 @dataclass(frozen=True)
@@ -36,13 +44,13 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        directory: name of its run directory below the sweep directory.
+        directory: name of its run directory in the sweep directory.
         id: hash of what it computes; jobs are matched by it.
-        overrides: what distinguishes it from the other jobs of its sweep.
-        arguments: all overrides it was composed from, those that all jobs share included.
+        overrides: those that differ between the jobs of the sweep.
+        arguments: all its overrides, those that all jobs share included.
     """
 
-    directory: str
+    directory: Annotated[str, AfterValidator(_check_folder_name)]
     id: str
     overrides: tuple[str, ...]
     arguments: tuple[str, ...]
@@ -53,10 +61,11 @@ class JobStatus:
     """The status of a job, read from its run directory.
 
     Attributes:
-        status: of the run; killed where the record says running and no process holds the directory.
-        val_accuracy, test_accuracy: of the result, fractions; None where there is none.
-        seconds: spent on it, over all its parts.
-        val_loss: of the result.
+        status: of the run; killed if the record says running and no process has locked the directory.
+        error: why the run did not complete; None if it did, or is not over.
+        val_accuracy, test_accuracy: of the result, fractions; None without a result.
+        seconds: total, the parts before each resume included.
+        val_loss: of the result, in nats.
     """
 
     status: Status
@@ -67,16 +76,48 @@ class JobStatus:
     val_loss: float | None = None
 
 
-@dataclass
-class SweepDirectory:
-    """A sweep's directory, held by one process at a time. Use as a context manager.
+@dataclass(frozen=True)
+class JobRecord(JobStatus, Job):
+    """A job in ``sweep.json``, with its status when the file was written."""
+
+    @property
+    def job(self) -> Job:
+        return Job(self.directory, self.id, self.overrides, self.arguments)
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """The content of ``sweep.json``. Keys of later versions are ignored.
 
     Attributes:
-        path: absolute, because launchers start jobs elsewhere.
+        command: as typed in a shell.
+        arguments: the words of the command, without the program's name.
+        updated: when the file was written, ISO 8601 in UTC.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, allow_inf_nan=False)
+
+    command: str
+    arguments: tuple[str, ...]
+    updated: str
+    jobs: tuple[JobRecord, ...]
+    config_hash_version: int = 1  # the first version did not write it
+
+
+RECORD = TypeAdapter(SweepRecord)
+
+
+@dataclass
+class SweepDirectory:
+    """A sweep's directory, locked by one process at a time. Use as a context manager.
+
+    Attributes:
+        path: absolute, because launchers may start jobs in another folder.
+        command, arguments: see ``SweepRecord``.
         jobs: by directory name, in the order in which they were added.
 
     Raises:
-        RunDirectoryError: another process runs this sweep, or the directory is not a sweep's.
+        RunDirectoryError: on entering, if another process runs this sweep, or the directory holds something else.
     """
 
     path: Path
@@ -96,9 +137,10 @@ class SweepDirectory:
             raise RunDirectoryError(f"{self.path} is in use by another process") from error
         remove_temporaries(self.path, folders=())
         if (self.path / "sweep.json").exists():
-            earlier = read_sweep(self.path).get("config_hash_version") != HASH_VERSION
-            for job in stored_jobs(self.path):
-                self.jobs[job.directory] = _hashed_anew(job, self.path) if earlier else job
+            record = read_sweep(self.path)
+            is_old = record.config_hash_version != HASH_VERSION
+            for row in record.jobs:
+                self.jobs[row.directory] = _with_current_hash(row.job, self.path) if is_old else row.job
         self.stop_file.unlink(missing_ok=True)
         return self
 
@@ -108,7 +150,7 @@ class SweepDirectory:
 
     @property
     def shown(self) -> Path:
-        """The path as the user would type it."""
+        """The path relative to the working directory if it is inside it, else absolute."""
         return self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path
 
     @property
@@ -116,19 +158,20 @@ class SweepDirectory:
         return self.path / ".stop"
 
     def find(self, identity: str) -> Job | None:
-        """The job that computes this."""
+        """The job with this identity; None if there is none."""
         return next((job for job in self.jobs.values() if job.id == identity), None)
 
     def find_composed_from(self, arguments: Iterable[str]) -> Job | None:
-        """The job that the same overrides made when ``conf/`` was what it was then."""
+        """The job with the same overrides, whatever ``conf/`` contained when it was composed; None if there is none."""
         wanted = sorted(arguments)
         return next((job for job in self.jobs.values() if sorted(job.arguments) == wanted), None)
 
     def add(self, identity: str, overrides: Sequence[str], arguments: Sequence[str], title: str) -> Job:
-        """A job with a directory name of its own.
+        """Add a job with a directory name that no other job has.
 
         Args:
-            title: its name where nothing distinguishes it.
+            overrides, arguments: see ``Job``.
+            title: the directory name of a job without ``overrides``.
         """
         name = directory_name(overrides, identity) if overrides else title
         if name in self.jobs or (self.path / name).exists():
@@ -141,10 +184,10 @@ class SweepDirectory:
         return read_job_status(self.path / job.directory)
 
     def write_names(self, known: Collection[str]) -> None:
-        """Write ``sweep.json`` before the directories of the new jobs are there.
+        """Write ``sweep.json`` before the directories of the new jobs exist.
 
         Args:
-            known: names of the jobs that are not new.
+            known: directory names of the jobs that are not new.
         """
         waiting = JobStatus(Status.WAITING)
         self.write({name: self.job_status(job) if name in known else waiting for name, job in self.jobs.items()})
@@ -155,93 +198,76 @@ class SweepDirectory:
         Args:
             statuses: of every job, by directory name.
         """
-        content = {
-            "command": self.command,
-            "arguments": list(self.arguments),
-            "config_hash_version": HASH_VERSION,
-            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "jobs": [{**asdict(job), **asdict(statuses[name])} for name, job in self.jobs.items()],
-        }
-        write_atomically(self.path / "sweep.json", json.dumps(content, indent=2).encode() + b"\n")
+        record = SweepRecord(
+            command=self.command,
+            arguments=tuple(self.arguments),
+            updated=datetime.now(UTC).isoformat(timespec="seconds"),
+            jobs=tuple(JobRecord(**vars(job), **vars(statuses[name])) for name, job in self.jobs.items()),
+            config_hash_version=HASH_VERSION,
+        )
+        write_atomically(self.path / "sweep.json", json.dumps(asdict(record), indent=2).encode() + b"\n")
 
 
-def read_sweep(path: Path) -> dict[str, Any]:
-    """``sweep.json`` of a sweep directory.
+def read_sweep(path: Path) -> SweepRecord:
+    """Read ``sweep.json`` of a sweep directory.
 
     Raises:
-        RunDirectoryError: it is missing or damaged.
+        RunDirectoryError: it is missing or damaged, a value in it has a wrong type, or a job's directory is not the name
+            of a folder in ``path``.
     """
+    file = path / "sweep.json"
     try:
-        with open_file(path / "sweep.json", "r") as file:
-            sweep = json.load(file)
-        sweep["jobs"], sweep["arguments"]
+        with open_file(file) as stream:
+            content = stream.read()
+        tree = from_json(content)
     except FileNotFoundError as error:
         if (path / "run.json").is_file():
             raise RunDirectoryError(f"{path} holds a run, not a sweep; continue it: {resume_command(path)}") from error
         raise RunDirectoryError(f"{path} is not a sweep directory: it has no sweep.json") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunDirectoryError(f"{path / 'sweep.json'} cannot be read: {error}") from error
-    if not isinstance(sweep["jobs"], list) or not isinstance(sweep["arguments"], list):
-        raise RunDirectoryError(f"{path / 'sweep.json'} cannot be read: jobs and arguments are lists")
-    assert isinstance(sweep, dict)
-    return sweep
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{file} cannot be read: {error}") from error
+    if not isinstance(tree, dict):
+        raise RunDirectoryError(f"{file} cannot be read: it should be a JSON object")
+    try:
+        return RECORD.validate_json(content)
+    except ValidationError as error:
+        first, *others = explain_validation(error, tree)
+        more = f" (and {len(others)} more)" if others else ""
+        raise RunDirectoryError(f"{file}: {printable(first)}{more}") from error
 
 
-def stored_jobs(path: Path) -> list[Job]:
-    """The jobs in ``sweep.json``, each in a directory of its own directly below ``path``.
-
-    Raises:
-        RunDirectoryError: the file is missing or damaged, or a job's directory is no plain name.
-    """
-    jobs = []
-    for number, row in enumerate(read_sweep(path)["jobs"]):
-        where = f"{path / 'sweep.json'}: job {number}"
-        try:
-            job = Job(row["directory"], row["id"], tuple(row["overrides"]), tuple(row["arguments"]))
-        except (KeyError, TypeError) as error:
-            raise RunDirectoryError(f"{where} is not described as a job") from error
-        if not all(isinstance(word, str) for word in (job.directory, job.id, *job.overrides, *job.arguments)):
-            raise RunDirectoryError(f"{where} is not described as a job")
-        if not re.fullmatch(PLAIN_NAME, job.directory):
-            raise RunDirectoryError(
-                f"{where}: directory {job.directory!r} is no plain name; jobs lie directly in {path}"
-            )
-        jobs.append(job)
-    return jobs
-
-
-def _hashed_anew(job: Job, path: Path) -> Job:
-    """A job of an earlier version of the hash with the identity that it has today."""
+def _with_current_hash(job: Job, path: Path) -> Job:
+    """The job with its identity by the current version of the hash."""
     try:
         now = config_hash(read_config(path / job.directory))
-    except RunDirectoryError:  # it has no run yet, or a damaged one: its overrides still tell which job it is
+    except RunDirectoryError:  # it has no run yet, or a damaged one; it is still found by its overrides
         return job
     _, dash, unhashed = job.id.partition("-")
     return replace(job, id=f"{now}{dash}{unhashed}")
 
 
 def ask_to_stop(stop_file: Path, number: int | None = None) -> None:
-    """Make ``.stop``.
+    """Write ``.stop``, so that all jobs of the sweep stop.
 
     Args:
-        number: of the signal that stops the sweep; None: it is stopped by a failure.
+        number: the signal that stops the sweep; None if a failure does.
     """
     with open_file(stop_file, "w") as file:
         file.write("" if number is None else str(int(number)))
 
 
 def read_job_status(path: Path) -> JobStatus:
-    """The status of the run in this directory; damaged or missing is failed."""
+    """Read the status of the run in this directory; failed if ``run.json`` is damaged or missing."""
     try:
         record = read_record(path)
         status = record.status
         if status == Status.RUNNING and not is_locked(path):
-            record = read_record(path)  # it may have ended between the two looks
+            record = read_record(path)  # it may have ended since the first reading
             status = Status.KILLED if record.status == Status.RUNNING else record.status
     except RunDirectoryError as problem:
         return JobStatus(Status.FAILED, str(problem))
     final = record.final or {}
-    error = record.error or ("its process is gone" if status == Status.KILLED else None)
+    error = record.error or ("its process ended without recording why" if status == Status.KILLED else None)
     seconds = record.seconds.get("total")
     return JobStatus(
         status, error, final.get("val_accuracy"), final.get("test_accuracy"), seconds, final.get("val_loss")
@@ -249,18 +275,18 @@ def read_job_status(path: Path) -> JobStatus:
 
 
 def job_id(config: Config, overrides: Iterable[str]) -> str:
-    """What identifies a job: the hash of its resolved configuration.
+    """The identity of a job: the hash of its resolved configuration.
 
     Args:
-        overrides: those that distinguish the job. Threads, device and the like change no result, and the folder of the
-            data is not told apart by its name, yet who sweeps over them wants a run for each.
+        overrides: those that differ between the jobs. Keys that the hash ignores, such as ``trainer.threads``, are added
+            to the identity, because a sweep over them needs one run for each value.
     """
 
-    def is_left_out(override: str) -> bool:
+    def is_ignored(override: str) -> bool:
         key = override.lstrip("+").partition("=")[0]
-        return any(key == left_out or key.startswith(f"{left_out}.") for left_out in NOT_COUNTED)
+        return any(key == ignored or key.startswith(f"{ignored}.") for ignored in NOT_HASHED)
 
-    unhashed = sorted(filter(is_left_out, overrides))
+    unhashed = sorted(filter(is_ignored, overrides))
     digest = hashlib.sha256("\n".join(unhashed).encode()).hexdigest()[:4]
     return config_hash(config) + (f"-{digest}" if unhashed else "")
 
@@ -268,8 +294,8 @@ def job_id(config: Config, overrides: Iterable[str]) -> str:
 def directory_name(overrides: Iterable[str], identity: str) -> str:
     """A file name for a job: short keys and values, sorted, safe on every file system.
 
-    The identity's first digits are added where characters had to be replaced or left out, so that [1,2] and [12] or two
-    long values stay two names.
+    If characters were replaced or left out, the first digits of the identity are added, so that the names of [1,2] and
+    [12], or of two long values, differ.
     """
     parts = []
     exact = True

@@ -1,7 +1,7 @@
-"""One job of a sweep: what a launcher calls, wherever it calls it.
+"""One job of a sweep: the functions that launchers call.
 
-All it is told is the run directory, which holds everything else. How the run ended is written there too, so that it
-does not matter what becomes of the process that reports back.
+A job gets the path of its run directory, which holds everything else it needs. The result is written there too, so that
+it does not depend on what the launcher returns.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import platform
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -36,18 +35,19 @@ from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.directory import ask_to_stop, read_job_status
 
 POLL_SECONDS = 0.5
-# Longer than an optimizer step and a checkpoint take; then what does not listen is killed, and resumes from its last epoch.
+# Longer than an optimizer step and a checkpoint take. A job that has not stopped by then is killed; it can be resumed from
+# its last epoch.
 PATIENCE_SECONDS = 60.0
 
 
 class ProcessDied(Exception):
-    """A job's process ended without saying why."""
+    """A job's process ended without recording why."""
 
 
 def train_here(job: DictConfig) -> None:
-    """Hydra's task in this process: train the run in ``job.directory``; whatever happens stays there.
+    """Hydra's task in the process of the sweep: train the run in ``job.directory``.
 
-    Only what kills the process ends the sweep.
+    A failure is recorded there, and the sweep goes on; only a signal stops it.
     """
     path, stop_file = Path(job.directory), Path(job.stop_file)
     if stop_file.exists():
@@ -55,11 +55,11 @@ def train_here(job: DictConfig) -> None:
     try:
         train_directory(path, user_settings(job), in_sweep=True)
     except (UsageError, RunDirectoryError, RunFailed):
-        pass  # run.json says it
+        pass  # run.json has it
     except BaseException as error:
         if read_job_status(path).status == Status.INTERRUPTED:
             ask_to_stop(stop_file, error.signal if isinstance(error, RunInterrupted) else int(signal.SIGINT))
-        # Else it called sys.exit, or failed in a way that nobody foresaw: the other jobs go on.
+        # Otherwise user code called sys.exit or raised something else: the other jobs go on.
     _stop_others_after_a_failure(job)
 
 
@@ -75,9 +75,9 @@ def train_in_worker(job: DictConfig) -> None:
 
 
 def train_in_a_child(job: DictConfig, stop: Callable[[], bool]) -> None:
-    """Train the run in ``job.directory`` in a process of its own, which is told to stop when ``stop`` says so.
+    """Train the run in ``job.directory`` in a separate process, which gets SIGTERM when ``stop`` returns True.
 
-    A process that died without saying how its run ended has this recorded for it.
+    If the process dies without recording the end of its run, the failure is recorded here.
     """
     path, stop_file = Path(job.directory), Path(job.stop_file)
     if stop_file.exists() or read_job_status(path).status in SETTLED:
@@ -97,37 +97,39 @@ def train_in_a_child(job: DictConfig, stop: Callable[[], bool]) -> None:
         hint = ", as Linux does when memory runs out" if number == signal.SIGKILL else "; see output.log there"
         _record_death(path, f"its process was killed by {number.name}{hint}")
     elif read_job_status(path).status == Status.WAITING and not stop() and not stop_file.exists():
-        _record_death(path, f"ended with exit status {process.exitcode} before it began; see output.log there")
+        _record_death(path, "its process ended before training began; see output.log there")
     _stop_others_after_a_failure(job)
 
 
 _JOBS: list[str] = []  # directories of the jobs that this process trains now
-_COMMAND_GONE = threading.Event()  # the command is gone
+_COMMAND_GONE = threading.Event()  # set when the process of the command has ended
+_WATCHER = "watch the command"  # name of a thread
 
 
 def _end_with_command(host: str, command: int) -> None:
-    """Have this worker of a launcher end when the command that started it is gone, killed perhaps; its job checkpoints
-    first. Its fork server ends with it.
+    """End this worker process of a launcher when the process of the command has ended, after its job has written a
+    checkpoint. The fork server ends with the worker.
 
     Args:
-        host, command: where the command runs, and its process. On other hosts the cluster ends its jobs itself.
+        host: name of the machine on which the command runs; on other machines the cluster ends the workers.
+        command: process id of the command.
     """
-    if command == os.getpid() or host != platform.node() or any(t.name == "follow" for t in threading.enumerate()):
+    if command == os.getpid() or host != platform.node() or any(t.name == _WATCHER for t in threading.enumerate()):
         return
 
-    def follow() -> None:
+    def watch() -> None:
         while _is_alive(command):
             time.sleep(POLL_SECONDS)
         _COMMAND_GONE.set()
         while _JOBS:
             time.sleep(POLL_SECONDS)
-        os._exit(1)
+        os._exit(1)  # sys.exit would end this thread only
 
-    threading.Thread(target=follow, name="follow", daemon=True).start()
+    threading.Thread(target=watch, name=_WATCHER, daemon=True).start()
 
 
 def _is_alive(process: int) -> bool:
-    """Whether a process is alive; a zombie is not."""
+    """Whether the process with this id is alive; a zombie is not."""
     try:
         if hasattr(os, "pidfd_open"):
             descriptor = os.pidfd_open(process)
@@ -139,12 +141,12 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        return True  # it is another user's, or there are no descriptors left
+        return True  # it belongs to another user, or there are no file descriptors left
     return True
 
 
 class StopAll(StopRequest):
-    """Tells every job of the sweep, wherever it runs, what the signal told us."""
+    """A stop request that is passed on to all jobs of the sweep by ``.stop``."""
 
     def __init__(self, stop_file: Path) -> None:
         super().__init__()
@@ -156,28 +158,34 @@ class StopAll(StopRequest):
 
 
 def user_settings(job: DictConfig) -> dict[str, Any]:
-    """What whoever launches the job says, and its directory does not decide: ``logger``, ``data_root``, ``trusted``."""
+    """The settings of a job that its directory must not decide, from the command: see ``train_directory``."""
     settings = OmegaConf.to_container(job.settings)
     assert isinstance(settings, dict)
     return {str(key): value for key, value in settings.items()}
 
 
 def train_directory(path: Path, settings: Mapping[str, Any], *, in_sweep: bool = False) -> float | None:
-    """Train what the run directory describes, from its last checkpoint where it has one.
+    """Train the run in this directory, from its last checkpoint if it has one.
 
     Args:
-        settings: ``logger`` and ``callbacks``, in place of the sections that are stored there; ``data_root``, into which data may
-            be fetched; ``trusted``, packages whose code may run besides ours.
-        in_sweep: this process shows the whole sweep, and not each job.
+        settings: ``logger`` and ``callbacks`` replace these sections of the stored configuration; ``data_root`` is the
+            folder into which data may be downloaded; ``trusted`` are the packages, besides this one, whose code may run.
+        in_sweep: this process shows the progress of the sweep instead of that of each job.
+
+    Returns:
+        the validation accuracy, a fraction; None without validation data.
+
+    Raises:
+        UsageError, RunDirectoryError: the run cannot be trained.
+        RunFailed, RunInterrupted: it ended without a result.
     """
     from mnist_exp.task import train
 
     if path.is_relative_to(Path.cwd()) and path != Path.cwd():
-        path = path.relative_to(Path.cwd())  # as the user would type it
+        path = path.relative_to(Path.cwd())  # shorter in messages
     with RunDirectory.reopen(path) as run:
-        if not run.record.versions:
-            run.update(**provenance(PACKAGE))
-        run.update(process={"host": platform.node(), "pid": os.getpid()})
+        first = {} if run.record.versions else provenance(PACKAGE)
+        run.update(**first, process={"host": platform.node(), "pid": os.getpid()})
         run.config = check(
             {**run.config.plain(), **{key: settings[key] for key in ("logger", "callbacks") if key in settings}}
         )
@@ -187,17 +195,17 @@ def train_directory(path: Path, settings: Mapping[str, Any], *, in_sweep: bool =
 
 
 def _fork(*arguments: Any) -> Any:
-    """A process that runs ``_run_job``.
+    """Start a process that runs ``_run_job``.
 
-    A server that has torch loaded forks it: milliseconds instead of seconds a job, and nothing is shared. A launcher's
-    worker may have a start method of its own (loky), which a new process would not know.
+    A server that has imported torch forks it, which takes milliseconds instead of seconds, and jobs share no state. The
+    start method is set here because a launcher's worker may have another (loky), which a new process does not have.
     """
     multiprocessing.set_start_method("forkserver", force=True)
     multiprocessing.set_forkserver_preload(["mnist_exp.experiment"])
     process = multiprocessing.Process(target=_run_job, args=arguments)
-    # Terminals and schedulers signal every process there is. Neither the server nor a job that does not listen yet may
-    # die of it, so they are born with these signals blocked; a StopRequest lets them in. Python's tracker of resources
-    # comes first, because starting it ends with unblocking.
+    # Terminals and schedulers send signals to every process. The server, and a job that has no handler yet, must not die
+    # of one, so they start with these signals blocked; StopRequest unblocks them. Python's resource tracker is started
+    # first because that unblocks them.
     resource_tracker.ensure_running()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
     try:
@@ -208,11 +216,12 @@ def _fork(*arguments: Any) -> Any:
 
 
 def _run_job(path: Path, stop_file: Path, directory: str, settings: Mapping[str, Any]) -> None:
-    """What a job's own process does.
+    """Train the run in ``path``; the main function of a job's process.
 
     Args:
-        directory: where the command was given; a launcher may start its workers elsewhere.
-        settings: as for ``train_directory``.
+        stop_file: the run stops when this file exists.
+        directory: working directory of the command; that of the launcher's workers may differ.
+        settings: see ``train_directory``.
     """
     os.chdir(directory)
     with open_file(path / "output.log", "ab") as output:
@@ -220,20 +229,19 @@ def _run_job(path: Path, stop_file: Path, directory: str, settings: Mapping[str,
         os.dup2(output.fileno(), 2)
     parent = os.getppid()
     watch = threading.Thread(
-        target=_end_when, args=(lambda: stop_file.exists() or os.getppid() != parent,), daemon=True
+        target=_stop_when, args=(lambda: stop_file.exists() or os.getppid() != parent,), daemon=True
     )
     watch.start()
     try:
         train_directory(path, settings)
     except (UsageError, RunDirectoryError, RunFailed) as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except RunInterrupted as stopped:
-        sys.exit(128 + stopped.signal)
+        print(error)  # into output.log; the status is in run.json
+    except RunInterrupted:
+        pass  # run.json has it
 
 
-def _end_when(condition: Callable[[], bool]) -> None:
-    """Ask this process to checkpoint and end, once the sweep stops or whoever started it is gone."""
+def _stop_when(condition: Callable[[], bool]) -> None:
+    """Wait until ``condition`` is True, then send SIGTERM to this process, so that it writes a checkpoint and ends."""
     while not condition():
         time.sleep(POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -242,11 +250,11 @@ def _end_when(condition: Callable[[], bool]) -> None:
 def _record_death(path: Path, message: str) -> None:
     try:
         if read_record(path).status not in {Status.WAITING, Status.RUNNING}:
-            return  # it said how it ended; the signal found it on its way out
+            return  # the signal came after it had recorded its end
         with RunDirectory.reopen(path) as run:
             run.end(Status.FAILED, ProcessDied(message))
     except RunDirectoryError:
-        return  # somebody else continues it already
+        return  # another process has resumed it
 
 
 def _stop_others_after_a_failure(job: DictConfig) -> None:

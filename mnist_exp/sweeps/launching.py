@@ -1,7 +1,7 @@
-"""Compose the jobs of a sweep once, store each as a run directory that waits, and launch those that are not complete.
+"""Compose the jobs of a sweep once, store each as a waiting run directory, and launch those that are not complete.
 
-Any Hydra launcher will do: it decides where and when a job runs. What it is given to run is a run directory, and what
-became of the job is read there, not from what the launcher returns.
+Any Hydra launcher can be used: it decides where and when a job runs. It gets the path of a run directory, and the status
+of the job is read from there, not from what the launcher returns.
 """
 
 from __future__ import annotations
@@ -27,35 +27,40 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from mnist_exp.compose import BASIC_LAUNCHER, no_callbacks
-from mnist_exp.errors import PastHydra, RunFailed, RunInterrupted, UsageError
+from mnist_exp.compose import BASIC_LAUNCHER, empty_callbacks
+from mnist_exp.errors import RunFailed, RunInterrupted, UsageError, WrappedError
 from mnist_exp.runs.locking import is_locked
 from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.signals import StopRequest
-from mnist_exp.sweeps.composing import compose_all, fingerprint, fixed_keys
+from mnist_exp.sweeps.composing import fingerprint
 from mnist_exp.sweeps.directory import Job, SweepDirectory
 from mnist_exp.sweeps.job import StopAll, train_here, train_in_worker
-from mnist_exp.sweeps.matching import (
-    folders_of,
-    follow_data,
-    identities_of,
-    report_edits,
-    report_merged,
-)
+from mnist_exp.sweeps.matching import report_changed_configs, report_merged, update_data_folders
 from mnist_exp.sweeps.progress import Progress, print_table
 from mnist_exp.sweeps.shares import is_of_slurm, shares_of, warn_of_too_many_threads
 from mnist_exp.sweeps.slurm import job_name, launch_on_slurm, train_on_slurm
-from mnist_exp.sweeps.storing import find_or_add, settings_of_composed_jobs, settings_of_stored_jobs, store
+from mnist_exp.sweeps.storing import (
+    RequestedJobs,
+    find_or_add_all,
+    request_jobs,
+    settings_of_composed_jobs,
+    settings_of_stored_jobs,
+    store,
+)
 
 
 class StoredJobs(ConfigLoader):
-    """Stands in for Hydra's loader in a launcher: a job is what was stored when the sweep began, whatever ``conf/`` says
-    now; ``sweep_overrides`` is the name of its directory."""
+    """Replaces Hydra's loader in a launcher: a job's configuration is not composed again, but read from its run directory.
+
+    Args:
+        settings: of each job, by directory name: see ``job.train_directory``.
+    """
 
     def __init__(self, settings: Mapping[str, Mapping[str, Any]]) -> None:
         self._settings = settings
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """The configuration of the job whose directory name is the only element of ``sweep_overrides``."""
         (name,) = sweep_overrides
         config = master_config.copy()
         with flag_override(config, ["struct", "readonly"], False):
@@ -66,7 +71,7 @@ class StoredJobs(ConfigLoader):
         return config
 
     def _unused(self, *arguments: Any, **options: Any) -> NoReturn:
-        raise NotImplementedError("launchers compose nothing else")
+        raise NotImplementedError("launchers do not need it")
 
     load_configuration = get_search_path = get_sources = list_groups = _unused
     get_group_options = compute_defaults_list = _unused
@@ -80,88 +85,102 @@ def launch(
     initial_job_idx: int,
     records: Sequence[Mapping[str, Any]],
 ) -> Sequence[JobReturn]:
-    """Run jobs that are not complete yet, and wait for them.
+    """Run the jobs that are not complete yet, and wait for them.
 
     Args:
-        context: of Hydra, whose loader composes the jobs.
+        context: Hydra's, with the loader that composes the jobs.
         config: of the sweep.
         inner: configuration of the launcher that runs the jobs.
         job_overrides: of each job.
-        initial_job_idx: number of the first, as Hydra counts.
-        records: what else the ``run.json`` of each job says.
+        initial_job_idx: Hydra's number of the first job.
+        records: for each job, further fields of its ``run.json``.
 
     Returns:
-        the validation accuracy of each job, in this order; None for a job that has none.
+        for each job, in this order, its directory and its validation accuracy (None without one).
 
     Raises:
-        UsageError: a mistake, before anything runs.
-        RunFailed, RunInterrupted: see ``conclude``; after an interruption.
+        UsageError: a mistake of the user, before any job runs.
+        RunInterrupted, WrappedError: a signal or a failure stopped the sweep; see ``conclude``.
     """
     setup_globals()
     path = Path(config.hydra.sweep.dir).absolute()
-    fresh = not (path / "sweep.json").exists()
-    files = fingerprint(context)
+    is_new = not (path / "sweep.json").exists()
     try:
         if config.sweep.resume and Path(config.sweep.resume).absolute() != path:
             raise UsageError(
                 f"sweep.resume={config.sweep.resume} is set by a configuration file; type it: mnist-train -m "
                 f"sweep.resume={config.sweep.resume}"
             )
-        composed = compose_all(context, config, job_overrides, initial_job_idx)
-        fixed = fixed_keys(context, config)
-        identities = identities_of([job.checked for job in composed], job_overrides, fixed)
-        shares = shares_of(inner, len(composed))
-        _instantiated(_with_launcher(inner, config), context, train_in_worker)  # refused before anything is written
-        with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
-            known = set(sweep.jobs)
-            if shares.at_once is not None:
-                warn_of_too_many_threads(shares.at_once, [job.checked.trainer.threads for job in composed])
-            # Finishing a sweep whose data moved: a job is known by the folder of that time where that was its data's name.
-            folders = folders_of(sweep) if config.sweep.resume else []
-            more = [{**record, "threads": shares.threads} for record in records]
-            jobs = [
-                find_or_add(sweep, job.checked, identity, overrides, fixed, folders)
-                for job, identity, overrides in zip(composed, identities, job_overrides, strict=True)
-            ]
-            store(sweep, jobs, composed, identities, job_overrides, more, known)
-            report_merged(sweep, jobs, job_overrides, fixed)
-            follow_data(sweep, jobs, [job.checked for job in composed])
-            wanted = list(dict.fromkeys(jobs))
-            if config.sweep.resume:
-                wanted = list(dict.fromkeys([*wanted, *sweep.jobs.values()]))
-            settings = settings_of_composed_jobs(jobs, composed, config)
-            settings |= settings_of_stored_jobs(sweep, wanted, config, known, settings)
-            with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted):
-                at_once = shares.at_once if shares.capped else None
-                _run(sweep, wanted, _launcher(inner, config, sweep, settings), stop, at_once)
-            stopped_by = sweep.stop_file.read_text() if sweep.stop_file.exists() else None
-            if fingerprint(context) != files:
-                composed = compose_all(context, config, job_overrides, initial_job_idx)
-                identities = identities_of([job.checked for job in composed], job_overrides, fixed)
-            report_edits(sweep, jobs, [job.checked for job in composed], identities)
+        compose = partial(request_jobs, context, config, job_overrides, initial_job_idx)
+        sweep, jobs, stopped_by = _launch_requested(path, context, config, inner, compose, records)
     except UsageError:
-        if fresh and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
-            shutil.rmtree(path)  # Hydra made it before anybody looked
+        if is_new and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
+            shutil.rmtree(path)  # Hydra wrote it before the jobs were checked
         raise
     _LAST[:] = [sweep]
     if stopped_by is not None:
-        conclude(int(stopped_by or 0))
+        conclude(stopped_by)
     return [_returned(job, sweep) for job in jobs]
 
 
-# The sweep that ran last in this process, for the end of the program; a search launches several times.
+def _launch_requested(
+    path: Path,
+    context: HydraContext,
+    config: DictConfig,
+    inner: DictConfig,
+    compose: Callable[[], RequestedJobs],
+    records: Sequence[Mapping[str, Any]],
+) -> tuple[SweepDirectory, list[Job], int | None]:
+    """Store the jobs in the sweep directory, and launch those that are not complete.
+
+    Args:
+        path: the sweep directory.
+        compose: composes the jobs. It is called again at the end if a configuration file has changed, for a warning.
+        context, config, inner, records: see ``launch``.
+
+    Returns:
+        the sweep; the requested jobs, in their order; and None, or what stopped the sweep: a signal, or 0 for a failure.
+    """
+    files = fingerprint(context)
+    requested = compose()
+    shares = shares_of(inner, len(requested.configs))
+    _instantiated(_with_launcher(inner, config), context, train_in_worker)  # refused before anything is written
+    with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
+        known = set(sweep.jobs)
+        if shares.at_once is not None:
+            warn_of_too_many_threads(shares.at_once, [job.checked.trainer.threads for job in requested.composed])
+        jobs = find_or_add_all(sweep, requested, resuming=bool(config.sweep.resume))
+        store(sweep, jobs, requested, [{**record, "threads": shares.threads} for record in records], known)
+        report_merged(sweep, jobs, requested.overrides, requested.fixed)
+        update_data_folders(sweep, jobs, requested.configs)
+        wanted = list(dict.fromkeys([*jobs, *(sweep.jobs.values() if config.sweep.resume else ())]))
+        settings = settings_of_composed_jobs(jobs, requested.composed, config)
+        settings |= settings_of_stored_jobs(sweep, wanted, config, known, settings)
+        from mnist_exp.components import keep_data  # imports torch, which composing has loaded by now
+
+        with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted), keep_data():
+            at_once = shares.at_once if shares.capped else None
+            _run(sweep, wanted, _launcher(inner, config, sweep, settings), stop, at_once)
+        stopped_by = int(sweep.stop_file.read_text() or 0) if sweep.stop_file.exists() else None
+        if fingerprint(context) != files:
+            requested = compose()
+        report_changed_configs(sweep, jobs, requested.configs, requested.identities)
+    return sweep, jobs, stopped_by
+
+
+# The last sweep of this process, for ``conclude`` at the end of the program; a search launches several times.
 _LAST: list[SweepDirectory] = []
 
 
 def conclude(stopped_by: int = 0) -> None:
-    """Print the table of the sweep.
+    """Print the table of the last sweep, if it has not been printed.
 
     Args:
-        stopped_by: the signal that stopped the sweep; 0 where none did.
+        stopped_by: the signal that stopped the sweep, or 0.
 
     Raises:
-        RunInterrupted: there was a signal.
-        PastHydra: with a RunFailed, if any job failed.
+        RunInterrupted: a signal stopped the sweep.
+        WrappedError: with a RunFailed, if a job failed.
     """
     if not _LAST:
         return
@@ -171,16 +190,19 @@ def conclude(stopped_by: int = 0) -> None:
     if stopped_by:
         raise RunInterrupted("", stopped_by)
     if any(job_status.status in FAILED | {Status.INTERRUPTED} for job_status in statuses.values()):
-        raise PastHydra(RunFailed(""))
+        raise WrappedError(RunFailed(""))
 
 
 def _launcher(
     inner: DictConfig, config: DictConfig, sweep: SweepDirectory, settings: Mapping[str, Mapping[str, Any]]
 ) -> Callable[[Sequence[Job]], None]:
-    """The chosen launcher, which gets directories to train in.
+    """A function that runs jobs with the chosen launcher.
 
     Args:
-        settings: of each job by name, what its directory does not decide: see ``job.train_directory``.
+        settings: of each job, by directory name: see ``job.train_directory``.
+
+    Raises:
+        UsageError: this launcher cannot be used here.
     """
     on_slurm = is_of_slurm(inner)
     job = _with_launcher(inner, config)
@@ -190,30 +212,22 @@ def _launcher(
         job.stop_file = str(sweep.stop_file)
         job.fail_fast = bool(config.sweep.fail_fast)
         job.hydra.callbacks = {}
-        job.hydra.output_subdir = None  # .hydra/ is there already
+        job.hydra.output_subdir = None  # .hydra/ exists already
         job.hydra.sweep.dir = str(sweep.path)
         if folder := job.hydra.launcher.get("submitit_folder"):
-            # submitit unpickles what it finds under a job's number, so nobody may have put something there before.
+            # submitit unpickles files that are named by a job's number, so the folder must be new.
             job.hydra.launcher.submitit_folder = str(Path(folder).parent / secrets.token_hex(4) / Path(folder).name)
         if on_slurm:
             job.hydra.launcher.name = job_name(sweep.path)
         elif "ray" in inner:
-            ray = job.hydra.launcher.ray
-            # By default Ray runs a job again whose worker was killed, prints what is in output.log already, and without an
-            # address joins a cluster that happens to run; which refuses the plugin's default size.
-            ray.remote = {"max_retries": 0, **ray.remote}
-            own = {"include_dashboard": False, **ray.init, "address": "local"}
-            ray.init = {
-                "log_to_driver": False,
-                **(own if ray.init.get("address") is None else {"object_store_memory": None, **ray.init}),
-            }
+            _set_ray_defaults(job.hydra.launcher.ray)
     task = train_here if inner._target_ == BASIC_LAUNCHER else train_on_slurm if on_slurm else train_in_worker
     if task is not train_here and "forkserver" not in multiprocessing.get_all_start_methods():
         raise UsageError(
             f"{str(inner._target_).rpartition('.')[2]} gives each job a forked process, which Windows does "
             "not have; leave hydra/launcher out, and jobs run one after the other"
         )
-    context = HydraContext(config_loader=StoredJobs(settings), callbacks=no_callbacks())
+    context = HydraContext(config_loader=StoredJobs(settings), callbacks=empty_callbacks())
     launcher = _instantiated(job, context, task)
 
     def launch_all(jobs: Sequence[Job]) -> None:
@@ -226,8 +240,20 @@ def _launcher(
     return launch_all
 
 
+def _set_ray_defaults(ray: DictConfig) -> None:
+    """Change Ray's defaults in a launcher's settings; what the user has set stays.
+
+    By default Ray repeats a job whose worker was killed, prints what output.log has already, and without an address joins
+    a running cluster, which refuses the plugin's default ``object_store_memory``.
+    """
+    ray.remote = {"max_retries": 0, **ray.remote}
+    own = {"include_dashboard": False, **ray.init, "address": "local"}
+    cluster = {"object_store_memory": None, **ray.init}
+    ray.init = {"log_to_driver": False, **(own if ray.init.get("address") is None else cluster)}
+
+
 def _with_launcher(inner: DictConfig, config: DictConfig) -> DictConfig:
-    """Hydra's part of the sweep's configuration with the launcher that was chosen."""
+    """The ``hydra`` section of the sweep's configuration, with ``inner`` as the launcher."""
     job = OmegaConf.masked_copy(config, "hydra")
     OmegaConf.set_readonly(job.hydra, None)
     with flag_override(job, ["struct", "readonly"], False):
@@ -236,10 +262,10 @@ def _with_launcher(inner: DictConfig, config: DictConfig) -> DictConfig:
 
 
 def _instantiated(config: DictConfig, context: HydraContext, task: TaskFunction) -> Launcher:
-    """The launcher of a configuration.
+    """Make the launcher of a configuration.
 
     Raises:
-        UsageError: there is none of that name, or it refuses its settings.
+        UsageError: it cannot be imported, or it refuses its settings.
     """
     try:
         return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
@@ -255,20 +281,26 @@ def _run(
     wanted: Sequence[Job],
     launch_all: Callable[[Sequence[Job]], None],
     stop: StopRequest,
-    parallel: int | None,
+    at_once: int | None,
 ) -> None:
-    """Launch jobs until each had its turn.
+    """Launch jobs until each has begun.
 
-    A launcher may lose jobs it was given, because a worker died or because it stops listening at the first error; those
-    that did not begin are given to it again, as long as that gets some of them going. A pool of processes (joblib's) that
-    loses one kills the others, too: each job that ran then is given another chance, alone.
+    A launcher may not start all of its jobs, because a worker died or because it stops at the first error; those that did
+    not begin are launched again, as long as at least one of them begins. If a process of joblib's pool dies, joblib kills
+    the others, too: each job that was running then is launched once more, alone.
+
+    Args:
+        at_once: the number of jobs in one launch; None: all.
+
+    Raises:
+        UsageError: the launcher failed twice without starting any of the jobs.
     """
     left = [job for job in wanted if sweep.job_status(job).status not in SETTLED]
     tried: set[Job] = set()
     suspects: list[Job] = []
     while (left or suspects) and not stop():
         alone = suspects[:1]
-        batch = alone or left[: parallel or len(left)]
+        batch = alone or left[: at_once or len(left)]
         failure: Exception | None = None
         try:
             launch_all(batch)

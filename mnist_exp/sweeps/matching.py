@@ -1,4 +1,4 @@
-"""Which job of a sweep a configuration is, and what to say where that is not what one might expect."""
+"""Match configurations with the stored jobs of a sweep, and print which were merged, moved or changed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from mnist_exp.sweeps.progress import count
 from mnist_exp.terminal import say
 
 
-def distinguishing(arguments: Sequence[str], fixed: set[str]) -> list[str]:
-    """The overrides of a job that are not the same for all jobs of its sweep."""
+def varying_overrides(arguments: Sequence[str], fixed: set[str]) -> list[str]:
+    """The overrides of a job that differ between the jobs of the sweep.
+
+    Args:
+        fixed: keys that have the same value in all jobs.
+    """
     return [a for a in arguments if not a.lstrip("+").startswith("sweep.") and a.partition("=")[0] not in fixed]
 
 
 def identities_of(configs: Sequence[Config], job_overrides: Sequence[Sequence[str]], fixed: set[str]) -> list[str]:
-    """The identity of each job.
+    """The identity of each job, see ``job_id``.
 
-    Jobs that differ in nothing but the folder of their data, which a configuration file may have set, are told apart by it.
+    If jobs differ only in the folder of their data, which a configuration file may set, it is added to their identities.
     """
-    own = [distinguishing(overrides, fixed) for overrides in job_overrides]
+    own = [varying_overrides(overrides, fixed) for overrides in job_overrides]
     identities = [job_id(config, overrides) for config, overrides in zip(configs, own, strict=True)]
     folders: dict[str, set[str | None]] = {}
     for identity, config in zip(identities, configs, strict=True):
@@ -38,8 +42,8 @@ def identities_of(configs: Sequence[Config], job_overrides: Sequence[Sequence[st
     ]
 
 
-def folders_of(sweep: SweepDirectory) -> list[str | None]:
-    """The folders from which the jobs of a sweep read their data."""
+def data_folders(sweep: SweepDirectory) -> list[str | None]:
+    """The data folders in the stored configurations of a sweep, each once."""
     paths = [path for name in sweep.jobs if (path := sweep.path / name).joinpath("config.yaml").is_file()]
     return list({read_config(path).data.folder: None for path in paths})
 
@@ -47,7 +51,7 @@ def folders_of(sweep: SweepDirectory) -> list[str | None]:
 def find_moved(
     sweep: SweepDirectory, config: Config, overrides: Sequence[str], folders: Sequence[str | None]
 ) -> Job | None:
-    """The job that computes this with its data in one of these folders."""
+    """The job that has this configuration, except that its data are in one of these folders; None if there is none."""
     if "root" not in config.data.plain():
         return None
     moved = (config.with_data(config.data.in_folder(folder)) for folder in folders)
@@ -57,20 +61,20 @@ def find_moved(
 def report_merged(
     sweep: SweepDirectory, jobs: Sequence[Job], job_overrides: Sequence[Sequence[str]], fixed: set[str]
 ) -> None:
-    """Say where several jobs that were asked for are one, because they compute the same."""
+    """Print which requested jobs are run as one, because they compute the same."""
     same: dict[Job, list[str]] = {}
     for job, overrides in zip(jobs, job_overrides, strict=True):
-        same.setdefault(job, []).append(" ".join(distinguishing(overrides, fixed)))
+        same.setdefault(job, []).append(" ".join(varying_overrides(overrides, fixed)))
     for job, asked in same.items():
         if len(asked) > 1:
             which = "; ".join(dict.fromkeys(asked))
             say(f"sweep {sweep.path.name}: {len(asked)} jobs compute the same ({which}); 1 runs: {job.directory}")
 
 
-def follow_data(sweep: SweepDirectory, jobs: Sequence[Job], configs: Sequence[Config]) -> None:
-    """Let jobs that are not complete find data that moved, and say where complete ones read them from another folder.
+def update_data_folders(sweep: SweepDirectory, jobs: Sequence[Job], configs: Sequence[Config]) -> None:
+    """Store the new data folder in jobs that are not complete; print the number of complete ones with another folder.
 
-    A job that has begun checks that they are the same digits.
+    A resumed job checks that the data are the same.
     """
     complete: dict[tuple[Any, Any], int] = {}
     for job, now in dict(zip(jobs, configs, strict=True)).items():
@@ -91,21 +95,21 @@ def follow_data(sweep: SweepDirectory, jobs: Sequence[Job], configs: Sequence[Co
         )
 
 
-def report_edits(
+def report_changed_configs(
     sweep: SweepDirectory, jobs: Sequence[Job], configs: Sequence[Config], identities: Sequence[str]
 ) -> None:
-    """Say where jobs are not what ``conf/`` makes of their overrides now."""
-    edits: dict[tuple[str, ...], int] = {}
+    """Warn of jobs whose stored configuration differs from that which ``conf/`` gives for their overrides now."""
+    changes: dict[tuple[str, ...], int] = {}
     for job, now, identity in zip(jobs, configs, identities, strict=True):
         if identity.partition("-")[0] != job.id.partition("-")[0]:
-            before = read_config(sweep.path / job.directory).with_found(None)
+            before = read_config(sweep.path / job.directory).with_image_properties(None)
             lines = tuple(differences(before.plain(), now.plain()))
-            edits[lines] = edits.get(lines, 0) + 1
-    for lines, number in edits.items():
+            changes[lines] = changes.get(lines, 0) + 1
+    for lines, number in changes.items():
         report(
             UsageError(
                 f"conf/ has changed since {count(number, 'job')} of this sweep {'was' if number == 1 else 'were'} "
-                f"composed: {'; '.join(lines)}; what was composed then is what runs, for the rest choose another "
+                f"composed: {'; '.join(lines)}; the stored configurations are used; for the new ones choose another "
                 "hydra.sweep.dir"
             )
         )

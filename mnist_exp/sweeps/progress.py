@@ -1,6 +1,6 @@
-"""What a sweep shows: a line for each job that ends, a bar on a terminal, a table of the arms at the end.
+"""The output of a sweep: a line for each job that ends, a progress bar on a terminal, a table of the arms at the end.
 
-Meanwhile ``sweep.json`` is kept up to date.
+``sweep.json`` is kept up to date meanwhile.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ POLL_SECONDS = 0.5
 
 
 class Progress:
-    """Watches the run directories of a sweep. Use as a context manager.
+    """Watches the run directories of a sweep and updates its ``sweep.json``. Use as a context manager.
 
     Args:
-        sweep: whose ``sweep.json`` is kept up to date.
-        wanted: the jobs that this command is about.
+        wanted: the jobs that this command runs.
     """
 
     def __init__(self, sweep: SweepDirectory, wanted: Sequence[Job]) -> None:
@@ -43,12 +42,12 @@ class Progress:
         self._began = self._last_end = time.monotonic()
         self._ended = 0
         self._number = len(self._wanted) - len(self._left)
-        self._read: dict[str, int | None] = {}  # when a job's record was last written, as it was last read
+        self._read: dict[str, int | None] = {}  # of each job, the time of its record when it was last read
         self._out = Terminal()
         columns = (TextColumn("sweep"), BarColumn(10), TextColumn("{task.description}", markup=False))
         self._bar = Bar(*columns, console=self._out, transient=True, disable=not self._out.is_terminal)
-        self._over = threading.Event()
-        self._changing = threading.Lock()
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Progress:
@@ -62,18 +61,18 @@ class Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join()
         self.refresh()
         self._bar.stop()
 
     def refresh(self) -> None:
-        """Read what has changed, say so, and write it down."""
-        with self._changing:
+        """Read the records that have changed, print the jobs that have ended, and update ``sweep.json``."""
+        with self._lock:
             before = dict(self._statuses)
             for name in self._left:
                 written = self._written(name)
-                # A process can die without writing anything; the records of thousands that wait need not be read each time.
+                # A process can die without writing its record. Thousands of waiting jobs are not read each time.
                 if written != self._read.get(name) or before[name].status == Status.RUNNING:
                     self._read[name] = written
                     self._statuses[name] = self._sweep.job_status(self._sweep.jobs[name])
@@ -90,20 +89,20 @@ class Progress:
                 self._number += 1
                 self._out.print(plain(job_line(f"[{self._number}/{len(self._wanted)}]", name, self._statuses[name])))
             self._left -= {name for name in changed if self._statuses[name].status in SETTLED}
-            self._bar.update(self._task, completed=self._over_and_done(), description=self.summary())
+            self._bar.update(self._task, completed=self._number_over(), description=self.summary())
 
     def _written(self, name: str) -> int | None:
-        """When the record of a job was last written, in nanoseconds; None where there is none."""
+        """The time of the last change of a job's record, in nanoseconds; None without a record."""
         try:
             return (self._sweep.path / name / "run.json").stat().st_mtime_ns
         except OSError:
             return None
 
-    def _over_and_done(self) -> int:
+    def _number_over(self) -> int:
         return sum(self._statuses[name].status in SETTLED | FAILED for name in self._wanted)
 
     def summary(self) -> str:
-        """Jobs done, running and failed, time left, best so far."""
+        """One line: jobs done, running and failed, time left, best accuracy so far."""
         statuses = {name: self._statuses[name] for name in self._wanted}
         counts = Counter(job_status.status for job_status in statuses.values())
         failed = sum(counts[status] for status in FAILED)
@@ -119,7 +118,7 @@ class Progress:
         return ", ".join(parts)
 
     def _epochs(self) -> str:
-        """The epoch that the job is in, where one runs."""
+        """The current epoch, if exactly one job runs; else an empty string."""
         running = [name for name in self._wanted if self._statuses[name].status == Status.RUNNING]
         if len(running) != 1:
             return ""
@@ -129,36 +128,33 @@ class Progress:
             return ""
 
     def _watch(self) -> None:
-        while not self._over.wait(POLL_SECONDS):
+        while not self._stopped.wait(POLL_SECONDS):
             self.refresh()
 
 
 def best_so_far(statuses: Mapping[str, JobStatus]) -> str | None:
-    """The highest validation accuracy; without validation data nothing may be called the best, and the highest test accuracy
-    is said to be just that."""
-    for figure, title in (("val_accuracy", "best"), ("test_accuracy", "highest test")):
-        known = {name: getattr(job_status, figure) for name, job_status in statuses.items()}
-        known = {name: value for name, value in known.items() if value is not None}
-        if known:
-            return f"{title} {max(known.values()):.2%}"
+    """The highest validation accuracy; without validation data the highest test accuracy, which is not called the best."""
+    for metric, title in (("val_accuracy", "best"), ("test_accuracy", "highest test")):
+        values = [value for job_status in statuses.values() if (value := getattr(job_status, metric)) is not None]
+        if values:
+            return f"{title} {max(values):.2%}"
     return None
 
 
 def job_line(number: str, name: str, status: JobStatus) -> str:
-    """One job that has ended: its accuracy and seconds, or what went wrong."""
+    """One line for a job that has ended: its accuracies and seconds, or its status and error."""
     if status.status != Status.COMPLETED:
-        return f"{number} {name}: {what_happened(status)}"
-    figures = [
+        return f"{number} {name}: {status_and_error(status)}"
+    parts = [
         f"{split} {value:.2%}"
         for split, value in (("val", status.val_accuracy), ("test", status.test_accuracy))
         if value is not None
     ]
     seconds = [] if status.seconds is None else [duration(status.seconds)]
-    return f"{number} {name}: {', '.join([*figures, *seconds])}"
+    return f"{number} {name}: {', '.join([*parts, *seconds])}"
 
 
-def what_happened(status: JobStatus) -> str:
-    """The status, and the error behind it."""
+def status_and_error(status: JobStatus) -> str:
     error = (status.error or "").removeprefix("Diverged: ")
     return f"{status.status}: {error}" if error else status.status
 
@@ -167,9 +163,10 @@ LONGEST_TABLE = 30
 
 
 def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> None:
-    """The arms of a sweep, best first; the jobs that failed, and where to read on; what to type next.
+    """Print the arms of a sweep, best first; the failed jobs with their log files; the commands to type next.
 
-    An arm is what jobs share that differ in their seed. It is ranked by validation accuracy where there is some.
+    An arm is a group of jobs that differ only in their seed. Arms are ranked by mean validation accuracy, or by test
+    accuracy if there is no validation data.
     """
     out = Terminal(soft_wrap=False)
     arms: dict[str, list[JobStatus]] = {}
@@ -197,7 +194,7 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
     for name, job_status in statuses.items():
         if job_status.status in FAILED:
             where = sweep.shown / name / "train.log"
-            out.print(plain(f"{name}: {what_happened(job_status)}; see {where}"), soft_wrap=True)
+            out.print(plain(f"{name}: {status_and_error(job_status)}; see {where}"), soft_wrap=True)
     if arms:
         out.print(plain(f"compare: mnist-report {shlex.quote(str(sweep.shown))}"), soft_wrap=True)
     left = sum(job_status.status not in SETTLED for job_status in statuses.values())
@@ -208,19 +205,23 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
 
 
 def short(override: str) -> str:
-    """An override by the last part of its key: ``lr=0.1`` of ``optimizer.lr=0.1``."""
+    """An override with the last part of its key only: ``lr=0.1`` for ``optimizer.lr=0.1``."""
     key, separator, value = override.lstrip("+").partition("=")
     return f"{key.rpartition('.')[2]}{separator}{value}"
 
 
 def accuracies(jobs: Sequence[JobStatus], split: str) -> list[float]:
-    """Accuracies of those that have one, fractions."""
+    """The accuracies of the jobs that have one, fractions.
+
+    Args:
+        split: ``val`` or ``test``.
+    """
     values = [job.val_accuracy if split == "val" else job.test_accuracy for job in jobs]
     return [value for value in values if value is not None]
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """In percent; the standard deviation (n - 1) from two values on."""
+    """Mean and standard deviation (n - 1) in percent; without the latter for one value, ``-`` for none."""
     if not values:
         return "-"
     mean = f"{100 * statistics.fmean(values):.2f}"
@@ -232,7 +233,7 @@ def count(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever is readable."""
+    """A number of seconds as text, in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

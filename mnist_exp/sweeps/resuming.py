@@ -1,7 +1,7 @@
-"""``sweep.resume=DIR``: what is taken over from ``sweep.json``, which may be somebody else's.
+"""``sweep.resume=DIR``: the arguments that are taken from ``sweep.json``, which may be another person's file.
 
-What the runs are, overrides of this project's own keys, is data and is taken over. Where and how they run (Hydra's launcher,
-callbacks, folders of configuration files), and who is told, is for whoever types the command to say.
+Overrides of this project's own keys are data and are taken. Arguments that decide where and how jobs run (launcher,
+callbacks, folders of configuration files) or where results are sent must be typed by the user.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import yaml
 from mnist_exp.compose import CONF
 from mnist_exp.config import Config
 from mnist_exp.errors import UsageError, report, typed, unquoted
-from mnist_exp.sweeps.directory import read_sweep, stored_jobs
+from mnist_exp.sweeps.directory import read_sweep
 from mnist_exp.trust import ALLOWED_TARGETS
 
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
 OWN = {*Config.model_fields, *GROUPS} - {"logger", "callbacks", "resume"}  # callbacks are code
 KEY = re.compile(r"\+{0,2}\w+(\.\w+)*")
-# A choice is the name of a file below conf/; with dots in it, it could lead to a file of somebody else's.
+# A choice is the name of a file below conf/; with dots in it, it could name a file elsewhere.
 NAME = r"\w[\w-]*(/\w[\w-]*)*"
 CHOICES = re.compile(rf"(choice\()?{NAME}(\s*,\s*{NAME})*\)?")
-# Nothing runs elsewhere, and nothing is sent, because of these.
+# These run no other code and send nothing.
 SAFE = {
     *("hydra/launcher=basic", "hydra/sweeper=basic", "hydra/sweeper=optuna"),
     *("logger=wandb", "logger=none", "logger.mode=offline", "logger.mode=disabled"),
@@ -37,13 +37,14 @@ FLAGS = {"-cd": "config_dir", "-cn": "config_name", "-cp": "config_path"}
 
 
 def arguments_to_finish(arguments: Sequence[str], given: Namespace) -> list[str]:
-    """What ``sweep.resume=DIR`` stands for: the overrides that the sweep was started with, the given ones on top.
+    """Replace ``sweep.resume=DIR`` by the overrides that the sweep was started with, followed by the given ones.
 
     Args:
-        given: the same arguments, read.
+        given: ``arguments``, parsed.
 
     Raises:
-        UsageError: the directory holds no sweep, or one that was started with more than it can decide.
+        RunDirectoryError: the directory is not a sweep, or its ``sweep.json`` is damaged.
+        UsageError: the sweep was started with arguments that must be typed again.
     """
     resumed = [word for word in given.overrides if word.lstrip("+").startswith("sweep.resume=")]
     directory = unquoted(resumed[-1].partition("=")[2]) if resumed else ""
@@ -51,10 +52,7 @@ def arguments_to_finish(arguments: Sequence[str], given: Namespace) -> list[str]
         return list(arguments)
     path = Path(directory)
     own = [word for word in arguments if word not in {"-m", "--multirun", *resumed}]
-    stored_jobs(path)  # refuses what is damaged before Hydra writes there
-    started = read_sweep(path)["arguments"]
-    if not all(isinstance(word, str) for word in started):
-        raise UsageError(f"{path / 'sweep.json'}: arguments is no list of words")
+    started = read_sweep(path).arguments
     answered = {_key(word) for word in given.overrides} | {flag for flag, name in FLAGS.items() if getattr(given, name)}
     missing = [words for words in _left_to_user(started) if not _is_answered(words[0], answered)]
     if any(not words[0].startswith("logger") for words in missing):
@@ -62,8 +60,8 @@ def arguments_to_finish(arguments: Sequence[str], given: Namespace) -> list[str]
         command = " ".join(["mnist-train -m", typed("sweep.resume", path), shlex.join([*own, *words])])
         raise UsageError(
             _printable(
-                f"{path / 'sweep.json'} says {shlex.join(words)}, which is not for a directory to decide; if you trust "
-                f"it, type it yourself: {command}"
+                f"{path / 'sweep.json'} contains {shlex.join(words)}, which sweep.resume does not take over; if you "
+                f"trust it, type it: {command}"
             )
         )
     for words in missing:
@@ -74,28 +72,28 @@ def arguments_to_finish(arguments: Sequence[str], given: Namespace) -> list[str]
 
 
 def renamed(word: str) -> str:
-    """An override of an earlier version, as it is typed now."""
+    """An override of an earlier version in the spelling of this version."""
     return re.sub(r"\bstep\b", "step_decay", word) if _key(word) == "scheduler" else word
 
 
 def left_to_user(arguments: Sequence[str]) -> list[str]:
-    """Arguments of ``mnist-train`` that ``sweep.resume`` does not take over, so that they must be typed again."""
+    """The arguments of ``mnist-train`` that ``sweep.resume`` does not take over, so that the user must type them again."""
     return [word for words in _left_to_user(arguments) for word in words]
 
 
 def is_own(word: str) -> bool:
-    """Whether an argument is an override of this project's own keys, or of what its search tries, and plain data."""
+    """Whether an argument overrides a key of this project, or of its search, and its value is plain data."""
     key, separator, value = word.partition("=")
     if word in SAFE:
         return True
     if not separator or "$" in word or not KEY.fullmatch(key):
         return False
     if "_target_" in word and not (key.endswith("._target_") and value.startswith(ALLOWED_TARGETS)):
-        return False  # code of somebody else's: to be typed by who trusts it
+        return False  # code outside this project
     first, _, rest = key.lstrip("+").partition(".")
     if first == "hydra":
         if "_target_" in word or "{" in value:
-            return False  # Hydra makes what it finds there
+            return False  # Hydra would instantiate it
         knob, _, tried = rest.removeprefix("sweeper.").partition(".")
         return rest.startswith("sweeper.") and (
             is_own(f"{tried}={value}") if knob == "params" else not tried and knob in _search_knobs()
@@ -109,7 +107,7 @@ def _search_knobs() -> set[str]:
 
 
 def _left_to_user(arguments: Sequence[str]) -> list[list[str]]:
-    """The same, each flag together with its value."""
+    """As ``left_to_user``, with each flag and its value in one list."""
     left: list[list[str]] = []
     words = iter(arguments)
     for word in words:
@@ -120,14 +118,14 @@ def _left_to_user(arguments: Sequence[str]) -> list[list[str]]:
     return left
 
 
-def _is_answered(word: str, typed: set[str]) -> bool:
-    """Whether what was typed says something about the same thing; a launcher comes with options of its own."""
+def _is_answered(word: str, answered: set[str]) -> bool:
+    """Whether the user typed the same flag or key, or chose the launcher, sweeper or group that the key belongs to."""
     if word.startswith("-"):
         flag = word.partition("=")[0]
-        return {"--config-dir": "-cd", "--config-name": "-cn", "--config-path": "-cp"}.get(flag, flag) in typed
+        return {"--config-dir": "-cd", "--config-name": "-cn", "--config-path": "-cp"}.get(flag, flag) in answered
     key = _key(word)
     section = {"hydra.launcher": "hydra/launcher", "hydra.sweeper": "hydra/sweeper"}
-    return key in typed or section.get(".".join(key.split(".")[:2]), key.split(".")[0]) in typed
+    return key in answered or section.get(".".join(key.split(".")[:2]), key.split(".")[0]) in answered
 
 
 def _key(word: str) -> str:
@@ -135,5 +133,5 @@ def _key(word: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """What a terminal shows as it is; a stored word could hold its commands."""
+    """Replace control characters, which a stored word could contain, by question marks."""
     return "".join(character if character.isprintable() else "?" for character in text)

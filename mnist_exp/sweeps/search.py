@@ -1,7 +1,7 @@
-"""Search with Optuna: what to try next is asked of a study, and the study learns from validation data alone.
+"""Search with Optuna: a study chooses the settings of the next jobs from the validation results of earlier ones.
 
-The study lies in SQLite beside the runs. A trial that was interrupted is the same run continued, and a run that falls
-behind the median of earlier trials at the same epoch is pruned.
+The study is an SQLite file in the sweep directory. The run of an interrupted trial is resumed, and a run that is worse
+than the median of earlier trials at the same epoch is pruned.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from mnist_exp.runs import Status
 from mnist_exp.sweeps.directory import read_sweep
 from mnist_exp.trust import find_target
 
-REFUSED = "refused"  # attribute of a trial that was never trained: why
+REFUSED = "refused"  # user attribute of a trial that could not be trained: the reason
 
 
 class SearchSettings(Section):
-    """``hydra.sweeper`` of a search; ``conf/hydra/sweeper/optuna.yaml`` says what each means."""
+    """``hydra.sweeper`` of a search; ``conf/hydra/sweeper/optuna.yaml`` explains the keys."""
 
     n_trials: Annotated[int, Field(ge=1)]
     n_jobs: Annotated[int, Field(ge=1)]
@@ -48,8 +48,10 @@ class SearchSettings(Section):
 
     @classmethod
     def check(cls, given: Mapping[str, Any]) -> SearchSettings:
-        """Raises:
-        UsageError: a value is of a wrong type, out of range, or chooses by something else than validation data.
+        """Make settings from the values of ``hydra.sweeper``.
+
+        Raises:
+            UsageError: a value has a wrong type or is out of range, or ``metric`` is not one of validation data.
         """
         try:
             settings = cls.model_validate(given)
@@ -65,17 +67,17 @@ class SearchSettings(Section):
 
 
 class Search:
-    """One study, continued where it was left.
+    """A study, new or continued.
 
     Args:
         folder: the sweep directory.
-        space: a distribution for every key. A changed space starts a study of its own in the same file, which takes over
-            the earlier trials that lie in it.
+        space: the distribution of each key. A changed space starts another study in the same file, which takes over the
+            earlier trials that are inside the new space.
         settings: of the sweeper.
 
     Attributes:
-        earlier, taken_over: the number of trials that other search spaces had, and of those that lie in this one; both 0
-            where the space has not changed.
+        earlier, taken_over: the number of trials of other search spaces, and how many of them are inside this one; both 0
+            if the space has not changed.
     """
 
     def __init__(self, folder: Path, space: Mapping[str, BaseDistribution], settings: SearchSettings) -> None:
@@ -97,13 +99,13 @@ class Search:
         self.earlier = self.taken_over = 0
         if not self.study.trials:
             self._take_over()
-        # A sampler that starts with the same seed again would ask for the same trials again.
+        # A sampler with the same seed would propose the same trials again.
         self.study.sampler = optuna.samplers.TPESampler(
             seed=settings.seed + len(self.study.trials), n_startup_trials=settings.startup_trials
         )
 
     def _take_over(self) -> None:
-        """Add the trials of other studies of the same metric that lie in this search space."""
+        """Add the trials of other studies of the same metric that are inside this search space."""
         for params, trial in self._of_other_studies().items():
             self.earlier += 1
             if fitting := _in_space(trial, dict(params), self._space):
@@ -111,6 +113,7 @@ class Search:
                 self.taken_over += 1
 
     def _of_other_studies(self) -> dict[tuple[tuple[str, Any], ...], FrozenTrial]:
+        """The trials of other studies of the same metric, by their sorted parameters."""
         names = [name for name in optuna.get_all_study_names(self._storage) if name != self._name]
         return {
             tuple(sorted(trial.params.items())): trial
@@ -125,25 +128,30 @@ class Search:
         return sum(trial.state.is_finished() and REFUSED not in trial.user_attrs for trial in self.study.trials)
 
     def next(self, number: int) -> list[Trial]:
-        """Trials to run now: first those that were interrupted, then new ones."""
+        """``number`` trials to run now: first those that were interrupted, then new ones."""
         begun = self.study.get_trials(states=(TrialState.RUNNING,))
         trials = [Trial(self.study, self._id_of(trial)) for trial in begun[:number]]
         return trials + [self.study.ask(dict(self._space)) for _ in range(number - len(trials))]
 
     def record(self, trial: Trial) -> dict[str, Any]:
-        """What the run of a trial is told: as which trial to report, and when to give up."""
+        """Fields of the ``run.json`` of a trial that can be pruned, see ``SearchTrial``; empty without pruning."""
         if not self._settings.prune:
             return {}
-        told = {"trial": self._id_of(trial), "study": self._name, "startup_trials": self._settings.startup_trials}
-        return {"search": told}
+        return {
+            "search": {
+                "trial": self._id_of(trial),
+                "study": self._name,
+                "startup_trials": self._settings.startup_trials,
+            }
+        }
 
     def _id_of(self, trial: FrozenTrial | Trial) -> int:
-        """The number of a trial among all of the file; ``trial.number`` counts those of its study."""
+        """The number of a trial in the file; ``trial.number`` is its number in the study."""
         study = self._storage.get_study_id_from_name(self._name)
         return self._storage.get_trial_id_from_study_id_trial_number(study, trial.number)
 
     def refuse(self, trials: Sequence[Trial], reason: str) -> None:
-        """Leave out trials whose runs cannot be; those that have a run already, and only cannot go on today, stay.
+        """Exclude trials that cannot be trained, unless they have a run in the sweep directory already.
 
         A study without any other trial is deleted.
         """
@@ -157,17 +165,17 @@ class Search:
             if not optuna.get_all_study_names(self._storage):
                 self._storage.engine.dispose()
                 (self._folder / STUDY).unlink()
-                with suppress(OSError):  # there is something else in it
+                with suppress(OSError):  # it is not empty
                     self._folder.rmdir()
 
     def _stored(self) -> list[set[str]]:
-        """The overrides of each job that the sweep directory holds."""
+        """The overrides of each job in the sweep directory."""
         if not (self._folder / "sweep.json").exists():
             return []
-        return [set(job["arguments"]) for job in read_sweep(self._folder)["jobs"]]
+        return [set(job.arguments) for job in read_sweep(self._folder).jobs]
 
     def tell(self, trial: Trial, status: str, value: float | None) -> None:
-        """What became of a trial."""
+        """Record the result of a trial: the status of its run, and the metric or None."""
         if status == Status.COMPLETED and value is not None:
             self.study.tell(trial, value)
         else:
@@ -175,7 +183,7 @@ class Search:
 
 
 def assignments(trial: Trial) -> list[str]:
-    """The overrides that a trial stands for."""
+    """The parameters of a trial as overrides."""
     return [f"{key}={value}" for key, value in trial.params.items()]
 
 
@@ -183,10 +191,10 @@ def space_of(overrides: Sequence[Override], config: DictConfig) -> dict[str, Bas
     """Distributions for Hydra's ``interval``, ``range`` and ``choice``; ``tag(log, interval(...))`` is logarithmic.
 
     Args:
-        config: of the sweep; the schema, or else the value there, says which keys hold integers.
+        config: of the sweep; keys are integers if the schema, or else the value in ``config``, is one.
 
     Raises:
-        UsageError: a kind of sweep that is none of these, or bounds that are none.
+        UsageError: nothing to search, another kind of sweep, or invalid bounds.
     """
     space: dict[str, BaseDistribution] = {}
     for override in overrides:
@@ -220,7 +228,7 @@ def _between(override: Override, interval: IntervalSweep, *, integer: bool) -> B
 
 
 def _is_integer(key: str, config: DictConfig) -> bool:
-    """Whether a key holds integers: by the schema or the constructor's annotation where they know it, else by its value."""
+    """Whether a key is an integer, by the schema or the constructor's annotation; if they do not have it, by its value."""
     nodes = [*_schemas(key.split(".")), *_annotation(key, config)]
     kinds = {node.get("type") for node in nodes} - {"null", None}
     value = None if kinds else OmegaConf.select(config, key)
@@ -228,7 +236,7 @@ def _is_integer(key: str, config: DictConfig) -> bool:
 
 
 def _annotation(key: str, config: DictConfig) -> list[Mapping[str, Any]]:
-    """The JSON schemas of a constructor's argument, where it is annotated with something that has one."""
+    """The JSON schemas of a constructor's argument; none if its annotation has no JSON schema."""
     section, _, name = key.rpartition(".")
     target = OmegaConf.select(config, f"{section}._target_") if section else None
     try:
@@ -257,7 +265,7 @@ def _schemas(path: Sequence[str]) -> Iterator[Mapping[str, Any]]:
 
 
 def _in_space(trial: FrozenTrial, params: dict[str, Any], space: Mapping[str, BaseDistribution]) -> FrozenTrial | None:
-    """The trial with the distributions of ``space``; None where it does not lie there."""
+    """The trial with the distributions of ``space``; None if it is outside ``space``."""
     integers = {key for key, distribution in space.items() if isinstance(distribution, IntDistribution)}
     if params.keys() != space.keys() or not all(isinstance(params[key], int) for key in integers):
         return None

@@ -18,9 +18,9 @@ class Shares:
     """How the jobs of a sweep share this machine.
 
     Attributes:
-        at_once: jobs that run at once here; None where the launcher decides it, or it is the only one.
-        capped: the launcher would start all at once, so that we must see to it.
-        threads: of a job that says nothing else; None: what it finds.
+        at_once: jobs that run at once on this machine; None if it is one, or not known.
+        capped: whether we must limit the jobs to ``at_once``, because the launcher starts all of them at once.
+        threads: of a job that does not set ``trainer.threads``; None: the default.
     """
 
     at_once: int | None = None
@@ -29,19 +29,22 @@ class Shares:
 
 
 def shares_of(inner: DictConfig, jobs: int) -> Shares:
-    """What a launcher's own settings say of it, whoever wrote it.
+    """Read the shares from the settings of any launcher.
 
-    Two pools of threads on the same cores are several times slower than one, so nobody but the only job of a machine takes
-    what it finds. A launcher that says nothing may start all jobs at once, here.
+    Two pools of threads on the same cores are several times slower than one, so each job gets its own part of the cores. A
+    launcher without a known setting may start all jobs at once on this machine.
 
     Args:
         inner: configuration of the launcher.
-        jobs: of the sweep.
+        jobs: number of jobs in the sweep.
+
+    Raises:
+        UsageError: a setting that should be a number is not one.
     """
     available = available_cores()
     if inner._target_ == BASIC_LAUNCHER:
         return Shares()
-    if "n_jobs" in inner:  # as joblib counts: -1 is all cores
+    if "n_jobs" in inner:  # joblib's: -1 is all cores, -2 all but one
         at_once = _number(inner, "n_jobs")
         at_once = at_once if at_once > 0 else max(1, available + 1 + at_once)
         return Shares(at_once, threads=min(cores(), max(1, available // at_once)))
@@ -56,10 +59,10 @@ def shares_of(inner: DictConfig, jobs: int) -> Shares:
 
 
 def _number(inner: DictConfig, key: str) -> int:
-    """A whole number of a launcher's settings, rounded down; 0 where it is not set.
+    """A number in a launcher's settings, rounded down; 0 if it is not set.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: it is not a number.
     """
     value = OmegaConf.select(inner, key)
     try:
@@ -69,15 +72,15 @@ def _number(inner: DictConfig, key: str) -> int:
 
 
 def is_of_slurm(inner: DictConfig) -> bool:
-    """Whether a launcher hands its jobs to Slurm: only there they go into a partition."""
+    """Whether a launcher submits its jobs to Slurm: only then it has the setting ``partition``."""
     return "partition" in inner
 
 
 def warn_of_too_many_threads(at_once: int, wanted: Sequence[int | None]) -> None:
-    """Say where jobs that run at once were given more threads than there are cores.
+    """Warn if the jobs that run at once have more threads than there are cores.
 
     Args:
-        at_once: jobs that run at once.
+        at_once: number of jobs that run at once.
         wanted: ``trainer.threads`` of each job.
     """
     at_once = min(at_once, len(wanted))

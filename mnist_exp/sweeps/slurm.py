@@ -1,11 +1,10 @@
-"""What jobs on Slurm need beyond submitit: to go on after a preemption, and not to be left behind in the queue."""
+"""Slurm, where submitit is not enough: jobs go on after a preemption, and a stopped sweep leaves no job in the queue."""
 
 from __future__ import annotations
 
 import hashlib
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,67 +13,68 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from mnist_exp.errors import RunInterrupted
 from mnist_exp.runs.record import FAILED, SETTLED
 from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.directory import read_job_status
 from mnist_exp.sweeps.job import PATIENCE_SECONDS, train_in_a_child
 
 POLL_SECONDS = 0.5
-ASK_SECONDS = 10.0  # what a busy cluster does not mind
+ASK_SECONDS = 10.0  # seldom enough for a busy cluster
 
 
 def train_on_slurm(job: DictConfig) -> None:
-    """``train_in_worker`` where Slurm may want the machine back: the run checkpoints, and Slurm starts the same job again.
+    """Hydra's task in a Slurm job. If Slurm stops the job, the run writes a checkpoint, and the job is requeued.
 
     Raises:
-        SystemExit: the job goes on later, so submitit must not take it for done.
+        RunInterrupted: the job goes on later, so submitit must not record it as done.
     """
-    ahead_of_time_limit = signal.getsignal(signal.SIGUSR2)  # of submitit: requeues it, max_num_timeout times at most
+    requeue_before_time_limit = signal.getsignal(signal.SIGUSR2)  # submitit's; at most max_num_timeout times
     with StopRequest(signal.SIGUSR2) as stop:
         train_in_a_child(job, stop)
     if stop.signal is None or read_job_status(Path(job.directory)).status in SETTLED | FAILED:
         return
-    if stop.signal == signal.SIGUSR2 and callable(ahead_of_time_limit):
-        ahead_of_time_limit(stop.signal, None)
-    _requeue_unless_stopped(HydraConfig.get().job.id)
-    sys.exit(128 + stop.signal)
+    if stop.signal == signal.SIGUSR2 and callable(requeue_before_time_limit):
+        requeue_before_time_limit(stop.signal, None)
+    _requeue_if_running(HydraConfig.get().job.id)
+    raise RunInterrupted(f"requeued after {signal.Signals(stop.signal).name}", stop.signal)
 
 
-def _requeue_unless_stopped(number: str) -> None:
-    """Have Slurm start this job again later. A Slurm that is busy may not answer at once, so it is asked again.
+def _requeue_if_running(number: str) -> None:
+    """Put this job back into Slurm's queue, unless Slurm has cancelled, ended or requeued it.
 
-    A job that Slurm stops itself is not running any more: cancelled, out of time, or back in the queue already.
+    A busy Slurm may not answer, so the commands are repeated for up to ``PATIENCE_SECONDS``.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        state = _ask("scontrol", "--oneliner", "show", "job", number)
+        state = _output_of("scontrol", "--oneliner", "show", "job", number)
         if state is not None and "JobState=RUNNING" not in state:
             return
-        if state is not None and _ask("scontrol", "requeue", number) is not None:
+        if state is not None and _output_of("scontrol", "requeue", number) is not None:
             return
         time.sleep(POLL_SECONDS)
 
 
 def job_name(sweep: Path) -> str:
-    """What Slurm calls the jobs of the sweep in this directory, and no others."""
+    """The name of the Slurm jobs of the sweep in this directory; other directories have other names."""
     return f"{sweep.name}-{hashlib.sha256(str(sweep).encode()).hexdigest()[:6]}"
 
 
 def launch_on_slurm(launch: Callable[[], object], name: str, stop_file: Path) -> None:
-    """Submit jobs and wait until Slurm has none of them any more.
+    """Submit jobs and wait until none of them is in Slurm's queue.
 
-    We ask Slurm ourselves: submitit stops waiting at the first job that died, notices that up to ten minutes late, and
-    never where Slurm keeps no accounts. When a sweep is stopped, jobs that wait in the queue are cancelled.
+    ``squeue`` is called here because submitit stops waiting at the first job that died, and notices a death up to ten
+    minutes late, or never on a cluster without accounting. When the sweep is stopped, queued jobs are cancelled.
 
     Args:
-        launch: submits and waits, as submitit does.
+        launch: submits the jobs and waits for them with submitit.
         name: of the jobs.
-        stop_file: exists when the sweep is to stop.
+        stop_file: the sweep is stopped when this file exists.
 
     Raises:
-        Exception: what ``launch`` raised.
+        Exception: ``launch`` raised it.
     """
-    never_ask_accounts()
+    disable_sacct()
     failures: list[Exception] = []
 
     def run() -> None:
@@ -90,37 +90,37 @@ def launch_on_slurm(launch: Callable[[], object], name: str, stop_file: Path) ->
         time.sleep(POLL_SECONDS)
         if thread.is_alive() and time.monotonic() - asked < ASK_SECONDS:
             continue
-        queued, asked = _has(name), time.monotonic()
+        queued, asked = _is_queued(name), time.monotonic()
         if queued:
             seen = True
         elif queued is False if seen else not thread.is_alive():
             break
     if stop_file.exists():
-        _ask("scancel", f"--name={name}")
-        while _has(name):
+        _output_of("scancel", f"--name={name}")
+        while _is_queued(name):
             time.sleep(POLL_SECONDS)
     if failures:
         raise failures[0]
 
 
-def never_ask_accounts() -> None:
-    """Keep submitit from running ``sacct``, which fails on a cluster without accounts. It has no setting for that.
+def disable_sacct() -> None:
+    """Keep submitit from running ``sacct``, which fails on a cluster without accounting. It has no setting for that.
 
-    This is the one part of submitit in use that it does not promise to keep; tests/test_private_parts.py fails if it changes.
+    ``SlurmJob.watcher`` is not public; tests/test_private_parts.py fails if it changes.
     """
     from submitit import SlurmJob
 
-    SlurmJob.watcher.update = lambda: None  # type: ignore[method-assign]  # a method is what there is to replace
+    SlurmJob.watcher.update = lambda: None  # type: ignore[method-assign]  # replaces a method
 
 
-def _has(name: str) -> bool | None:
-    """Whether Slurm has jobs of this name that are not over; None where it does not answer, as a busy one may."""
-    answer = _ask("squeue", "--noheader", "--me", f"--name={name}")
-    return None if answer is None else bool(answer)
+def _is_queued(name: str) -> bool | None:
+    """Whether a job of this name is waiting or running in Slurm; None if Slurm does not answer."""
+    output = _output_of("squeue", "--noheader", "--me", f"--name={name}")
+    return None if output is None else bool(output)
 
 
-def _ask(*command: str) -> str | None:
-    """What a program of Slurm says; None where it fails or is not installed."""
+def _output_of(*command: str) -> str | None:
+    """The output of a program of Slurm; None if it fails or is not installed."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (FileNotFoundError, subprocess.CalledProcessError):

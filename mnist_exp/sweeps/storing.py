@@ -1,10 +1,12 @@
-"""The jobs of a sweep in its directory: found again, or stored as run directories that wait."""
+"""Find the requested jobs in the sweep directory, or store them there as waiting run directories."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.config import Config, check_logger
@@ -13,53 +15,91 @@ from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.files import refuse_links
 from mnist_exp.runs.reading import read_config
 from mnist_exp.runs.record import SETTLED, Status
-from mnist_exp.sweeps.composing import Composed
+from mnist_exp.sweeps.composing import Composed, compose_all, fixed_keys
 from mnist_exp.sweeps.directory import Job, SweepDirectory
-from mnist_exp.sweeps.matching import distinguishing, find_moved
+from mnist_exp.sweeps.matching import data_folders, find_moved, identities_of, varying_overrides
 from mnist_exp.trust import check_names, logger_to_use, own_packages
 
 
-def find_or_add(
-    sweep: SweepDirectory,
-    checked: Config,
-    identity: str,
-    arguments: Sequence[str],
-    fixed: set[str],
-    folders: Sequence[str | None],
-) -> Job:
-    """The job that computes this, or that the same overrides made when the sweep began; else a new one, not stored yet."""
-    arguments = _without_sweep_keys(arguments)
-    overrides = distinguishing(arguments, fixed)
-    found = sweep.find(identity) or find_moved(sweep, checked, overrides, folders)
-    return found or sweep.find_composed_from(arguments) or sweep.add(identity, overrides, arguments, checked.name)
+@dataclass(frozen=True)
+class RequestedJobs:
+    """The jobs that a command asks for. Each list has one element for each job.
+
+    Attributes:
+        overrides: all overrides of the job.
+        composed: its configuration.
+        identities: see ``directory.job_id``.
+        fixed: the keys that the command line sets to one value for all jobs.
+    """
+
+    overrides: Sequence[Sequence[str]]
+    composed: list[Composed]
+    identities: list[str]
+    fixed: set[str]
+
+    @property
+    def configs(self) -> list[Config]:
+        return [job.checked for job in self.composed]
+
+
+def request_jobs(
+    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+) -> RequestedJobs:
+    """Compose the jobs of a command; see ``launching.launch``.
+
+    Raises:
+        JobRefused: a job cannot run; the message names it.
+    """
+    composed = compose_all(context, config, job_overrides, initial_job_idx)
+    fixed = fixed_keys(context, config)
+    identities = identities_of([job.checked for job in composed], job_overrides, fixed)
+    return RequestedJobs(job_overrides, composed, identities, fixed)
+
+
+def find_or_add_all(sweep: SweepDirectory, requested: RequestedJobs, *, resuming: bool) -> list[Job]:
+    """Find each requested job in the sweep by its identity or its overrides; add those that are new, without storing them.
+
+    Args:
+        resuming: also find jobs whose data folder has moved.
+    """
+    # A data set that is identified by its folder has another identity in another folder.
+    folders = data_folders(sweep) if resuming else []
+    jobs = []
+    for config, identity, words in zip(requested.configs, requested.identities, requested.overrides, strict=True):
+        arguments = _without_sweep_keys(words)
+        overrides = varying_overrides(arguments, requested.fixed)
+        found = sweep.find(identity) or find_moved(sweep, config, overrides, folders)
+        found = found or sweep.find_composed_from(arguments)
+        jobs.append(found or sweep.add(identity, overrides, arguments, config.name))
+    return jobs
 
 
 def _without_sweep_keys(arguments: Sequence[str]) -> list[str]:
-    """Arguments of the job alone: ``sweep.fail_fast=true`` and the like are the sweep's."""
+    """The overrides without those of the sweep, such as ``sweep.fail_fast=true``."""
     return [argument for argument in arguments if not argument.startswith("sweep.")]
 
 
 def store(
     sweep: SweepDirectory,
     jobs: Sequence[Job],
-    composed: Sequence[Composed],
-    identities: Sequence[str],
-    job_overrides: Sequence[Sequence[str]],
-    more: Sequence[Mapping[str, Any]],
+    requested: RequestedJobs,
+    fields: Sequence[Mapping[str, Any]],
     known: set[str],
 ) -> None:
-    """Write down every job that is not, so that it waits.
+    """Write a waiting run directory for each job that has none.
 
-    ``sweep.json`` names them first: after a kill in between, the same command finds each again under its name.
+    ``sweep.json`` is written first, so that after a kill in between the same command finds each job by its name.
 
     Args:
-        known: names of the jobs that ``sweep.json`` holds.
+        fields: for each job, further fields of its ``run.json``.
+        known: directory names of the jobs that ``sweep.json`` has already.
     """
     if not known.issuperset(sweep.jobs):
         sweep.write_names(known)
-    for job, made, identity, arguments, own in zip(jobs, composed, identities, job_overrides, more, strict=True):
+    each = zip(jobs, requested.composed, requested.identities, requested.overrides, fields, strict=True)
+    for job, composed, identity, overrides, more in each:
         if not (sweep.path / job.directory / "run.json").exists():
-            _store_one(sweep, job, made, identity, _without_sweep_keys(arguments), own)
+            _store_one(sweep, job, composed, identity, _without_sweep_keys(overrides), more)
 
 
 def _store_one(
@@ -76,7 +116,7 @@ def _store_one(
         **more,
     }
     if record["threads"] is None or checked.trainer.threads is not None:
-        del record["threads"]  # else its share of the cores, now and when it is resumed
+        del record["threads"]  # trainer.threads, or the default, is used
     with RunDirectory.create(path, config=checked, overrides=arguments, record=record, status=Status.WAITING):
         hydra = path / ".hydra"
         hydra.mkdir(exist_ok=True)
@@ -88,32 +128,33 @@ def _store_one(
 def settings_of_composed_jobs(
     jobs: Sequence[Job], composed: Sequence[Composed], config: DictConfig
 ) -> dict[str, dict[str, Any]]:
-    """What this command says of each job that it composed itself, by name: see ``job.train_directory``."""
+    """The settings of each job that this command composed, by directory name: see ``job.train_directory``."""
     return {
         job.directory: {
-            "logger": None if made.checked.logger is None else made.checked.logger.plain(),
-            "callbacks": {name: callback.plain() for name, callback in made.checked.callbacks.items()},
-            "data_root": made.checked.data.folder,
-            "trusted": sorted(own_packages(made.checked).union(config.trust)),
+            "logger": None if own.logger is None else own.logger.plain(),
+            "callbacks": {name: callback.plain() for name, callback in own.callbacks.items()},
+            "data_root": own.data.folder,
+            "trusted": sorted(own_packages(own).union(config.trust)),
         }
-        for job, made in zip(jobs, composed, strict=True)
+        for job, own in zip(jobs, (one.checked for one in composed), strict=True)
     }
 
 
 def settings_of_stored_jobs(
     sweep: SweepDirectory, wanted: Sequence[Job], config: DictConfig, known: set[str], composed: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Check the run directories of jobs that are not complete, before any starts.
+    """Check the run directories of the jobs that are not complete, before any job starts.
 
     Args:
-        known: names of the jobs that were there before.
-        composed: of the jobs that this command composed itself, by name, what it says of them.
+        known: directory names of the jobs that were stored before this command.
+        composed: from ``settings_of_composed_jobs``.
 
     Returns:
-        for each other job by name, what this command says of it: see ``job.train_directory``.
+        the settings of each known job that this command did not compose, by directory name: see ``job.train_directory``.
 
     Raises:
-        UsageError: one of them could not be trained: its configuration is none, or it holds links.
+        UsageError, RunDirectoryError: a job cannot be trained: its configuration is damaged or not trusted, or the
+            directory contains links.
     """
     settings = {}
     logger = OmegaConf.select(config, "logger")
@@ -125,7 +166,7 @@ def settings_of_stored_jobs(
             continue
         refuse_links(path)
         stored = read_config(path)
-        # What lies there need not be what was composed.
+        # The directory may have been changed since it was composed.
         check_names(stored, composed[job.directory]["trusted"] if job.directory in composed else config.trust)
         if job.directory not in composed:
             used, _ = logger_to_use(stored.logger, present, ())

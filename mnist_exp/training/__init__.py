@@ -1,7 +1,7 @@
-"""The one training loop and its parts. Knows nothing of Hydra, Weights & Biases or a console: it is given built
-objects and tells callbacks what happens."""
+"""The training loop and its parts. It does not depend on Hydra, Weights & Biases or a console: it gets built objects and
+calls callbacks."""
 
-from mnist_exp.training.checkpoint import drop_previous, load_checkpoint, load_last_whole, save_checkpoint
+from mnist_exp.training.checkpoint import drop_previous, fitting, load_checkpoint, load_last_whole, save_checkpoint
 from mnist_exp.training.ema import ExponentialMovingAverage
 from mnist_exp.training.evaluation import evaluate, score
 from mnist_exp.training.events import Callback, EpochMetrics, StepDone, TrainingEnded, TrainingStarted
@@ -31,6 +31,7 @@ __all__ = [
     "drop_previous",
     "evaluate",
     "fit",
+    "fitting",
     "load_checkpoint",
     "load_last_whole",
     "one_cycle",

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain data only, so that reading one cannot run code; with a digest, so that damage is seen.
+"""Checkpoints: tensors and plain data only, so that reading one cannot run code; with a digest that detects damage.
 
 The digest is the comment at the end of the zip archive that ``torch.save`` writes, which ``torch.load`` skips.
 """
@@ -10,21 +10,21 @@ import io
 import logging
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mnist_exp.runs.files import LARGEST, RunDirectoryError, exists, open_file, write_atomically
+from mnist_exp.runs.files import RunDirectoryError, exists, read_file, write_atomically
 
 LOG = logging.getLogger("mnist_exp")
-MARK = b"sha256 "
+DIGEST_PREFIX = b"sha256 "
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` so that at any moment ``path`` holds a whole checkpoint, the old one or the new one.
-
-    The old one stays as ``previous_checkpoint(path)``.
+    """Write ``state`` atomically to ``path``; the old checkpoint is kept as ``previous_checkpoint(path)``.
 
     Raises:
         RunDirectoryError: ``path`` or its folder, ``checkpoints/``, is a link.
@@ -36,22 +36,19 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def previous_checkpoint(path: Path) -> Path:
-    """The file that holds what ``path`` held before."""
+    """The path of the checkpoint before the one in ``path``."""
     return path.with_suffix(".previous.pt")
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what ``save_checkpoint`` wrote.
+    """Read a checkpoint, with its tensors on ``device``.
 
     Raises:
         OSError: the file cannot be read.
-        RunDirectoryError: it is damaged, or holds more than tensors and plain data; or ``path`` or its folder,
+        RunDirectoryError: it is damaged, or has other objects than tensors and plain data; or ``path`` or its folder,
             ``checkpoints/``, is a link.
     """
-    with open_file(path, below=path.parent.parent) as file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise RunDirectoryError(f"{path} is larger than {LARGEST} bytes, which no checkpoint is")
+    content = read_file(path, below=path.parent.parent)
     try:
         _check_digest(content)
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
@@ -62,12 +59,27 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Within it, the content of a checkpoint is used.
+
+    Raises:
+        RunDirectoryError: it lacks something, or has a value of another type or shape.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = f"it has no {reason}" if isinstance(error, KeyError) else reason
+        raise RunDirectoryError(f"{path} is not a checkpoint of this run: {reason[:300]}") from error
+
+
 def load_last_whole(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read ``path``, or the checkpoint before it where ``path`` is damaged; a line in the log says so.
+    """Read ``path``; if it is damaged, log a warning and read the checkpoint before it.
 
     Raises:
         OSError: the file cannot be read.
-        RunDirectoryError: neither is whole.
+        RunDirectoryError: both are damaged.
     """
     try:
         return load_checkpoint(path, device)
@@ -81,7 +93,7 @@ def load_last_whole(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def drop_previous(path: Path, device: torch.device) -> None:
-    """Remove the checkpoint before ``path``, once ``path`` has been read back whole.
+    """Remove the checkpoint before ``path`` after checking that ``path`` can be read.
 
     Raises:
         RunDirectoryError: ``path`` is damaged.
@@ -91,21 +103,21 @@ def drop_previous(path: Path, device: torch.device) -> None:
 
 
 def _with_digest(archive: bytes) -> bytes:
-    """A zip archive without a comment, with its own digest as the comment."""
-    comment = MARK + hashlib.sha256(archive[:-2]).hexdigest().encode()
+    """Add the digest of a zip archive to it as its comment."""
+    comment = DIGEST_PREFIX + hashlib.sha256(archive[:-2]).hexdigest().encode()
     return archive[:-2] + struct.pack("<H", len(comment)) + comment
 
 
 def _check_digest(content: bytes) -> None:
-    """Compare a checkpoint with its digest; those of earlier versions have the checksums of the zip archive alone.
+    """Compare a checkpoint with its digest; checkpoints of version 0.1 have only the zip archive's checksums.
 
     Raises:
-        ValueError, zipfile.BadZipFile: it is damaged.
+        ValueError, zipfile.BadZipFile: the checkpoint is damaged.
     """
-    length = len(MARK) + 64
+    length = len(DIGEST_PREFIX) + 64
     comment = content[-length:]
-    if comment.startswith(MARK):
-        if hashlib.sha256(content[: -length - 2]).hexdigest().encode() != comment[len(MARK) :]:
+    if comment.startswith(DIGEST_PREFIX):
+        if hashlib.sha256(content[: -length - 2]).hexdigest().encode() != comment[len(DIGEST_PREFIX) :]:
             raise ValueError("it is damaged: its digest is another one")
         return
     with zipfile.ZipFile(io.BytesIO(content)) as archive:

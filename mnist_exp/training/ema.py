@@ -11,15 +11,15 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class ExponentialMovingAverage:
-    """A second copy of the model whose weights trail those being trained (Polyak and Juditsky 1992).
+    """A copy of the model with averaged weights (Polyak and Juditsky 1992).
 
-    After step t the average moves by ``1 - min(decay, (1 + t) / (10 + t))`` of the way to the weights, so that early
-    averages forget the random start; the warm-up is the one of TensorFlow's ExponentialMovingAverage. Floating-point
-    buffers, the statistics of batch normalisation, are averaged too; counters are copied.
+    After step t: average += (1 - min(decay, (1 + t) / (10 + t))) (weights - average). The smaller decay of the first steps
+    removes the random initial weights; this warm-up is the one of TensorFlow's ExponentialMovingAverage. Floating-point
+    buffers, the statistics of batch normalisation, are averaged too; integer buffers are copied.
 
     Attributes:
         model: the averaged model, in evaluation mode, without gradients.
-        averages, values: its floating-point tensors, and those of the model being trained that they follow.
+        averages, values: its floating-point tensors, and the same tensors of the model being trained.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -33,7 +33,7 @@ class ExponentialMovingAverage:
         self._copies = [(target[name], source[name]) for name in source if name not in floating]
 
     def current_decay(self) -> float:
-        """The decay that the next update uses."""
+        """The decay of the next update."""
         return min(self.decay, (1 + self.steps) / (10 + self.steps))
 
     @torch.no_grad()
@@ -44,7 +44,7 @@ class ExponentialMovingAverage:
         self.advance()
 
     def advance(self) -> float:
-        """Count an update and copy the counters, for who moves ``averages`` towards ``values``: by the returned weight."""
+        """Count an update and copy integer buffers; returns the weight of ``values`` in the update, which the caller does."""
         weight = 1 - self.current_decay()
         for target, source in self._copies:
             target.copy_(source)

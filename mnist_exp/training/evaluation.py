@@ -1,4 +1,4 @@
-"""Logits of a whole split, and what follows from them."""
+"""Logits of a whole split, and their loss and accuracy."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mnist_exp.training.objective import Objective
 
 
 def autocast(device: torch.device, *, bfloat16: bool) -> AbstractContextManager[object]:
-    """The context in which a model runs: mixed precision, or nothing."""
+    """Autocast to bfloat16, or a context without effect."""
     return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: Tensor, batch_size: int, *, bfloat16: bool = False) -> Tensor:
-    """Logits (N, C), float32, of images (N, C, S, S). The model comes back in the mode it was in.
+    """Logits (N, C), float32, on the CPU, of images (N, C, S, S). The model's mode is restored.
 
-    They are on the CPU, wherever the model is: what is computed of them needs float64, which Apple's mps does not have.
+    On the CPU because ``score`` needs float64, which Apple's mps does not have.
     """
     was_training = model.training
     model.eval()
@@ -35,7 +35,7 @@ def score(logits: Tensor, labels: Tensor, objective: Objective) -> tuple[float, 
     """Mean loss per image, in nats, and accuracy, a fraction.
 
     Args:
-        logits: (N, C), float32, as ``evaluate`` gives them.
+        logits: (N, C), float32, on the CPU.
         labels: (N,), int64, on any device.
     """
     labels = labels.cpu()

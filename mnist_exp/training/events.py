@@ -1,7 +1,7 @@
-"""What the training loop tells callbacks: plain Python values, no tensors, nothing to synchronise.
+"""Callbacks and their events, which hold plain Python values only, so that they need no synchronisation with a GPU.
 
 A callback overrides the methods it needs. The loop calls them in the order ``on_start``, then per epoch ``on_step`` (many
-times), ``epoch_metrics`` (once) and ``on_epoch`` (once). The owner of the run calls ``on_end``, once, whatever happened.
+times), ``epoch_metrics`` (once) and ``on_epoch`` (once). ``on_end`` is called once, also after a failure.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ CURVES = {
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """The first event of a run, or of its continuation."""
+    """The first event of a new or resumed run."""
 
-    title: str  # of the model, as a figure would label it: "LeNet-5"
+    title: str  # display name of the model: "LeNet-5"
     epochs: int  # in the whole run
-    first_epoch: int  # the one about to be trained, counted from 1; above 1 when a run is resumed
+    first_epoch: int  # counted from 1; above 1 if the run was resumed
     steps_per_epoch: int
     images_per_epoch: int
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """One optimizer step has been taken (on a GPU: has been queued)."""
+    """After an optimizer step (on a GPU the step is queued, and may not be done)."""
 
     epoch: int
     step: int  # within the epoch, counted from 1
-    images: int  # trained on so far in this epoch
+    images: int  # number of images of this epoch so far
 
 
 @dataclass(frozen=True)
 class EpochMetrics:
     """One line of ``metrics.jsonl``. Losses are means per image in nats; accuracies are fractions.
 
-    Train figures are those seen while the epoch ran, in training mode, before each step; test and validation figures
-    are those of the weights after the epoch (of their exponential moving average where there is one).
+    Training values are measured during the epoch, in training mode, before each step; test and validation values are
+    measured after the epoch (with the exponential moving average of the weights if there is one).
     """
 
     epoch: int
@@ -70,18 +70,18 @@ class EpochMetrics:
     images_per_second: float
     val_loss: float | None = None
     val_accuracy: float | None = None
-    extra: Mapping[str, float] = field(default_factory=dict)  # what callbacks add: Callback.epoch_metrics
+    extra: Mapping[str, float] = field(default_factory=dict)  # from Callback.epoch_metrics
 
     def as_row(self) -> dict[str, float | int | None]:
-        """The line: fields in order, without validation figures where there is no validation split, then ``extra``.
+        """The line: fields in order, without validation values if there is no validation split, then ``extra``.
 
-        A value of ``extra`` that is not finite is None, because JSON has no other name for it.
+        A value of ``extra`` that is not finite is None, because JSON has no NaN or infinity.
         """
         own = {key: value for key, value in asdict(self).items() if value is not None and key != "extra"}
         return {**own, **{key: value if math.isfinite(value) else None for key, value in self.extra.items()}}
 
     def as_curves(self) -> dict[str, float | int]:
-        """The figures that loggers draw, by the names that they have there: ``train/loss``."""
+        """The values for loggers, by their names there, such as ``train/loss``."""
         own = {name: getattr(self, key) for key, name in CURVES.items()}
         return {**{name: value for name, value in own.items() if value is not None}, **self.extra}
 
@@ -92,45 +92,45 @@ class TrainingEnded:
 
     status: str  # completed, failed, diverged or interrupted
     error: str | None
-    summary: Mapping[str, Any]  # final figures by name: test_accuracy, parameters, seconds ...
+    summary: Mapping[str, Any]  # final values by name: test_accuracy, parameters, seconds ...
 
 
-# Names that ``epoch_metrics`` may not use: fields of the line, names of curves, and what a summary says besides.
+# Names that ``epoch_metrics`` must not use: fields of the line, names of curves, and names in a summary.
 RESERVED = {*(item.name for item in fields(EpochMetrics)), *CURVES.values(), "parameters", "seconds", "status"}
 
 
 class Pruned(Exception):
-    """A callback's reason to end a run that is not worth finishing."""
+    """Raised by a callback to end a run that is not worth finishing; the message is the reason."""
 
 
 class Callback:
-    """Is told everything and does nothing: the base class of loggers and of a user's own callbacks.
+    """The base class of loggers and of a user's own callbacks; its methods do nothing.
 
-    The constructor makes the object and writes nothing, because the run directory is not there yet. What a callback
-    raises ends the run as failed.
+    The constructor must not write files, because the run directory does not exist yet. An exception in a callback ends
+    the run as failed.
     """
 
     def on_start(self, event: TrainingStarted) -> None:
-        """The first event; the run directory is there."""
+        """Called first; the run directory exists."""
 
     def on_step(self, event: StepDone) -> None:
-        """After every optimizer step."""
+        """Called after every optimizer step."""
 
     def epoch_metrics(self, state: TrainState, dataset: Dataset) -> Mapping[str, float]:
-        """Further figures of the epoch that has just ended, for its line in ``metrics.jsonl`` and all that read it.
+        """Additional values of the epoch that has just ended, for its line in ``metrics.jsonl``, loggers and reports.
 
         Args:
-            state: its model, as it was trained, in training mode, and ``evaluated_model``, the weights that are
-                evaluated. Leave both as they are. Random numbers drawn here change no later batch.
+            state: ``model``, in training mode, and ``evaluated_model``, the weights that are evaluated. Do not change
+                them. Random numbers drawn here do not affect later batches.
             dataset: the splits ``train``, ``test`` and ``val`` (None without validation data) on the device.
 
         Returns:
-            by name (letters, digits, ``_ . / -``), numbers or tensors with one element.
+            numbers or tensors with one element, by name (letters, digits, ``_ . / -``).
         """
         return {}
 
     def on_epoch(self, event: EpochMetrics) -> None:
-        """After every epoch, when its line and its checkpoint are written."""
+        """Called after every epoch, after its line and its checkpoint were written."""
 
     def on_end(self, event: TrainingEnded) -> None:
-        """The last event; the files of the run are complete."""
+        """Called last; the files of the run are complete."""

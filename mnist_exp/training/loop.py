@@ -19,11 +19,11 @@ from mnist_exp.training.train_step import Step
 
 
 class Diverged(Exception):
-    """A loss or a weight is not finite any more."""
+    """A loss or a weight is not finite."""
 
 
 class Interrupted(Exception):
-    """Training was asked to stop, and did after the step it was in."""
+    """Training was asked to stop, and stopped after a step."""
 
 
 def fit(
@@ -35,19 +35,19 @@ def fit(
     save: Callable[[TrainState, EpochMetrics | None, bool], None] = lambda state, metrics, is_best: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train from where ``state`` is until the last epoch, or until patience ends.
+    """Train from ``state`` to the last epoch, or until early stopping.
 
     Args:
-        state: moved on in place; its model, optimizer and average must be on the device of ``dataset``.
-        dataset: test data are evaluated after every epoch and choose nothing.
-        callbacks: told of every step and epoch.
-        save: called after each epoch, before callbacks are told of it, with its metrics and whether it is the best on
-            validation data so far; called without metrics before ``Interrupted``.
-        stop: asked after each step.
+        state: changed in place; its model, optimizer and average must be on the device of ``dataset``.
+        dataset: its test split is evaluated after every epoch, and is not used for any choice.
+        callbacks: called after every step and epoch.
+        save: called after each epoch, before ``on_epoch``, with its metrics and whether it is the best on validation
+            data so far; called without metrics before ``Interrupted`` is raised.
+        stop: called after each step; True ends training.
 
     Raises:
         Diverged: a loss or weight is not finite; nothing is saved from that epoch.
-        Interrupted: ``stop`` said so; the state was saved.
+        Interrupted: ``stop`` returned True; the state was saved.
     """
     images_per_epoch = len(dataset.train)
     steps_per_epoch = -(-images_per_epoch // train_config.batch_size)
@@ -103,7 +103,7 @@ def _train_epoch(
 
 
 def predict(state: TrainState, images: Tensor, train_config: TrainConfig) -> Tensor:
-    """Logits (N, C), float32, on the CPU, of the weights that count for images (N, C, S, S)."""
+    """Logits (N, C), float32, on the CPU, of ``state.evaluated_model`` for images (N, C, S, S)."""
     return evaluate(state.evaluated_model, images, train_config.eval_batch_size, bfloat16=train_config.bfloat16)
 
 
@@ -131,15 +131,15 @@ def _evaluate_epoch(state: TrainState, dataset: Dataset, train_config: TrainConf
         learning_rate=state.learning_rate,
         train_seconds=state.seconds,
         eval_seconds=time.perf_counter() - began,
-        images_per_second=images / max(state.seconds, 1e-9),  # a clock may stand still
+        images_per_second=images / max(state.seconds, 1e-9),  # the clock may not have advanced
     )
 
 
 def _extra_metrics(state: TrainState, dataset: Dataset, callbacks: Sequence[Callback]) -> dict[str, float]:
-    """What callbacks add to the figures of an epoch.
+    """The values of an epoch that callbacks add.
 
     Raises:
-        ValueError: a name that is taken, or no name.
+        ValueError: a name is not allowed or already used.
     """
     extra: dict[str, float] = {}
     for callback in callbacks:
@@ -161,7 +161,7 @@ def _extra_metrics(state: TrainState, dataset: Dataset, callbacks: Sequence[Call
 
 
 def _compare(state: TrainState, metrics: EpochMetrics) -> bool:
-    """Whether this epoch is the best on validation data; remembers it if so."""
+    """Whether this epoch is the best on validation data; stores the best values in ``state``."""
     loss, accuracy = metrics.val_loss, metrics.val_accuracy
     if loss is None or accuracy is None:
         return False
@@ -178,8 +178,8 @@ def _out_of_patience(state: TrainState, train_config: TrainConfig) -> bool:
 
 
 def _order(seed: int, epoch: int, count: int) -> Tensor:
-    """The order of images in an epoch: a function of seed and epoch alone, so that two arms with the same seed see the
-    same batches whatever else they draw."""
+    """The order of images in an epoch. It depends on seed and epoch only, so that two configurations with the same seed
+    have the same batches."""
     (state,) = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
     return torch.randperm(count, generator=torch.Generator().manual_seed(int(state) >> 1))
 
@@ -191,7 +191,7 @@ def _require_finite(state: TrainState) -> None:
 
 
 def _synchronize(device: torch.device) -> None:
-    """Wait for what was queued, so that the clock stops when the work does."""
+    """Wait for queued work, so that it is included in the measured time."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""The loss: cross-entropy, mixup, distillation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Objective:
         return (1 - self.label_smoothing) * of_label - self.label_smoothing * log_probabilities.mean()
 
     def without_smoothing(self) -> Objective:
-        """The loss that is reported for test data: comparable between runs with and without label smoothing."""
+        """The loss to report: comparable between runs with and without label smoothing."""
         return Objective(rubbish_logit=self.rubbish_logit)
 
 
@@ -43,7 +43,7 @@ class Mixup:
     """Convex combinations of pairs of training images and of their losses (Zhang et al. 2018, equation 1).
 
     Attributes:
-        alpha: of Beta(alpha, alpha), from which one weight is drawn for each batch.
+        alpha: parameter of Beta(alpha, alpha), from which one weight is drawn for each batch.
     """
 
     alpha: float
@@ -55,7 +55,7 @@ class Mixup:
             mixed images, their first labels, their second labels, and the weight of the first, at least one half.
         """
         concentration = torch.tensor([self.alpha, self.alpha])
-        # Drawn on the CPU: a Python number costs no synchronisation there.
+        # Drawn on the CPU, where conversion to a Python number needs no synchronisation.
         weight = float(torch.distributions.Dirichlet(concentration).sample().max())
         partner = torch.randperm(len(images)).to(images.device, non_blocking=True)
         return torch.lerp(images[partner], images, weight), labels, labels[partner], weight
@@ -63,12 +63,12 @@ class Mixup:
 
 @dataclass(frozen=True)
 class Distillation:
-    """Learning from what trained networks make of the same batch, too (Hinton et al. 2015, section 2).
+    """Training on the labels and on the outputs of trained networks (Hinton et al. 2015, section 2).
 
     Attributes:
-        teachers: networks in evaluation mode, on the device of the batch; the mean of their probabilities is learnt.
-        weight: share of the teachers in the loss, the labels have the rest.
-        temperature: by which all logits are divided; above 1 more of what the teachers find similar is seen.
+        teachers: networks in evaluation mode, on the device of the batch; the target is the mean of their probabilities.
+        weight: of the teachers' loss, from 0 to 1; the labels' loss has weight 1 - ``weight``.
+        temperature: divisor of all logits; above 1 small probabilities have more effect.
     """
 
     teachers: Sequence[nn.Module]
@@ -79,13 +79,13 @@ class Distillation:
         """The whole loss, a scalar.
 
         Args:
-            of_labels: the loss that the labels give, a scalar.
-            logits: of the network that learns, (N, C), floating point.
-            images: as that network saw them, (N, C, S, S).
+            of_labels: the loss on the labels, a scalar.
+            logits: (N, C), floating point, of the network being trained.
+            images: (N, C, S, S), the input of that network.
         """
         with torch.no_grad():
-            shares = [F.softmax(teacher(images).float() / self.temperature, dim=1) for teacher in self.teachers]
-            taught = torch.stack(shares).mean(dim=0)
-        # Times the temperature squared, so that gradients keep their size whatever it is.
-        of_teachers = F.cross_entropy(logits / self.temperature, taught) * self.temperature**2
+            targets = [F.softmax(teacher(images).float() / self.temperature, dim=1) for teacher in self.teachers]
+            target = torch.stack(targets).mean(dim=0)
+        # Times the temperature squared, so that the size of gradients does not depend on it.
+        of_teachers = F.cross_entropy(logits / self.temperature, target) * self.temperature**2
         return torch.lerp(of_labels, of_teachers, self.weight)

@@ -1,4 +1,4 @@
-"""Which parameters decay, and Muon beside AdamW."""
+"""Parameter groups for weight decay, and Muon combined with AdamW."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 
 def parameter_groups(model: nn.Module, *, decay_all: bool = False) -> list[dict[str, Any]]:
-    """Parameters in two groups: weight matrices and kernels, which decay, and the rest, which does not.
+    """Parameters in two groups: weight matrices and kernels with weight decay, all others without.
 
-    Biases, the scale and shift of normalisation and other parameters with fewer than two dimensions hold little
-    capacity; decaying them only shifts activations (He et al. 2019, section 3.1).
+    Biases, the scale and shift of normalisation and other parameters with fewer than two dimensions have little
+    capacity; their decay only shifts activations (He et al. 2019, section 3.1).
 
     Args:
-        decay_all: one group with everything in it.
+        decay_all: put all parameters into one group with weight decay.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if decay_all:
@@ -30,16 +30,16 @@ def parameter_groups(model: nn.Module, *, decay_all: bool = False) -> list[dict[
 class MuonWithAdamW(torch.optim.Optimizer):
     """``torch.optim.Muon`` for matrices, ``torch.optim.AdamW`` for everything else, as one optimizer.
 
-    Muon orthogonalises the momentum of a weight matrix (Jordan et al. 2024); its step is scaled so that its root mean
-    square is AdamW's (Liu et al. 2025, equation 4), hence one learning rate for both. Convolution kernels, which have
-    four dimensions, go to AdamW.
+    Muon orthogonalises the momentum of a weight matrix (Jordan et al. 2024); its step is scaled to the root mean
+    square of AdamW's (Liu et al. 2025, equation 4), so both use one learning rate. Convolution kernels, which have four
+    dimensions, are updated by AdamW.
 
     Args:
         params: as for any optimizer.
         lr: learning rate of both.
         momentum: of Muon.
         betas: of AdamW.
-        weight_decay: of both, decoupled; a group's own value wins.
+        weight_decay: of both, decoupled; a group's own value has priority.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
             self._parts.append(torch.optim.Muon(matrices, momentum=momentum, adjust_lr_fn="match_rms_adamw"))
         if others:
             self._parts.append(torch.optim.AdamW(others, betas=(betas[0], betas[1])))
-        # The very dictionaries of the parts, so that a scheduler that sets a learning rate here sets it there.
+        # The same dictionaries as in the parts, so that a scheduler changes their learning rates too.
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """Take one step with both; ``closure`` is evaluated once, before."""
+        """Take one step with both optimizers; ``closure`` is called once, before the step."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

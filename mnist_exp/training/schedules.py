@@ -1,4 +1,4 @@
-"""Learning-rate schedules: PyTorch's own, told in epochs and stepped once a batch."""
+"""PyTorch's learning-rate schedules, configured in epochs and stepped once a batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler,
 
 
 def constant(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int) -> LRScheduler:
-    """The optimizer's learning rate throughout."""
+    """Keep the optimizer's learning rate."""
     return ConstantLR(optimizer, factor=1.0, total_iters=0)
 
 
@@ -31,12 +31,12 @@ def one_cycle(
     final_factor: float,
     anneal: str,
 ) -> LRScheduler:
-    """Up to the optimizer's learning rate, then down to almost nothing (Smith and Topin 2018).
+    """Increase to the optimizer's learning rate, then decrease to almost zero (Smith and Topin 2018).
 
-    Momentum stays what the optimizer says: Muon and Adam have no momentum that could cycle in the paper's sense.
+    Unlike in the paper, momentum is constant, because Muon and Adam have no equivalent of SGD's momentum.
 
     Args:
-        warmup: fraction of all steps spent going up.
+        warmup: fraction of all steps in which the learning rate increases.
         start_factor: first learning rate as a fraction of the highest.
         final_factor: last learning rate as a fraction of the first.
         anneal: ``cos`` or ``linear``.
@@ -48,6 +48,6 @@ def one_cycle(
         pct_start=warmup,
         div_factor=1 / start_factor,
         final_div_factor=1 / final_factor,
-        anneal_strategy=anneal,  # type: ignore[arg-type]  # torch checks it and says what is allowed
+        anneal_strategy=anneal,  # type: ignore[arg-type]  # torch checks it and raises ValueError
         cycle_momentum=False,
     )

@@ -1,7 +1,7 @@
-"""What a run trains with, and where it is.
+"""The settings and the state of training.
 
-Every number that changes while a run trains lives in ``TrainState``; what stays the same is the ``TrainConfig``. A checkpoint
-is ``TrainState.state_dict()``, and a run that loads it continues with the same bits.
+``TrainState`` holds every number that changes during a run, ``TrainConfig`` everything that does not. A checkpoint is
+``TrainState.state_dict()``; a run that loads it continues bit for bit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mnist_exp.training.objective import Distillation, Mixup, Objective
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What does not change during a run."""
+    """Settings that do not change during a run."""
 
     epochs: int
     batch_size: int
@@ -37,26 +37,26 @@ class TrainConfig:
     patience: int | None = None  # epochs without a lower validation loss before training ends
     bfloat16: bool = False
     compile: bool = False
-    profile: bool = False  # a profiler listens: name the parts of an epoch
+    profile: bool = False  # name the parts of an epoch for a profiler
 
     def span(self, name: str) -> AbstractContextManager[object]:
-        """A part of an epoch, as a profile shows it."""
+        """A context that names a part of an epoch in a profile."""
         return record_function(name) if self.profile else nullcontext()
 
 
 @dataclass
 class TrainState:
-    """Everything that changes during a run, and so everything that a checkpoint holds.
+    """Everything that changes during a run, and is stored in a checkpoint.
 
     Attributes:
         epoch: epochs completed.
-        step: steps taken in the epoch under way; 0 between epochs.
-        loss_sum, correct: over the images of the epoch under way, on the device, so that no step waits for it.
-        seconds: spent on the steps of the epoch under way.
+        step: steps taken in the current epoch; 0 between epochs.
+        loss_sum, correct: sums over the images of the current epoch, on the device, so that no step synchronises.
+        seconds: duration of the steps of the current epoch.
         learning_rate: of the last step.
-        best_epoch, best_accuracy, best_loss: of the epoch with the highest validation accuracy, the lower loss where
-            two are equal; epoch 0 when there is none yet.
-        lowest_loss, lowest_loss_epoch: of validation data, for early stopping.
+        best_epoch, best_accuracy, best_loss: of the epoch with the highest validation accuracy, the one with the
+            lower loss if two are equal; epoch 0 if there is none yet.
+        lowest_loss, lowest_loss_epoch: on validation data, for early stopping.
     """
 
     model: nn.Module
@@ -87,7 +87,7 @@ class TrainState:
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The weights that count: their moving average where there is one."""
+        """The model to evaluate: the moving average if there is one, else ``model``."""
         return self.model if self.ema is None else self.ema.model
 
     def state_dict(self) -> dict[str, Any]:
@@ -102,18 +102,34 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what ``state_dict`` returned.
+
+        Raises:
+            Exception: ``state`` lacks something, or has a value of another type or shape. PyTorch raises many types.
+        """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         for name in self.COUNTERS:
-            setattr(self, name, state[name])
+            self._set_counter(name, state[name])
         restore_random_state(state["random"], self.device)
+
+    def _set_counter(self, name: str, value: Any) -> None:
+        own = getattr(self, name)
+        if isinstance(own, Tensor):
+            fits = isinstance(value, Tensor) and (value.shape, value.dtype) == (own.shape, own.dtype)
+        else:
+            numbers = (int,) if isinstance(own, int) else (int, float)
+            fits = isinstance(value, numbers) and not isinstance(value, bool)
+        if not fits:
+            raise TypeError(f"{name} is of another type or shape")
+        setattr(self, name, value)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Of all generators that training on ``device`` draws from."""
+    """The states of all random number generators that training on ``device`` uses."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)

@@ -14,11 +14,11 @@ from mnist_exp.training.state import TrainConfig, TrainState
 
 
 class Step:
-    """Takes steps on batches of ``split``: in one call of the native kernels where they cover all that is asked for, else
-    in PyTorch. Whatever changes is in the state.
+    """Takes optimizer steps on batches of ``split``: with the native kernels if they cover all settings, else with PyTorch.
+    Only ``state`` changes.
 
     Args:
-        forward: the model of the state, or what it was compiled to.
+        forward: the model of the state, or its compiled version.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Step:
             )
 
     def __call__(self, index: Tensor) -> None:
-        """Train on the images that ``index`` (n,), int64, points to."""
+        """Train on the images with the indices ``index``, (n,), int64."""
         state, augment = self._state, self._config.augment
         state.learning_rate = state.optimizer.param_groups[0]["lr"]
         images: Tensor | None = None

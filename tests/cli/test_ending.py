@@ -1,4 +1,4 @@
-"""How commands end: a reader that leaves, a full disk, Ctrl-C; and that nothing else ends the program."""
+"""The end of commands: closed output, a full disk, Ctrl-C; only commands exit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,8 @@ from mnist_exp.cli.ending import exit_status
 from mnist_exp.errors import RunFailed, RunInterrupted, UsageError
 
 PACKAGE = Path(__file__).parents[2] / "mnist_exp"
-# Each is all that a process of its own does, and its exit status is for whoever started that process.
-WHOLE_PROCESSES = {
-    *(("sweeps/job.py", name) for name in ("_run_job", "_end_with_command", "follow")),
-    ("sweeps/slurm.py", "train_on_slurm"),
-}
+# A thread that ends the worker process of a launcher when the command has ended.
+WATCHER = {("sweeps/job.py", name) for name in ("_end_with_command", "watch")}
 
 
 @pytest.fixture
@@ -39,7 +36,7 @@ READERS = ["head -1", "true"]  # one leaves after a line, the other before the f
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_reader_that_leaves_stops_no_command(
+def test_closed_output_stops_no_command(
     reader: str,
     type_in: Callable[[str], subprocess.CompletedProcess[str]],
     trained: Callable[..., Path],
@@ -69,7 +66,7 @@ def test_a_reader_that_leaves_stops_no_command(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_output_that_cannot_be_written_is_told_in_a_line(
+def test_output_that_cannot_be_written_is_one_line(
     type_in: Callable[[str], subprocess.CompletedProcess[str]], trained: Callable[..., Path], small: list[str]
 ) -> None:
     run = trained("run", *small)
@@ -107,7 +104,7 @@ def test_a_failure_of_ours_keeps_its_traceback() -> None:
         raise BrokenPipeError("of a socket, not of standard output")
 
 
-def test_nothing_but_commands_ends_the_program() -> None:
+def test_only_commands_exit() -> None:
     found = set()
     for file in sorted(PACKAGE.rglob("*.py")):
         name = file.relative_to(PACKAGE).as_posix()
@@ -117,4 +114,4 @@ def test_nothing_but_commands_ends_the_program() -> None:
                     text = ast.unparse(node) if isinstance(node, ast.Call | ast.Raise) else ""
                     if text.startswith(("sys.exit(", "os._exit(", "exit(", "raise SystemExit")):
                         found.add((name, function.name))
-    assert {place for place in found if not place[0].startswith("cli/")} == WHOLE_PROCESSES
+    assert {place for place in found if not place[0].startswith("cli/")} == WATCHER

@@ -1,4 +1,4 @@
-"""Small data sets on disk, in every form that the loaders read."""
+"""Small data sets on disk, in every format that the loaders read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEMS = {
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own."""
+    """An empty cache for this test."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("MNIST_EXP_CACHE", str(folder))
     return folder
@@ -32,16 +32,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
-    """The folder with the whole MNIST, for reading only."""
+    """The folder with the whole MNIST; read only."""
     folder = os.environ.get("MNIST_DIR")
     if not folder:
-        pytest.skip("MNIST_DIR is not set: the whole MNIST is not at hand")
+        pytest.skip("MNIST_DIR is not set: this test needs the whole MNIST")
     return Path(folder)
 
 
 @pytest.fixture(scope="session")
 def stored() -> dict[str, Labelled]:
-    """60 training and 20 test images of noise, labels in no order."""
+    """60 training and 20 test images of noise, with labels in random order."""
     random = np.random.default_rng(0)
 
     def draw(count: int) -> Labelled:
@@ -85,7 +85,7 @@ def png_bytes() -> Callable[[np.ndarray], bytes]:
 
 @pytest.fixture
 def png(tmp_path: Path, stored: dict[str, Labelled]) -> Callable[..., Path]:
-    """Write ``train`` and ``test`` as folders, or as archives with ``inside`` in front of every name."""
+    """Write ``train`` and ``test`` as folders, or as archives with ``inside`` before every name."""
 
     def write(*, archive: str | None = None, inside: str = "", folder: str = "png") -> Path:
         root = tmp_path / folder

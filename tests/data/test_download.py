@@ -182,8 +182,8 @@ def test_silence_has_an_end(
     publish: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert download.PATIENCE <= 12, "no network is known within 15 s"
-    monkeypatch.setattr(download, "PATIENCE", 0.3)
+    assert download.TIMEOUT <= 12, "no network is known within 15 s"
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
     over, waited = threading.Event(), queue.SimpleQueue[bool]()
     urls, root = [mirror(lambda request: waited.put(over.wait(HANG))) for _ in range(2)], tmp_path / "new"
     publish(idx(gz=True), *urls)
@@ -202,7 +202,7 @@ def test_mirrors_are_asked_side_by_side(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first one says nothing until the second one has been asked, too."""
-    monkeypatch.setattr(download, "PATIENCE", 2 * HANG)
+    monkeypatch.setattr(download, "TIMEOUT", 2 * HANG)
     asked, waited, source = threading.Event(), queue.SimpleQueue[bool](), idx(gz=True)
 
     def second(request: http.server.BaseHTTPRequestHandler) -> None:
@@ -242,14 +242,14 @@ def test_a_mirror_that_dies_in_mid_file(
     download_url = torchvision.datasets.utils.download_url
 
     def brief_silence(url: str, *arguments: str, **options: str) -> None:
-        assert socket.getdefaulttimeout() == download.PATIENCE
+        assert socket.getdefaulttimeout() == download.TIMEOUT
         if FILES[0] not in url:
             socket.setdefaulttimeout(0.5)
         download_url(url, *arguments, **options)
 
     if hangs:
         monkeypatch.setattr(torchvision.datasets.utils, "download_url", brief_silence)
-    monkeypatch.setattr(download, "PATIENCE", HANG)
+    monkeypatch.setattr(download, "TIMEOUT", HANG)
     source, root, over = idx(gz=True), tmp_path / "new", threading.Event()
     url = mirror(half(source, over if hangs else None))
     publish(source, url)

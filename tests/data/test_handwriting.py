@@ -57,7 +57,7 @@ def test_kinds_of_pictures_are_read(
     first = list(KINDS).index(kind)
     labels = [(first + 2 * step) % 10 for step in range(OF_EACH_KIND)]
     pictures = [make(kind, digits[legible[label]], int(legible[label])) for label in labels]
-    seen = np.stack([network.images.like_them(read_back(picture))[0] for picture in pictures])
+    seen = np.stack([network.images.as_training_image(read_back(picture))[0] for picture in pictures])
     said = network.probabilities(seen).argmax(axis=1)
     assert np.sum(said == labels) >= OF_EACH_KIND - 1, f"{said} instead of {labels}"
 
@@ -66,7 +66,7 @@ def test_kinds_of_pictures_are_read(
 def test_photographs_of_telephones(
     kind: str, network: Classifier, digits: NDArray[np.uint8], legible: NDArray[np.intp]
 ) -> None:
-    seen, _ = network.images.like_them(read_back(make(kind, digits[legible[4]], 4)))
+    seen, _ = network.images.as_training_image(read_back(make(kind, digits[legible[4]], 4)))
     assert network.probabilities(seen[None])[0].argmax() == 4
 
 

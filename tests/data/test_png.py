@@ -368,7 +368,7 @@ def test_names_that_repeat_from_class_to_class(stored: dict[str, Labelled], tmp_
 def test_what_is_there_twice_is_refused(png: Callable[..., Path], stored: dict[str, Labelled], tmp_path: Path) -> None:
     root = png()
     (root / "training").mkdir()
-    assert refusal(root) == f"{root}: train and training are both there; leave the one that is meant"
+    assert refusal(root) == f"{root}: train and training are both there; keep one of them"
     (root / "training").rmdir()
     for name in ("a", "b"):
         (tmp_path / "above" / name).mkdir(parents=True)

@@ -1,6 +1,6 @@
 """``mnist-train`` that kills itself with SIGKILL just before its Nth change of a file below the working directory.
 
-kill_at.py N ARGUMENTS...    N = 0: it is not killed, and the number of changes is written to the file ``changes``
+kill_at.py N ARGUMENTS...    N = 0: no kill; the number of changes is written to the file ``changes``
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ WRITING = os.O_WRONLY | os.O_RDWR
 
 
 def main() -> None:
-    """Count, and kill; the counting starts before anything of the package runs."""
+    """Count changes, and kill; counting starts before the command runs."""
     last, sys.argv[1:] = int(sys.argv[1]), sys.argv[2:]
     here, count = os.getcwd(), 0
 

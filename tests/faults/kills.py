@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-NOT_KILLED = "not killed"  # a sweep writes its table as time goes by, so the last changes are not always reached
+NOT_KILLED = "not killed"  # the number of changes of a sweep depends on time, so the last ones are not always reached
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is killed.
+    """A command to kill.
 
     Attributes:
         arguments: of ``mnist-train``.
@@ -44,7 +44,7 @@ RECIPES = {
 
 
 def execute(command: Sequence[str | Path], folder: Path, environment: Mapping[str, str]) -> int:
-    """The exit status; what the command printed is in ``output.txt`` there."""
+    """Run a command and return its exit status; its output is added to ``output.txt`` in ``folder``."""
     with (folder / "output.txt").open("ab") as output:
         return subprocess.run(
             command, cwd=folder, stdout=output, stderr=output, env=dict(environment), check=False
@@ -52,7 +52,7 @@ def execute(command: Sequence[str | Path], folder: Path, environment: Mapping[st
 
 
 def content(path: Path) -> dict[str, Any]:
-    """What the runs at and directly below ``path`` computed, without times: by name, metrics and the logits' bytes."""
+    """Results of the runs at and directly below ``path``, by name: status, metrics without times, bytes of the logits."""
     found = {}
     for record in [*path.glob("run.json"), *path.glob("*/run.json")]:
         run = record.parent
@@ -66,7 +66,7 @@ def content(path: Path) -> dict[str, Any]:
 
 
 def whole(recipe: Recipe, kill_at: Path, folder: Path, environment: Mapping[str, str]) -> tuple[dict[str, Any], int]:
-    """What the recipe computes when nothing happens, and how many changes of files it makes."""
+    """The results of the recipe without a kill, and the number of its changes of files."""
     folder.mkdir()
     status = execute([kill_at, "0", *recipe.arguments], folder, environment)
     assert status == 0, (folder / "output.txt").read_text()
@@ -76,7 +76,7 @@ def whole(recipe: Recipe, kill_at: Path, folder: Path, environment: Mapping[str,
 def lost(
     recipe: Recipe, number: int, kill_at: Path, train: Path, folder: Path, environment: Mapping[str, str], whole: Any
 ) -> str | None:
-    """Kill at change ``number``, finish, and compare; returns what is wrong then, None where nothing is."""
+    """Kill at change ``number``, finish, and compare; returns the problem, or None."""
     folder.mkdir()
     status = execute([kill_at, str(number), *recipe.arguments], folder, environment)
     if status != -signal.SIGKILL:

@@ -1,4 +1,4 @@
-"""Kill each recipe at every change of a file, and print what became of it: tried, survived, lost for each kind.
+"""Kill each recipe at every change of a file, and print the results: tried, survived, lost for each kind.
 
 python tests/faults/soak.py [EVERY [SECONDS]]    every EVERYth change only (1), at most SECONDS for each kind (86400)
 """
@@ -13,12 +13,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from faults.kills import NOT_KILLED, RECIPES, lost, whole  # noqa: E402  # found by the line above
-from warm_commands import WarmCommands  # noqa: E402  # as well
+from faults.kills import NOT_KILLED, RECIPES, lost, whole  # noqa: E402  # needs the line above
+from warm_commands import WarmCommands  # noqa: E402  # also needs it
 
 
 def main(every: int, seconds: float) -> int:
-    """Returns the number of kills after which something was lost."""
+    """Return the number of kills after which something was lost."""
     failures = 0
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as base:

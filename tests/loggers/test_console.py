@@ -10,7 +10,7 @@ from mnist_exp.loggers.console import epoch_heading, epoch_line, epoch_row
 from mnist_exp.training import EpochMetrics
 
 
-def test_epoch_line_in_the_words_of_study_b() -> None:
+def test_epoch_line_in_the_format_of_study_b() -> None:
     metrics = EpochMetrics(1, 60000, 0.2811, 0.9084, 0.0614, 0.9796, 0.01, 8.04, 1.0, 7463.2)
     assert epoch_line(metrics) == ("Train Loss 0.2811, Acc 90.84% | Test Loss 0.0614, Acc 97.96% | 8.0 s")
 

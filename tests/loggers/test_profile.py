@@ -10,9 +10,7 @@ from pathlib import Path
 from mnist_exp.runs import read_run
 
 
-def test_a_profile_says_where_the_first_epoch_went_and_changes_no_result(
-    mnist_train: Callable[..., int], small: list[str]
-) -> None:
+def test_a_profile_of_the_first_epoch_changes_no_result(mnist_train: Callable[..., int], small: list[str]) -> None:
     augmented = "regularization=augment"
     for name, override in (("plain", []), ("profiled", ["trainer.profile=true"])):
         assert mnist_train(*small, augmented, *override, f"hydra.run.dir={name}") == 0

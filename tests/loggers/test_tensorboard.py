@@ -35,7 +35,7 @@ def log(directory: Path, epochs: range) -> None:
     logger.on_end(TrainingEnded("completed", None, {}))
 
 
-def test_epochs_that_are_trained_again_are_not_doubled(tmp_path: Path) -> None:
+def test_epochs_that_are_trained_again_are_logged_once(tmp_path: Path) -> None:
     log(tmp_path, range(1, 4))
     log(tmp_path, range(3, 6))
     assert curves(tmp_path)["own"] == [(epoch, 7.0) for epoch in range(1, 6)]
@@ -65,7 +65,7 @@ def test_a_resumed_run_goes_on_there_unless_another_logger_is_chosen(
     assert [step for step, _ in curves(tmp_path / "run")["test/loss"]] == [1, 2, 3, 5]
     tree: dict[str, Any] = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert tree["callbacks"] == {"tensorboard": {"_target_": "mnist_exp.loggers.tensorboard.TensorBoardLogger"}}
-    assert tree["logger"] is None
+    assert not tree.get("logger")
 
 
 def test_no_link_is_followed_and_training_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -76,12 +76,12 @@ def test_no_link_is_followed_and_training_goes_on(tmp_path: Path, caplog: pytest
         log(tmp_path / "run", range(1, 3))
     assert list((tmp_path / "outside").iterdir()) == []
     (message,) = [record.getMessage() for record in caplog.records]
-    assert "is a link, which is not followed" in message
+    assert "is a link, and links are not followed" in message
     assert message.endswith("; training is not affected")
 
 
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
-def test_where_it_is_absent_that_is_one_line(
+def test_without_tensorboard_there_is_a_one_line_error(
     sweep: list[str],
     tmp_path: Path,
     mnist_train: Train,

@@ -1,4 +1,4 @@
-"""Weights & Biases: offline files read back, and online runs against a stand-in for its server."""
+"""Weights & Biases: offline runs are read from their files, online runs use a test server."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from mnist_exp.training.events import EpochMetrics, TrainingEnded, TrainingStart
 
 STARTED = TrainingStarted(title="LeNet-5", epochs=3, first_epoch=1, steps_per_epoch=10, images_per_epoch=640)
 SUMMARY = {"test_accuracy": 0.75, "seconds": 1.5}
-SECONDS = 60.0  # the budget of these tests: who takes longer hangs
-BRIEF = 0.05  # the share of it that goes by where a test waits for a server that does not answer
+SECONDS = 60.0  # the time limit of these tests
+BRIEF = 0.05  # the share of it that a test waits for a server that does not answer
 
 
 @pytest.fixture(autouse=True)
 def _no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No key, no settings, no W&B session from elsewhere; and none left behind."""
+    """No API key, settings or W&B session from outside the test, and none afterwards."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -120,7 +120,7 @@ def only_warning(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What a user sees: W&B's own messages go to its log file only."""
+    """The messages that a user sees; W&B's own go to its log file only."""
     seen = [record for record in caplog.records if record.levelno >= logging.WARNING]
     return [record.getMessage() for record in seen if not record.name.startswith("wandb")]
 
@@ -132,7 +132,7 @@ def assert_whole(run: RunFile) -> None:
 
 
 def uploaded(directory: Path) -> bool:
-    """Whether every W&B file below a run directory is marked as W&B marks what the server has."""
+    """Whether every W&B file below a run directory is marked as uploaded."""
     return all(file.with_suffix(".wandb.synced").exists() for file in directory.glob("wandb/*run-*/run-*.wandb"))
 
 
@@ -246,7 +246,7 @@ class TestOffline:
         assert (dict(os.environ), sys.exit, sys.excepthook, signal.getsignal(signal.SIGINT)) == before
         assert wandb.run is None
 
-    def test_whoever_owns_the_run_is_told_its_identity(self, tmp_path: Path) -> None:
+    def test_on_identity_gets_the_identity(self, tmp_path: Path) -> None:
         told: list[dict[str, str | None]] = []
         log = logger(tmp_path, on_identity=told.append)
         train(log)
@@ -317,7 +317,7 @@ class TestMode:
         assert_whole(read_run(tmp_path))
         assert only_warning(caplog).startswith("Weights & Biases: the API key cannot be used (WANDB_API_KEY invalid: ")
 
-    def test_a_mode_wandb_does_not_know_costs_one_line(
+    def test_an_unknown_mode_of_wandb_is_a_one_line_warning(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setenv("WANDB_MODE", "sometimes")
@@ -336,7 +336,7 @@ class TestMode:
         with pytest.raises(ValueError, match=r"^logger\.timeout_seconds=0 must be above 0$"):
             logger(tmp_path, timeout_seconds=0)
 
-    def test_nobody_is_asked_on_a_terminal(self, tmp_path: Path) -> None:
+    def test_nothing_is_asked_on_a_terminal(self, tmp_path: Path) -> None:
         program = f"""
 import logging, sys
 sys.path[:0] = {sys.path!r}
@@ -359,7 +359,7 @@ print("mode", log.identity["mode"])
 
 
 class TestOnline:
-    def test_rows_config_group_and_exit_code_arrive(
+    def test_rows_config_group_and_exit_code_are_uploaded(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         with WandbServer() as server:
@@ -414,7 +414,7 @@ class TestOnline:
         assert run.exit_code == 0
         assert run.summary["status"] == "completed"
 
-    def test_an_offline_run_in_two_parts_is_uploaded_as_told(
+    def test_an_offline_run_in_two_parts_is_uploaded_by_the_printed_command(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         directory = tmp_path / "a run"
@@ -436,7 +436,7 @@ class TestOnline:
 
 
 class TestTrouble:
-    """Whatever the server does, training goes on, on time, and every row is on disk."""
+    """With any fault of the server, training goes on without a long delay, and every row is on disk."""
 
     def assert_offline(self, directory: Path, log: WandbLogger, began: float) -> None:
         assert time.monotonic() - began < SECONDS
@@ -558,7 +558,7 @@ class TestTrouble:
     def test_all_waits_together_are_the_budget_of_15_seconds(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As W&B is told, because how long something takes says little on a busy machine."""
+        """From the arguments of W&B's functions, because measured times vary on a busy machine."""
         told: list[wandb.Settings] = []
 
         def init(*, settings: wandb.Settings, original: Callable[..., wandb.Run] = wandb.init, **options: Any) -> Any:
@@ -579,7 +579,7 @@ class TestTrouble:
         assert START + END + REST <= 1 + 1e-9
 
     @pytest.mark.usefixtures("brief_end")
-    def test_what_a_lost_server_missed_is_uploaded_as_told(
+    def test_rows_that_a_lost_server_missed_are_uploaded_by_the_printed_command(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         with WandbServer() as server:
@@ -597,7 +597,7 @@ class TestTrouble:
         assert rows(run.history) == [row(1), row(2), row(3)]
         assert run.exit_code == 0
 
-    def test_rows_that_are_refused_for_good_are_not_called_uploaded(
+    def test_refused_rows_are_not_marked_as_uploaded(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         with WandbServer(refuse_rows=True) as server:
@@ -616,7 +616,7 @@ class TestTrouble:
         assert log.identity["mode"] == "failed"
         assert "training goes on without it" in only_warning(caplog)
 
-    def test_the_process_ends_in_time_when_nobody_answers(self, tmp_path: Path) -> None:
+    def test_the_process_ends_in_time_without_an_answer(self, tmp_path: Path) -> None:
         with WandbServer(silent=True) as server:
             program = f"""
 import sys
@@ -634,10 +634,10 @@ train(logger(Path({str(tmp_path)!r})))
 
 
 class TestService:
-    """The process that does the work for W&B, and may die of it."""
+    """W&B's service process, when it hangs or dies."""
 
     def run(self, program: str, out: Path) -> str:
-        """A program in a process of its own that knows ``services()``, the process ids of W&B's; what it printed."""
+        """Run a program with ``services()``, the process ids of W&B's service, in a new process; return its output."""
         preamble = """
 import os, signal, sys
 from pathlib import Path
@@ -656,7 +656,7 @@ def services():
             process.wait()
         return out.read_text()
 
-    def test_one_that_has_gone_deaf_is_left_behind(self, tmp_path: Path) -> None:
+    def test_one_that_does_not_answer_is_not_waited_for(self, tmp_path: Path) -> None:
         program = """
 import wandb
 from mnist_exp.loggers.wandb_service import end_service
@@ -720,14 +720,14 @@ print(log.identity["mode"])
 
 
 class TestAgent:
-    """In the environment that ``wandb agent`` makes for what it starts."""
+    """Runs in the environment of ``wandb agent``."""
 
     @pytest.fixture(autouse=True)
     def _started_by_an_agent(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in {"SWEEP_ID": "s1", "RUN_ID": "r1", "PROJECT": "theirs", "ENTITY": "somebody"}.items():
             monkeypatch.setenv(f"WANDB_{name}", value)
 
-    def test_the_run_is_the_one_that_its_sweep_waits_for(
+    def test_the_run_has_the_id_of_the_agent(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         with WandbServer() as server:
@@ -740,7 +740,7 @@ class TestAgent:
         assert warnings_of(caplog) == []
 
     @pytest.mark.usefixtures("brief_start")
-    def test_an_outage_does_not_take_it_out_of_its_sweep(
+    def test_after_an_outage_it_is_still_in_its_sweep(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         with WandbServer(silent=True) as server:
@@ -767,13 +767,13 @@ class TestAgent:
 
 
 def sync(told: str) -> None:
-    """Type what the warning says to type."""
+    """Run the command that the warning prints."""
     command = told.rpartition(": ")[2].replace("wandb", shlex.quote(str(Path(sys.executable).with_name("wandb"))), 1)
     subprocess.run(command, shell=True, check=True, capture_output=True)
 
 
 def on_a_terminal(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Exit status and output of a program on a pseudo-terminal where nobody types; killed when it hangs."""
+    """Exit status and output of a program on a pseudo-terminal without input; it is killed if it hangs."""
     controller, terminal = pty.openpty()
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
     os.close(terminal)
@@ -795,7 +795,7 @@ def on_a_terminal(command: list[str], environment: dict[str, str]) -> tuple[int,
 
 
 class TestTrainCommand:
-    """The same through ``mnist-train``: what a user sees on the server."""
+    """Runs of ``mnist-train`` on the server."""
 
     def test_a_multirun_arrives_as_one_run_for_each_job(
         self, mnist_train: Callable[..., int], small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

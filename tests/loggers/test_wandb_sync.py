@@ -1,4 +1,4 @@
-"""What stayed offline arrives later, once, whatever became of the run."""
+"""Runs that were offline are uploaded later, once, however they ended."""
 
 from __future__ import annotations
 
@@ -29,14 +29,37 @@ def sync(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def offline(mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer) -> Callable[..., Path]:
-    """Train a run whose W&B files stay here."""
+    """Train a run whose W&B files are not uploaded."""
 
-    def run(name: str) -> Path:
-        assert mnist_train(*small, "logger=wandb", "logger.mode=offline", f"hydra.run.dir=outputs/{name}") == 0
+    def run(name: str, *overrides: str) -> Path:
+        logger = ["logger=wandb", "logger.mode=offline", *overrides]
+        assert mnist_train(*small, *logger, f"hydra.run.dir=outputs/{name}") == 0
         wandb.teardown()
         return Path("outputs") / name
 
     return run
+
+
+@pytest.fixture
+def failing_sync(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[str, str]]:
+    """``mnist-report outputs --wandb-sync`` in this process, with exit status 1; returns its output and errors."""
+
+    def run() -> tuple[str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            report.main(["outputs", "--wandb-sync"])
+        assert leaving.value.code == 1
+        return capsys.readouterr()
+
+    return run
+
+
+def assert_refused(server: WandbServer, message: str) -> None:
+    """The run ``outputs/a`` is not uploaded; ``message`` is a regular expression."""
+    done = sync()
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.fullmatch(f"outputs/a: failed: {message}\n", done.stdout)
+    assert not server.runs
 
 
 def wandb_file(run: Path) -> Path:
@@ -44,7 +67,7 @@ def wandb_file(run: Path) -> Path:
     return file
 
 
-def test_after_an_outage_the_whole_sweep_is_there(
+def test_after_an_outage_the_whole_sweep_is_uploaded(
     mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer, brief_outages: str
 ) -> None:
     wandb_server.runs_until_silent = 2
@@ -77,12 +100,12 @@ def test_one_that_fails_does_not_stop_the_rest(offline: Callable[..., Path], wan
     assert done.returncode == 1
     failed, running, uploaded = done.stdout.splitlines()
     assert failed.startswith("outputs/a: failed: Failed to read ")
-    assert running == "outputs/b: still running, left for later"
+    assert running == "outputs/b: still running, not uploaded"
     assert uploaded == "outputs/c: uploaded"
     assert list(wandb_server.runs) == [read_record(runs[2]).wandb.id]
 
 
-def test_what_a_killed_process_wrote_is_uploaded_once(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_rows_of_a_killed_process_are_uploaded_once(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
     file = wandb_file(offline("cut"))
     file.write_bytes(file.read_bytes()[:-50])  # W&B writes the last row when the run ends
     empty = offline("empty")
@@ -95,7 +118,7 @@ def test_what_a_killed_process_wrote_is_uploaded_once(offline: Callable[..., Pat
     assert sync("outputs").stdout == "nothing to upload\n"
 
 
-def test_rows_that_are_refused_are_not_called_uploaded(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_refused_rows_are_not_reported_as_uploaded(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
     run = offline("a")
     wandb_server.refuse_rows = True
     done = sync(str(run))
@@ -112,7 +135,7 @@ def test_a_run_in_parts_is_one_run(
     brief_outages: str,
     stopped_after: Callable[[int], AbstractContextManager[None]],
 ) -> None:
-    """Interrupted online, finished while the server was gone."""
+    """Interrupted online, finished while the server did not answer."""
     with stopped_after(7):  # in the second epoch
         assert mnist_train(*small, "logger=wandb", brief_outages, "hydra.run.dir=outputs/a") == 143
     wandb_server.silent = True
@@ -157,29 +180,23 @@ def test_a_server_that_does_not_answer_is_one_line(
     offline: Callable[..., Path],
     wandb_server: WandbServer,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    failing_sync: Callable[[], tuple[str, str]],
 ) -> None:
     offline("a")
-    offline("b")
-    capsys.readouterr()
     wandb_server.silent = True
     monkeypatch.setattr(wandb_sync, "SECONDS_A_RUN", 1)
-    with pytest.raises(SystemExit) as leaving:
-        report.main(["outputs", "--wandb-sync"])
-    assert leaving.value.code == 1
-    assert capsys.readouterr() == ("", f"mnist-report: {os.environ['WANDB_BASE_URL']} does not answer\n")
+    assert failing_sync() == ("", f"mnist-report: {os.environ['WANDB_BASE_URL']} does not answer\n")
 
 
-def test_a_server_that_is_lost_on_the_way_is_given_up(
+def test_a_server_that_is_lost_during_the_upload_stops_it(
     offline: Callable[..., Path],
     wandb_server: WandbServer,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    failing_sync: Callable[[], tuple[str, str]],
 ) -> None:
-    """In this process: the time that one run may take is counted from the moment when the server is lost."""
+    """In this process: the time limit of a run starts when the server is lost."""
     offline("a")
     offline("b")
-    capsys.readouterr()
     wandb_server.runs_until_silent = 1
     communicate = subprocess.Popen.communicate
 
@@ -192,10 +209,7 @@ def test_a_server_that_is_lost_on_the_way_is_given_up(
     with monkeypatch.context() as patch:
         patch.setattr(subprocess.Popen, "communicate", communicate_once_lost)
         patch.setattr(wandb_sync, "SECONDS_A_RUN", 3)
-        with pytest.raises(SystemExit) as leaving:
-            report.main(["outputs", "--wandb-sync"])
-    assert leaving.value.code == 1
-    out, err = capsys.readouterr()
+        out, err = failing_sync()
     assert out == "outputs/a: failed: not done after 3 s\n"
     assert err == f"mnist-report: {wandb_server.url} does not answer\n"
     wandb_server.silent = False
@@ -203,38 +217,24 @@ def test_a_server_that_is_lost_on_the_way_is_given_up(
     assert [len(run.history) for run in wandb_server.runs.values()] == [2, 2]
 
 
-def test_where_it_goes_is_for_the_user_to_say(
-    mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer
-) -> None:
-    theirs = ["logger=wandb", "logger.mode=offline", "logger.project=theirs", "logger.entity=them"]
-    assert mnist_train(*small, *theirs, "hydra.run.dir=outputs/a") == 0
-    wandb.teardown()
-    done = sync()
-    assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout == (
-        "outputs/a: failed: it is recorded for project 'theirs' of 'them'; if you want it there, type "
-        "--wandb-project them/theirs\n"
-    )
-    assert not wandb_server.runs
+def test_another_project_must_be_typed(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+    offline("a", "logger.project=theirs", "logger.entity=them")
+    there = "it is recorded for project 'theirs' of 'them'; if you want it there, type --wandb-project them/theirs"
+    assert_refused(wandb_server, there)
     assert sync("outputs", "--wandb-project", "them/theirs").stdout == "outputs/a: uploaded\n"
     assert [run.project for run in wandb_server.runs.values()] == ["theirs"]
 
 
-def test_files_are_sent_where_the_user_says_so(
-    mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer
-) -> None:
-    files = ["logger=wandb", "logger.mode=offline", "logger.upload_files=true"]
-    assert mnist_train(*small, *files, "hydra.run.dir=outputs/a") == 0
-    wandb.teardown()
-    done = sync()
-    assert done.stdout == (
-        "outputs/a: failed: files of the run are to be uploaded, too; if you want that, type --wandb-files\n"
-    )
-    assert not wandb_server.runs
+def test_files_are_not_sent_without_the_flag(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+    offline("a", "logger.upload_files=true")
+    message = "files of the run are to be uploaded, too; if you want that, type --wandb-files"
+    assert_refused(wandb_server, message)
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "settings"])
-def test_what_wandb_would_follow_is_refused(kind: str, offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_links_and_settings_that_wandb_would_follow_are_refused(
+    kind: str, offline: Callable[..., Path], wandb_server: WandbServer
+) -> None:
     run = offline("a")
     Path("key").write_text("private")
     if kind == "settings":
@@ -245,10 +245,7 @@ def test_what_wandb_would_follow_is_refused(kind: str, offline: Callable[..., Pa
         picture.symlink_to(Path("key").absolute())
     else:
         (run / "wandb" / "offline-run-1-x").symlink_to(Path.cwd())
-    done = sync()
-    assert (done.returncode, done.stderr) == (1, "")
-    assert re.fullmatch(r"outputs/a: failed: .* (is a link|would tell W&B).*\n", done.stdout)
-    assert not wandb_server.runs
+    assert_refused(wandb_server, ".* (is a link|would change where W&B).*")
 
 
 def framed(*entries: dict[str, Any]) -> bytes:
@@ -271,14 +268,14 @@ def framed(*entries: dict[str, Any]) -> bytes:
         ({"artifact": {"project": "theirs", "entity": "them"}}, "it is recorded for project 'theirs' of 'them'"),
         ({"files": {"files": [{"path": "../../key"}]}}, "asks for the file '../../key'"),
         ({"files": {"files": [{"path": "/etc/passwd"}]}}, "asks for the file '/etc/passwd'"),
-        ({"tbrecord": {"log_dir": "/etc"}}, "asks for what no run of this project asks for: tbrecord"),
-        ({"alert": {"title": "x"}}, "asks for what no run of this project asks for: alert"),
+        ({"tbrecord": {"log_dir": "/etc"}}, "it has a record that no run of this project writes: tbrecord"),
+        ({"alert": {"title": "x"}}, "it has a record that no run of this project writes: alert"),
         ({"artifact": {"project": "mnist-exp", "manifest": {"contents": [{"local_path": "/etc/passwd"}]}}},
-         "asks for the file '/etc/passwd', which is no copy"),
-        ({"artifact": {"project": "mnist-exp", "manifest": {"manifest_file_path": "/etc/passwd"}}}, "lies elsewhere"),
+         "asks for the file '/etc/passwd', which is not a copy"),
+        ({"artifact": {"project": "mnist-exp", "manifest": {"manifest_file_path": "/etc/passwd"}}}, "is outside it"),
     ],
 )  # fmt: skip
-def test_what_a_file_may_ask_for(record: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_records_that_a_file_may_contain(record: dict[str, Any], said: str, tmp_path: Path) -> None:
     file = tmp_path / "run-a.wandb"
     file.write_bytes(framed({"run": {"project": "mnist-exp"}}, record))
     with pytest.raises(ValueError, match=re.escape(said)):

@@ -60,7 +60,7 @@ def test_width_one_is_the_least() -> None:
     with pytest.raises(ValueError, match="budget") as error:
         MLP(depth=2, budget=785 + 2 + 20 - 1)
     assert str(error.value) == (
-        "budget=806: must be 807 or more, what 2 hidden layers of width 1 take for 784 pixels and 10 classes"
+        "budget=806: must be 807 or more, which 2 hidden layers of width 1 take for 784 pixels and 10 classes"
     )
 
 

@@ -25,8 +25,8 @@ static void take_step(Call *call, const float *images, long pixels) {
   call->scratch = malloc(scratch_floats(call) * sizeof(float));
   for (int kind = SGD; kind <= ADAMW; kind++) {
     Group group = {0.1, 0.1, 0.9, 0.9, 0.999, 1e-8, n % 2};
-    Parameter parameters[MOST_LAYERS] = {0};
-    Average averages[MOST_LAYERS] = {0};
+    Parameter parameters[MAX_LAYERS] = {0};
+    Average averages[MAX_LAYERS] = {0};
     float steps = 0;
     for (long l = 0; l < call->count; l++) {
       const Layer *layer = &call->layers[l];
@@ -53,7 +53,7 @@ int main(int argc, char **argv) {
   for (long n = 1; n < 40; n += n < 4 ? 1 : 9)
     for (long shards = 1; shards < 5; shards++)
       for (int masked = 0; masked < 2; masked++) {
-        Layer layers[MOST_LAYERS] = {0};
+        Layer layers[MAX_LAYERS] = {0};
         long in = CONVOLUTIONS ? 1 : size * size;
         for (long l = 0; l < count; l++) {
           Layer *layer = &layers[l];

@@ -24,7 +24,7 @@ def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("PATH", str(tmp_path))
     native_build._load.cache_clear()
-    device._say_once.cache_clear()
+    device._warn_once.cache_clear()
 
 
 def unfinished(path: Path, **changes: Any) -> None:

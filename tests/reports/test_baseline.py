@@ -40,8 +40,9 @@ def sweep(tmp_path: Path, composed: Compose) -> Path:
             accuracy = 0.90 + 0.01 * place + 0.002 * seed * (place + 1)
             write_run(folder / name, composed("name=lenet5", "data=mnist5k", f"optimizer.lr={lr}"), seed=seed,
                       accuracy=accuracy)  # fmt: skip
-            jobs.append({"directory": name})
-    (folder / "sweep.json").write_text(json.dumps({"arguments": [], "jobs": jobs}))
+            jobs.append({"directory": name, "id": name, "overrides": [], "arguments": [], "status": "completed"})
+    record = {"command": "mnist-train -m", "arguments": [], "updated": "2026-11-21T10:10:10+00:00", "jobs": jobs}
+    (folder / "sweep.json").write_text(json.dumps(record))
     return folder
 
 
@@ -164,7 +165,7 @@ class TestBaseline:
             ("", "--baseline '' is not one arm; choose from "),
         ],
     )
-    def test_settings_that_mean_no_single_arm(self, asked: str, said: str, sweep: Path) -> None:
+    def test_settings_that_match_no_arm_or_several(self, asked: str, said: str, sweep: Path) -> None:
         with pytest.raises(UsageError) as refusal:
             make(sweep, asked)
         assert str(refusal.value).startswith(said)

@@ -1,4 +1,4 @@
-"""The report and the drawing page in a real browser: they work, say nothing on the console, and stay on this machine."""
+"""The report and the drawing page in a real browser: they work, print nothing on the console, and use no network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Visit:
-    """A page, what it said on the console and what it asked for."""
+    """A page, its console messages and its requests."""
 
     def __init__(self, page: Page) -> None:
         self.page = page

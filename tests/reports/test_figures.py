@@ -1,4 +1,4 @@
-"""Ticks, labels and legends of figures: read from the specifications, and from what is drawn."""
+"""Ticks, labels and legends of figures, from the specifications and from the drawings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def report(folder: Path) -> Report:
 
 
 def read_texts(element: Element) -> list[str]:
-    """What can be read: Vega keeps labels that would overlap, without opacity."""
+    """The visible text: Vega keeps labels that would overlap, but makes them transparent."""
     found = (node for node in element.iter(f"{SVG}text") if node.get("opacity") != "0")
     return [text for node in found if (text := " ".join(part.strip() for part in node.itertext() if part.strip()))]
 
@@ -131,13 +131,13 @@ class TestTicks:
     def test_logarithmic(self, low: float, high: float, ticks: list[float]) -> None:
         assert log_ticks(low, high) == ticks
 
-    def test_zero_and_small_numbers_do_not_lie_upon_each_other(self) -> None:
+    def test_zero_and_small_numbers_do_not_overlap(self) -> None:
         assert swept([0, 1e-5, 1e-3])["scale"] == {"nice": False, "padding": 15, "type": "symlog", "constant": 1e-5}
         assert swept([0.0, 0.25, 0.5])["scale"] == {"nice": False, "padding": 15, "zero": False}
         assert "values" not in swept(range(10, 27))["axis"]
 
     @pytest.mark.parametrize("accuracy", [0.982, 1.0, 0.0])
-    def test_equal_values_have_an_axis_that_says_them(
+    def test_equal_values_have_an_axis_with_their_number(
         self, accuracy: float, write: Callable[..., Path], tmp_path: Path
     ) -> None:
         for lr, spent in (("0.003", 1), ("0.01", 2), ("0.1", 3)):
@@ -156,7 +156,7 @@ class TestTicks:
             if figure.name.startswith(("pareto", "setting", "accuracy", "curves")):
                 assert all(len(set(labels)) == len(labels) for labels in axes(figure)), figure.name
 
-    def test_a_window_keeps_within_what_can_be(self) -> None:
+    def test_a_window_keeps_within_its_limits(self) -> None:
         assert window([0.9, 1.0], high=1.0)["domain"] == [0.885, 1.0]
         assert window([0.0])["domain"] == [-1.0, 1.0]
 
@@ -211,7 +211,7 @@ class TestLabels:
         assert in_lines("x" * 25, 10) == ["x" * 10, "x" * 10, "x" * 5]
 
 
-def test_figures_say_their_n(write: Callable[..., Path]) -> None:
+def test_captions_have_the_number_of_seeds(write: Callable[..., Path]) -> None:
     for seed in range(3):
         write(seed=seed)
     figures = make(write("optimizer.lr=0.1"))

@@ -1,4 +1,4 @@
-"""Reports from synthetic run directories: what they say, and that they leave nothing out silently."""
+"""Reports from synthetic run directories: their content, and that nothing is left out silently."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from synthetic_runs import write_run
 from mnist_exp.cli import report
 from mnist_exp.data.embedded import mnist5k
 from mnist_exp.reports.build import MANIFEST, Report, build, write
-from mnist_exp.reports.collect import Varied, compare, labels, paths_of, what_varies
+from mnist_exp.reports.collect import Varied, compare, labels, paths_of, split_settings
 from mnist_exp.reports.figures import CURVES, for_file, for_page
 from mnist_exp.reports.summary import print_summary
 
@@ -32,7 +32,7 @@ Compose = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def runs(tmp_path: Path, composed: Compose) -> Path:
-    """Three arms with four seeds, one with one seed, and what goes wrong in practice."""
+    """Three arms with four seeds, one with one seed, and runs that are not completed or damaged."""
     folder = tmp_path / "runs"
     base, wide = composed("name=base", "data=mnist5k"), composed("name=wide", "data=mnist5k", "model.channels=[10,32]")
     mlp = composed("name=mlp", "data=mnist5k", "model=mlp")
@@ -52,7 +52,7 @@ def make(*patterns: Path | str, baseline: str | None = "base") -> Report:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """What the command says before it leaves with status 2."""
+    """The error message of the command, which exits with status 2."""
     with pytest.raises(SystemExit) as leaving:
         report.main([str(argument) for argument in arguments])
     assert leaving.value.code == 2
@@ -79,11 +79,11 @@ class TestArms:
         assert [row.arm.label for row in made.rows] == ["wide", "single", "mlp", "base"]
         assert {(problem.status, problem.reason.partition(":")[0]) for problem in made.comparison.problems} == {
             ("diverged", "Diverged"),
-            ("killed", "its process is gone without a word; to continue it"),
+            ("killed", "its process ended without recording why; to continue it"),
         }
         assert made.rows[1].not_completed == "1 diverged, 1 killed"
 
-    def test_only_what_varies_is_listed_once(self, runs: Path) -> None:
+    def test_settings_that_differ_are_listed_once(self, runs: Path) -> None:
         varied = make(runs).comparison.varied
         assert [(column.key, column.aliases) for column in varied] == [
             ("optimizer.lr", ()),
@@ -94,11 +94,11 @@ class TestArms:
 
     def test_interpolated_settings_are_aliases(self, composed: Compose) -> None:
         settings = [{"regularization.dropout": p, "model.dropout": p, "seedless": 1} for p in (0.0, 0.5)]
-        varied, common = what_varies(settings)
+        varied, common = split_settings(settings)
         assert [(column.key, column.aliases) for column in varied] == [("regularization.dropout", ("model.dropout",))]
         assert common == {"seedless": 1}
 
-    def test_arms_of_one_name_are_told_apart(self) -> None:
+    def test_arms_of_one_name_have_distinct_labels(self) -> None:
         columns = [Varied("optimizer.lr", (), (0.1, 0.2, 0.1)), Varied("model.hidden", (), ([8], [8], [16]))]
         assert labels(["a", "a", "b"], columns) == ["a lr=0.1", "a lr=0.2", "b"]
         long = Varied("k", (), (0.12345678, 0.12346789, 0.5)), Varied("l", (), ("y" * 60, "y" * 60, "z"))
@@ -140,7 +140,7 @@ class TestPairs:
             assert pair.seeds_p is None or pair.seeds.interval is not None
             assert pair.images_p is None or pair.images is not None
 
-    def test_correction_makes_nothing_smaller(self, runs: Path) -> None:
+    def test_correction_makes_no_p_value_smaller(self, runs: Path) -> None:
         for pair in make(runs).pairs:
             if pair.seeds and pair.seeds.p is not None:
                 assert pair.seeds_p is not None
@@ -179,9 +179,11 @@ class TestNotes:
     def test_half_a_line_of_metrics(self, runs: Path) -> None:
         with (runs / "base-1" / "metrics.jsonl").open("a") as file:
             file.write('{"epoch": 4, "train_')
-        assert f"{runs}/base-1/metrics.jsonl ends in half a line, which is left out" in make(runs).comparison.notes
+        assert (
+            f"{runs}/base-1/metrics.jsonl ends in an incomplete line, which is left out" in make(runs).comparison.notes
+        )
 
-    def test_a_damaged_line_takes_the_run_out_and_says_so(self, runs: Path) -> None:
+    def test_a_run_with_a_damaged_line_is_a_problem(self, runs: Path) -> None:
         file = runs / "base-1" / "metrics.jsonl"
         file.write_text("rubbish\n" + file.read_text())
         (problem,) = [p for p in make(runs).comparison.problems if p.status == "unreadable"]
@@ -206,7 +208,7 @@ class TestNotes:
         made = make(runs)
         notes = "\n".join(made.comparison.notes)
         assert f"{runs}/base-0/predictions.npz is missing: the run counts for accuracy" in notes
-        assert f"{runs}/base-1/predictions.npz cannot be read (" in notes
+        assert f"{runs}/base-1/predictions.npz cannot be read: " in notes
         assert next(pair.images.pairs for pair in made.pairs if pair.arm.label == "wide" and pair.images) == 2
 
     def test_runs_that_are_still_running(self, tmp_path: Path, composed: Compose) -> None:
@@ -264,7 +266,7 @@ class TestMistakes:
         assert [path for path in Path("out").rglob("*") if path.is_file()] == []
 
     @pytest.mark.parametrize("there", [True, False])
-    def test_a_full_disk_leaves_what_was_there(self, there: bool, runs: Path) -> None:
+    def test_a_full_disk_leaves_an_earlier_report(self, there: bool, runs: Path) -> None:
         if there:
             write(make(runs / "base-0", baseline=None), Path("some/out"))
         before = {path: path.read_bytes() for path in Path().rglob("some/**/*") if path.is_file()}
@@ -347,7 +349,7 @@ class TestFiles:
         assert all((tmp_path / "out" / picture).is_file() for picture in pictures)
         assert "mnist-train seed=2 name=base" in text
 
-    def test_html_holds_everything_and_fetches_nothing(self, runs: Path, tmp_path: Path) -> None:
+    def test_html_contains_everything_and_downloads_nothing(self, runs: Path, tmp_path: Path) -> None:
         write(make(runs), tmp_path / "out")
         text = (tmp_path / "out" / "report.html").read_text()
         page = Links()
@@ -365,7 +367,7 @@ class TestFiles:
         ):
             assert said in text
 
-    def test_what_runs_say_cannot_become_code(self, tmp_path: Path, composed: Compose) -> None:
+    def test_text_in_records_cannot_become_code(self, tmp_path: Path, composed: Compose) -> None:
         tree = composed("data=mnist5k")
         tree["data"] = {**tree["data"], "_target_": "</script><script>alert(1)</script>"}
         write_run(tmp_path / "r" / "a", tree, name="<img src=x onerror=alert(2)>")
@@ -377,7 +379,7 @@ class TestFiles:
         assert "</script><b>" not in text
         assert text.count("</script>") == 2
 
-    def test_figures_of_an_earlier_report_are_gone(self, runs: Path, tmp_path: Path) -> None:
+    def test_figures_of_an_earlier_report_are_deleted(self, runs: Path, tmp_path: Path) -> None:
         write(make(runs), tmp_path / "out")
         assert (tmp_path / "out" / "figures" / "differences.svg").exists()
         write(make(runs / "base-0", baseline=None), tmp_path / "out")
@@ -409,7 +411,7 @@ class TestFiles:
 
 
 class Links(HTMLParser):
-    """What a page would load."""
+    """The addresses that a page would load."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -442,17 +444,14 @@ class TestSweeps:
         assert shares["optimizer.lr"] > 0.9
         assert shares["regularization.dropout"] == 0.0
 
-    def test_too_many_arms_to_tell_apart(self, sweep: Path, tmp_path: Path) -> None:
+    def test_too_many_arms_for_the_curves(self, sweep: Path, tmp_path: Path) -> None:
         made = make(sweep, baseline=None)
         assert len(made.rows) == 15
         drawn = {value["arm"] for value in made.figures[0].spec["data"]["values"]}
         assert len(drawn) == CURVES
         assert made.comparison.arms[made.comparison.baseline].label in drawn
         write(made, tmp_path / "out")
-        assert (
-            "3 others, worse or without an epoch, are in the tables only"
-            in (tmp_path / "out" / "report.html").read_text()
-        )
+        assert "the 3 others are in the tables only" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("image_size", [28, 32])
@@ -475,13 +474,13 @@ def test_a_trained_run_keeps_what_a_report_needs(
     assert made.comparison.hard_digits[0].pixels.shape == (image_size, image_size)
 
 
-def test_runs_without_images_say_so(tmp_path: Path, composed: Compose) -> None:
+def test_a_report_of_runs_without_images(tmp_path: Path, composed: Compose) -> None:
     run = write_run(tmp_path / "run", composed("data=mnist5k"))
     with np.load(run / "predictions.npz") as archive:
         arrays = {name: archive[name] for name in ("logits", "labels")}
     np.savez(run / "predictions.npz", **arrays)
     write(make(run, baseline=None), tmp_path / "out")
-    assert "No run kept the images" in (tmp_path / "out" / "report.html").read_text()
+    assert "No run stored the images" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_figures_follow_the_schema_of_vega_lite(runs: Path) -> None:
@@ -496,7 +495,7 @@ def test_a_report_needs_neither_torch_nor_wandb() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_a_strangers_words_stay_words_in_every_medium(
+def test_text_in_records_stays_text_in_every_format(
     tmp_path: Path, composed: Compose, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evil = "\x1b]0;owned\x07 ![x](https://example.org/x.png) [y](javascript:alert(1)) <img src=x> | ```"

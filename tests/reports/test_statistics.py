@@ -55,7 +55,7 @@ class TestOverSeeds:
         with pytest.raises(ValueError, match="no values"):
             over_seeds([])
 
-    def test_the_interval_covers_as_often_as_it_says(self) -> None:
+    def test_the_interval_has_its_coverage(self) -> None:
         draws = RANDOM.normal(0.5, 0.1, (4000, 4))
         covered = [i.low <= 0.5 <= i.high for i in (over_seeds(list(row)).interval for row in draws) if i]
         assert np.mean(covered) == pytest.approx(0.95, abs=0.012)  # 3.5 standard errors
@@ -104,12 +104,12 @@ class TestSeedDifference:
         ("arm", "baseline"),
         [({0: 0.9}, {0: 0.8}), ({0: 0.9}, {0: 0.8, 1: 0.8}), ({0: 0.9}, {1: 0.8, 2: 0.7}), ({5: 0.9}, {1: 0.8})],
     )
-    def test_one_seed_cannot_say(self, arm: dict[int, float], baseline: dict[int, float]) -> None:
+    def test_one_seed_has_no_p_value(self, arm: dict[int, float], baseline: dict[int, float]) -> None:
         difference = seed_difference(arm, baseline)
         assert difference.mean > 0.09
         assert (difference.interval, difference.p) == (None, None)
 
-    def test_equal_differences_have_no_spread_to_judge_by(self) -> None:
+    def test_equal_differences_have_no_spread(self) -> None:
         difference = seed_difference({0: 0.903, 1: 0.913}, {0: 0.9, 1: 0.91})
         assert difference.mean == pytest.approx(0.003)
         assert (difference.interval, difference.p) == (None, None)
@@ -117,7 +117,7 @@ class TestSeedDifference:
 
 class TestMcNemar:
     @pytest.mark.parametrize(("only_first", "only_second"), [(0, 5), (3, 9), (12, 7), (60, 31), (8, 8), (0, 1)])
-    def test_mid_p_is_exact_less_half_of_what_was_seen(self, only_first: int, only_second: int) -> None:
+    def test_mid_p_is_exact_minus_half_of_the_observed(self, only_first: int, only_second: int) -> None:
         exact = reference_mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue
         observed = stats.binom.pmf(only_first, only_first + only_second, 0.5)
         expected = 1 - observed / 2 if only_first == only_second else exact - observed
@@ -128,7 +128,7 @@ class TestMcNemar:
         0.0391 (the example of Fagerland, Lydersen and Laake 2013)."""
         assert mcnemar(1, 7) == pytest.approx(0.0391, abs=5e-5)
 
-    def test_no_image_tells_them_apart(self) -> None:
+    def test_no_image_with_different_answers(self) -> None:
         assert mcnemar(0, 0) == 1.0
 
 
@@ -213,7 +213,7 @@ class TestImportance:
         assert np.median(shares) < 0.1
 
     @pytest.mark.parametrize("groups", [[[1.0, 2.0]], [[1.0], [2.0]], [[1.0, 1.0], [1.0, 1.0]], []])
-    def test_what_cannot_be_known(self, groups: list[list[float]]) -> None:
+    def test_unknown_importance(self, groups: list[list[float]]) -> None:
         assert importance(groups) is None
 
 

@@ -1,4 +1,4 @@
-"""The comparison as a W&B Report, against a stand-in for the server."""
+"""The comparison as a W&B Report, with a test server."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_published_beside_runs_that_were_logged(
             assert all(run.files[name].startswith(b"\x89PNG") for name in media)
 
 
-def test_the_account_owns_what_offline_runs_leave_open(
+def test_offline_runs_use_the_entity_of_the_account(
     tmp_path: Path,
     composed: Callable[..., dict[str, Any]],
     mnist_train: Callable[..., int],
@@ -122,14 +122,14 @@ def test_the_account_owns_what_offline_runs_leave_open(
     assert "seed 0 (offline, `abc`)" in saved["spec"]
 
 
-def test_where_a_report_is_saved_is_for_the_user_to_say(
+def test_a_report_is_saved_only_where_the_user_allows_it(
     tmp_path: Path,
     composed: Callable[..., dict[str, Any]],
     mnist_train: Callable[..., int],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Runs of a stranger's could otherwise take a comparison with the user's own runs to the stranger."""
+    """Otherwise another person's runs could send a comparison with the user's own runs to that person."""
     identity = {"id": "abc", "mode": "online", "project": "theirs", "entity": "them", "group": None, "url": None}
     write_run(tmp_path / "runs" / "a", composed("data=mnist5k"), wandb=identity)
     with WandbServer() as server:

@@ -1,4 +1,4 @@
-"""How many cores a process takes: what it may run on, its quota of CPU time, and what OMP_NUM_THREADS says."""
+"""The number of cores of a process: allowed cores, quota of CPU time, OMP_NUM_THREADS."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ V1, V2 = "cgroup cgroup rw,cpu,cpuacct", "cgroup2 cgroup2 rw"
         ("", [], {}, None),
     ],
 )
-def test_the_quota_is_the_least_of_the_process_s_group_and_those_above(
+def test_the_quota_is_the_smallest_of_the_group_and_its_parents(
     tmp_path: Path, groups: str, mounts: list[tuple[str, str, str]], files: dict[str, str], expected: float | None
 ) -> None:
     for name, content in files.items():
@@ -80,7 +80,7 @@ def test_no_control_groups(tmp_path: Path) -> None:
         *((None, nonsense, 8, 8) for nonsense in ("0", "-1", "two", "1.5", "²", ",")),
     ],
 )
-def test_the_least_counts(
+def test_the_smallest_limit_is_used(
     monkeypatch: pytest.MonkeyPatch, quota: float | None, omp: str, available: int, expected: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
@@ -98,7 +98,7 @@ main()
 """
 
 
-def test_a_run_keeps_to_its_quota_and_says_where_threads_do_not(small: list[str], tmp_path: Path) -> None:
+def test_a_run_uses_its_quota_and_warns_of_more_threads(small: list[str], tmp_path: Path) -> None:
     small.remove("trainer.threads=1")
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
 

@@ -1,4 +1,4 @@
-"""The run directory: one process at a time, files that are whole at any moment, provenance."""
+"""The run directory: one process at a time, files that are complete at any moment, provenance."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def new(path: Path) -> RunDirectory:
     return RunDirectory.create(path, config=CONFIG, overrides=["seed=0"], record=RECORD)
 
 
-def test_second_process_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+def test_second_process_is_refused_while_the_first_runs(tmp_path: Path) -> None:
     with new(tmp_path / "run") as run:
         for attempt in (lambda: new(run.path), lambda: RunDirectory.reopen(run.path)):
             with pytest.raises(RunDirectoryError, match="is in use by another process"):
@@ -37,7 +37,7 @@ def test_second_process_is_refused_while_the_first_lives(tmp_path: Path) -> None
         RunDirectory.reopen(run.path)
 
 
-def test_a_run_that_nobody_ended_failed(tmp_path: Path) -> None:
+def test_a_run_without_a_recorded_end_is_failed(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), new(tmp_path / "run"):
         raise ZeroDivisionError("boom")
     run = read_run(tmp_path / "run")
@@ -122,7 +122,7 @@ def test_provenance_names_code_and_machine(tmp_path: Path) -> None:
     assert git_state(tmp_path) is None, "an installed package is in nobody's checkout"
 
 
-def test_peak_memory_starts_afresh() -> None:
+def test_peak_memory_is_reset() -> None:
     # Memory of its own from the system: what malloc gives may lie in what an earlier test has freed, and stay there.
     with mmap.mmap(-1, 300_000_000) as block:
         for page in range(0, len(block), mmap.PAGESIZE):
@@ -134,7 +134,7 @@ def test_peak_memory_starts_afresh() -> None:
         assert peak_memory() < high - 200e6
 
 
-def test_whether_a_run_is_running_is_asked_without_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_is_checked_without_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another user's run can be read while it trains."""
     flags = []
     opened = os.open

@@ -1,4 +1,4 @@
-"""A stranger's directory runs nothing, reads no secret, and neither reads nor writes outside itself, whatever the command."""
+"""No command runs code of a stranger's directory, reads a secret, or reads or writes outside the directory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ READ_BY_ALL = ("run.json", "config.yaml", "metrics.jsonl")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody has touched."""
+    """An unchanged run."""
     folder = tmp_path_factory.mktemp("finished")
     command = [sys.executable, "-m", "mnist_exp.cli.train", "data=mnist5k", "data.limit=320", "trainer.epochs=1"]
     more = ["trainer.threads=1", "trainer.device=cpu", "logger=none", "quiet=true", "hydra.run.dir=run"]
@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it for a stranger to work on."""
+    """A copy of it that a test may change."""
     monkeypatch.setenv("SECRET", SECRET)
     (tmp_path / "outside").mkdir()
     shutil.copytree(finished, "run")
@@ -53,7 +53,7 @@ def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def command(
     mnist_train: Callable[..., int], small: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[[str, Path], int]:
-    """Gives one of ``COMMANDS`` a directory; returns the exit status."""
+    """Runs one of ``COMMANDS`` with a directory; returns the exit status."""
 
     def start_demo(arguments: list[str]) -> None:
         monkeypatch.setattr(demo.Demo, "serve_forever", lambda server: None)
@@ -81,7 +81,7 @@ def command(
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """All that lies below a directory, links as links, without what a refusal may leave: a lock."""
+    """All files in a directory, links as links, without the lock, which a refused command may leave."""
     found: dict[str, Any] = {}
     for item in sorted(path.rglob("*")):
         if item.is_symlink():
@@ -152,7 +152,7 @@ def test_tags_of_python_are_refused(
 def test_a_file_of_the_strangers_is_not_imported(
     run: Path, command: Callable[[str, Path], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """torch.hub loads code from a folder; nothing that the directory says may lead there."""
+    """torch.hub loads code from a folder, so no target may name it."""
     Path("hub").mkdir()
     Path("hub/hubconf.py").write_text("def go(): open('owned', 'w').close()\n")
     root = "${oc.create:{_target_:torch.hub.load,repo_or_dir:hub,model:go,source:local}}"
@@ -188,13 +188,13 @@ TARGETS: dict[str, tuple[str, Any, str]] = {
     "search that makes a database": (
         "logger",
         {"_target_": "mnist_exp.pruning.OptunaPruning", "search": {"storage": "sqlite:///outside/x.db"}},
-        "is not allowed there: of ours, only mnist_exp.loggers.wandb.WandbLogger",
+        "is not allowed there: of our loggers, only mnist_exp.loggers.wandb.WandbLogger",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_targets_are_what_their_place_calls_for(
+def test_targets_have_the_type_of_their_section(
     kind: str, run: Path, command: Callable[[str, Path], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     section, content, said = TARGETS[kind]
@@ -255,7 +255,7 @@ def test_links_and_pipes_are_refused(
 
 
 @pytest.mark.parametrize("file", ["predictions.npz", "overrides.yaml"])
-def test_a_report_says_what_it_did_not_follow(
+def test_a_report_names_the_links_that_it_did_not_follow(
     file: str, run: Path, command: Callable[[str, Path], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run / file).unlink()
@@ -299,7 +299,7 @@ def test_the_directory_itself_may_be_a_link(run: Path, command: Callable[[str, P
 
 
 @pytest.mark.parametrize("name", ["train.log", ".hydra", "checkpoints", ".lock"])
-def test_a_new_run_does_not_start_in_a_trap(
+def test_a_new_run_does_not_start_in_a_directory_with_links(
     name: str, mnist_train: Callable[..., int], small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("trap").mkdir()
@@ -313,7 +313,7 @@ def test_a_new_run_does_not_start_in_a_trap(
 def test_a_literal_interpolation_of_the_users_is_refused_at_the_start(
     mnist_train: Callable[..., int], small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the stored configuration could not be read back with is not stored."""
+    """A value that could not be read back is not stored."""
     arguments = [word for word in small if word != "data=mnist5k"]
     assert mnist_train(*arguments, "data=idx", r"data.root='\${x}'", "hydra.run.dir=new") == 2
     assert capsys.readouterr().err == (
@@ -323,9 +323,9 @@ def test_a_literal_interpolation_of_the_users_is_refused_at_the_start(
 
 
 class TestFiles:
-    """The one place where files of a run are opened."""
+    """``open_file``, ``exists`` and ``write_atomically``."""
 
-    def test_what_is_read_and_written_is_a_file(self, tmp_path: Path) -> None:
+    def test_regular_files_are_read_and_written(self, tmp_path: Path) -> None:
         write_atomically(tmp_path / "a", b"1")
         assert exists(tmp_path / "a")
         with open_file(tmp_path / "a") as file:
@@ -360,9 +360,7 @@ class TestFiles:
         assert Path("outside/file").read_text() == "mine"
         assert [path.name for path in Path("outside").iterdir()] == ["file"]
 
-    def test_where_links_cannot_be_excluded_by_the_system(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_systems_without_flags_against_links(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("mnist_exp.runs.files.HAS_DIR_FD", False)
         monkeypatch.setattr("mnist_exp.runs.files.NO_LINK", 0)
         write_atomically(tmp_path / "a", b"1")
@@ -374,7 +372,7 @@ class TestFiles:
 
 
 class TestLogger:
-    """Where a run is sent is for the present user to say."""
+    """The present user decides where a run is sent."""
 
     PRESENT: ClassVar[dict[str, Any]] = {"_target_": "mnist_exp.loggers.wandb.WandbLogger", "_partial_": True, "project": "mnist-exp",
                "entity": None, "mode": "auto", "tags": [], "upload_files": False}  # fmt: skip
@@ -387,7 +385,7 @@ class TestLogger:
         "upload_files": True,
     }
 
-    def test_nothing_of_a_strangers_is_taken_over(self) -> None:
+    def test_no_settings_of_a_stranger_are_used(self) -> None:
         section, lost = logger_to_use(check_logger(self.STRANGERS), check_logger(self.PRESENT), ())
         assert section == check_logger(self.PRESENT)
         assert lost == [
@@ -396,12 +394,12 @@ class TestLogger:
         ]
 
     @pytest.mark.parametrize("stored", [None, {}])
-    def test_a_run_that_is_sent_nowhere_stays_here(self, stored: Any) -> None:
+    def test_a_run_without_uploads_stays_so(self, stored: Any) -> None:
         stored, present = check_logger(stored), check_logger(self.PRESENT)
         assert logger_to_use(stored, present, ()) == (None, [])
         assert logger_to_use(stored, present, {"logger"}) == (present, [])
 
-    def test_offline_stays_offline_until_somebody_says_otherwise(self) -> None:
+    def test_offline_stays_offline_unless_a_mode_is_typed(self) -> None:
         stored, present = check_logger({**self.PRESENT, "mode": "offline"}), check_logger(self.PRESENT)
         for typed, mode in ((set[str](), "offline"), ({"logger.mode"}, "auto")):
             used, _ = logger_to_use(stored, present, typed)
@@ -430,7 +428,7 @@ class TestLogger:
             == expected
         )
 
-    def test_a_resumed_run_goes_where_the_command_says(
+    def test_a_resumed_run_uses_the_logger_of_the_command(
         self, run: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
     ) -> None:
         change(run, lambda tree: tree.update(logger={**self.STRANGERS, "mode": "offline", "group": None}))
@@ -439,7 +437,7 @@ class TestLogger:
         (run / "run.json").write_text(json.dumps(record))
         assert mnist_train(f"resume={run}", "logger.tags=[y]") == 0
         assert capsys.readouterr().err == (
-            "mnist-train: where a run is sent is not taken over from run; if you want the same, type mnist-train "
+            "mnist-train: the logger settings of run are not used again; if you want the same, type mnist-train "
             "resume=run 'logger.tags=[y]' logger.project=theirs logger.entity=them logger.upload_files=true\n"
         )
         recorded = read_run(run).record.wandb
@@ -448,7 +446,7 @@ class TestLogger:
         assert recorded.id != "theirs"
 
     @pytest.mark.parametrize("kind", ["settings", "link", "folder"])
-    def test_what_wandb_would_follow_is_refused(self, kind: str, tmp_path: Path) -> None:
+    def test_links_and_settings_for_wandb_are_refused(self, kind: str, tmp_path: Path) -> None:
         (tmp_path / "wandb" / "offline-run-1-a" / "files").mkdir(parents=True)
         (tmp_path / "wandb" / "latest-run").symlink_to("offline-run-1-a")
         refuse_links_for_wandb(tmp_path)
@@ -458,11 +456,11 @@ class TestLogger:
             (tmp_path / "wandb" / "offline-run-1-a" / "files" / "key").symlink_to("/etc/passwd")
         else:
             (tmp_path / "wandb" / "offline-run-2-a").symlink_to("/tmp")
-        with pytest.raises(RunDirectoryError, match=r"settings would tell W&B|is a link"):
+        with pytest.raises(RunDirectoryError, match=r"settings would change where W&B|is a link"):
             refuse_links_for_wandb(tmp_path)
 
 
-def test_instantiate_makes_plain_data_into_objects() -> None:
+def test_instantiate_builds_objects_from_plain_data() -> None:
     import torch
 
     tree = {

@@ -1,4 +1,4 @@
-"""What killed processes leave in a run directory is taken away, or taken over, by whoever comes next."""
+"""Files that killed processes leave in a run directory are removed or reused by the next process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_files_of_the_user_are_still_refused(name: str, mnist_train: Callable[..
     assert Path("run", name).read_text() == "mine"
 
 
-def test_a_clock_that_stands_still(
+def test_a_clock_that_does_not_advance(
     mnist_train: Callable[..., int], small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: 5.0))

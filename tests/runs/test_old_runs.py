@@ -32,9 +32,7 @@ def test_a_completed_run_is_evaluated(old: Path, capsys: pytest.CaptureFixture[s
     assert result["test_loss"] == pytest.approx(final["test_loss"], rel=1e-4)
 
 
-def test_an_interrupted_run_is_resumed_and_ends_as_if_it_had_not_been(
-    old: Path, mnist_train: Callable[..., int]
-) -> None:
+def test_an_interrupted_run_is_resumed_to_the_same_result(old: Path, mnist_train: Callable[..., int]) -> None:
     assert mnist_train(f"resume={old / 'interrupted'}") == 0
     run = read_run(old / "interrupted")
     assert run.status == "completed"
@@ -60,7 +58,7 @@ def test_a_sweep_is_finished(old: Path, mnist_train: Callable[..., int]) -> None
     assert len(sorted((old / "sweep").glob("*/run.json"))) == 2, "the jobs are recognised"
 
 
-def test_jobs_of_the_first_hash_are_known_by_what_they_compute(old: Path, mnist_train: Callable[..., int]) -> None:
+def test_jobs_of_the_first_hash_version_are_recognised(old: Path, mnist_train: Callable[..., int]) -> None:
     file = old / "sweep" / "sweep.json"
     content = json.loads(file.read_text())
     assert "config_hash_version" not in content

@@ -1,4 +1,4 @@
-"""``run.json`` and ``metrics.jsonl`` hold what they should, or the directory is refused; alone."""
+"""A directory with a wrong ``run.json`` or ``metrics.jsonl`` is refused; other directories are not."""
 
 from __future__ import annotations
 

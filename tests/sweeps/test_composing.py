@@ -1,4 +1,4 @@
-"""The configuration of a job is what Hydra composes, to the letter, however few files are read for it."""
+"""The configurations of jobs are exactly those that Hydra composes, but fewer files are read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mnist_exp.sweeps.composing import JobComposer
 
 
 class Loads:
-    """Hydra's loader, and what it was asked for."""
+    """Hydra's loader, which records what it loads."""
 
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
         self.loader, self.config = loader, config
@@ -44,7 +44,7 @@ def loads() -> Iterator[Loads]:
 
 
 def everything(config: DictConfig) -> tuple[Any, ...]:
-    """What a configuration says, and what it lets others do to it."""
+    """The values of a configuration, and its flags."""
     return (
         OmegaConf.to_yaml(config, resolve=False),
         OmegaConf.to_container(config, structured_config_mode="instantiate"),
@@ -89,7 +89,7 @@ def test_overrides(overrides: list[str], reads: int, loads: Loads) -> None:
 
 
 @pytest.mark.parametrize("override", ["trainer.epoch=1", "seed.x=1", "model.hidden={a: 1}", "model=absent"])
-def test_mistakes_are_told_in_hydras_words(override: str, loads: Loads) -> None:
+def test_mistakes_have_hydras_messages(override: str, loads: Loads) -> None:
     said = []
     for compose in (loads.composer().compose, lambda job: loads.loader.load_sweep_config(loads.config, job)):
         with pytest.raises(HydraException) as raised:

@@ -1,4 +1,4 @@
-"""A stranger's sweep can be finished; what it says about where and how, and about other folders, is not done."""
+"""Another person's sweep can be finished, but it cannot decide where and how jobs run, or name other folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from mnist_exp.runs import read_run
-from mnist_exp.sweeps.directory import read_sweep
 from mnist_exp.sweeps.resuming import is_own, left_to_user
 
 QUICK = ["quiet=true", "data.limit=64", "trainer.epochs=1"]
@@ -20,7 +19,7 @@ QUICK = ["quiet=true", "data.limit=64", "trainer.epochs=1"]
 
 @pytest.fixture
 def stored(mnist_train: Callable[..., int], small: list[str], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sweep of two jobs, both of which wait."""
+    """A sweep of two waiting jobs."""
     from mnist_exp.sweeps import launching
 
     with monkeypatch.context() as patch:
@@ -30,7 +29,7 @@ def stored(mnist_train: Callable[..., int], small: list[str], monkeypatch: pytes
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    sweep = read_sweep(path)
+    sweep = json.loads((path / "sweep.json").read_text())
     change(sweep)
     (path / "sweep.json").write_text(json.dumps(sweep))
 
@@ -63,7 +62,7 @@ def statuses(path: Path) -> list[str]:
         "+elsewhere=1",
     ],
 )
-def test_what_a_directory_does_not_decide_must_be_typed(
+def test_arguments_that_are_not_taken_over_must_be_typed(
     argument: str, stored: Path, mnist_train: Callable[..., int], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -76,8 +75,8 @@ def test_what_a_directory_does_not_decide_must_be_typed(
     word = shlex.quote(argument)
     assert (out, err) == (
         "",
-        f"mnist-train: sweep/sweep.json says {word}, which is not for a directory to decide; if you trust it, type it "
-        f"yourself: mnist-train -m sweep.resume=sweep {word}\n",
+        f"mnist-train: sweep/sweep.json contains {word}, which sweep.resume does not take over; if you trust it, "
+        f"type it: mnist-train -m sweep.resume=sweep {word}\n",
     )
     assert statuses(stored) == ["waiting", "waiting"]
     assert (stored / "multirun.yaml").stat().st_mtime_ns == before
@@ -91,11 +90,11 @@ def test_a_target_in_our_own_keys_is_refused(
         edit(stored, lambda sweep, word=word: sweep["arguments"].append(word))  # type: ignore[misc]
         capsys.readouterr()
         assert mnist_train("-m", "sweep.resume=sweep") == 2
-        assert "which is not for a directory to decide" in capsys.readouterr().err
+        assert "which sweep.resume does not take over" in capsys.readouterr().err
         assert not Path("owned").exists()
 
 
-def test_what_is_typed_counts(
+def test_a_typed_launcher_replaces_the_stored_one(
     stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit(stored, lambda sweep: sweep["arguments"].extend(["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]))
@@ -103,7 +102,7 @@ def test_what_is_typed_counts(
     assert statuses(stored) == ["completed", "completed"]
 
 
-def test_where_runs_are_sent_is_not_taken_over(
+def test_the_destination_of_runs_is_not_taken_over(
     stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = ["logger=wandb", "logger.mode=offline", "logger.project=theirs", "logger.upload_files=true"]
@@ -134,7 +133,7 @@ def test_where_runs_are_sent_is_not_taken_over(
 @pytest.mark.parametrize(
     "name", ["../part", "/tmp/part", "", ".", "..", "a/b", "a\\b", ".hydra", "c:x", "a\nb", 5, None]
 )
-def test_jobs_lie_in_the_sweep(
+def test_job_directories_outside_the_sweep_are_refused(
     name: Any, stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (stored / "seed=1").rename("part")
@@ -142,20 +141,51 @@ def test_jobs_lie_in_the_sweep(
     capsys.readouterr()
     assert mnist_train("-m", "sweep.resume=sweep") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("mnist-train: sweep/sweep.json: job 1")
+    assert line.startswith("mnist-train: sweep/sweep.json: jobs.1.directory=")
     assert read_run(Path("part")).status == "waiting"
 
 
-@pytest.mark.parametrize("content", ['{"arguments": [5], "jobs": []}', '{"arguments": "x", "jobs": []}', '[]', '{"jobs": 5}',
-                                     '{"arguments": [], "jobs": [5]}', '{"arguments": [], "jobs": 5}'])  # fmt: skip
-def test_sweep_json_of_something_else(
-    content: str, stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arguments": [5]}, ": arguments.0=5 should be a valid string"),
+        ({"arguments": "x"}, ": arguments=x should be a valid array"),
+        ({"jobs": 5}, ": jobs=5 should be a valid array"),
+        ({"jobs": [5]}, ": jobs.0=5 should be an object"),
+        ({"jobs": [{}]}, ": jobs.0.directory is missing (and 4 more)"),
+        ({"command": None}, ": command=null should be a valid string"),
+        ({"config_hash_version": "2"}, ': config_hash_version="2" should be a valid integer'),
+        ([], " cannot be read: it should be a JSON object"),
+    ],
+)
+def test_a_wrong_type_in_sweep_json_is_refused(
+    change: Any, message: str, stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (stored / "sweep.json").write_text(content)
+    content = json.loads((stored / "sweep.json").read_text())
+    (stored / "sweep.json").write_text(json.dumps({**content, **change} if isinstance(change, dict) else change))
+    capsys.readouterr()
+    assert mnist_train("-m", "sweep.resume=sweep") == 2
+    assert capsys.readouterr().err == f"mnist-train: sweep/sweep.json{message}\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"status": "lost"}, "status=lost should be waiting, running, "),
+        ({"test_accuracy": "0.9"}, 'test_accuracy="0.9" should be a valid number'),
+        ({"seconds": float("nan")}, "seconds=nan should be a finite number"),
+        ({"overrides": "seed=1"}, "overrides=seed=1 should be a valid array"),
+    ],
+)
+def test_a_wrong_type_in_a_job_is_refused(
+    change: dict[str, Any], message: str, stored: Path, mnist_train: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    edit(stored, lambda sweep: sweep["jobs"][1].update(change))
     capsys.readouterr()
     assert mnist_train("-m", "sweep.resume=sweep") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("mnist-train: sweep/sweep.json")
+    assert line.startswith(f"mnist-train: sweep/sweep.json: jobs.1.{message}")
 
 
 @pytest.mark.parametrize("name", ["sweep.json", "multirun.yaml", ".lock", ".stop", "study.db", "seed=1", ".submitit"])
@@ -178,7 +208,7 @@ def test_links_in_a_sweep_are_refused(
 
 
 @pytest.mark.parametrize("kind", ["link", "interpolation", "target"])
-def test_a_job_that_is_a_trap_starts_none(
+def test_a_hostile_job_is_refused_before_any_job_starts(
     kind: str, stored: Path, mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = stored / "seed=1"

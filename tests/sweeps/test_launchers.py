@@ -1,4 +1,4 @@
-"""The same promises on launchers that use other processes."""
+"""Sweeps with launchers that use other processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ each_launcher = pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUN
 
 
 OWN_LAUNCHER = '''
-"""A launcher of a user's own: two threads, each with a process for its job."""
+"""A user's launcher: two threads, each with a process for its job."""
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -71,8 +71,8 @@ class TwoThreads(Launcher):
 '''
 
 
-def test_a_launcher_of_a_users_own(small: list[str], tmp_path: Path) -> None:
-    """It is known by nothing but its class, and its jobs share the cores as if it started all of them at once."""
+def test_a_users_launcher(small: list[str], tmp_path: Path) -> None:
+    """Only its class is known, so its jobs share the cores as if all of them ran at once."""
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins" / "own_launcher.py").write_text(OWN_LAUNCHER)
     (tmp_path / "myconf" / "hydra" / "launcher").mkdir(parents=True)
@@ -85,25 +85,25 @@ def test_a_launcher_of_a_users_own(small: list[str], tmp_path: Path) -> None:
     out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     assert "hello 3" in out
-    assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
+    assert {job.status for job in rows(tmp_path).values()} == {"completed"}
     threads = {read_run(tmp_path / "sweep" / f"seed={seed}").record.threads for seed in range(3)}
     assert threads == {max(1, available_cores() // 3)}
 
 
 @each_launcher
-def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str], tmp_path: Path) -> None:
+def test_a_failed_job_affects_no_other(launcher: list[str], small: list[str], tmp_path: Path) -> None:
     command = [*small, *launcher, "data.limit=64", "trainer.epochs=1", "seed=range(5)", "hydra.sweep.dir=sweep"]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path))
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     jobs = rows(tmp_path)
-    assert {name: job["status"] for name, job in jobs.items()} == {
+    assert {name: job.status for name, job in jobs.items()} == {
         **dict.fromkeys(["seed=0", "seed=1", "seed=2"], "failed"),
         **dict.fromkeys(["seed=3", "seed=4"], "completed"),
     }
-    assert jobs["seed=0"]["error"] == "ZeroDivisionError: division by zero"
-    assert jobs["seed=1"]["error"] == "SystemExit: 3"
-    assert jobs["seed=2"]["error"] == (
+    assert jobs["seed=0"].error == "ZeroDivisionError: division by zero"
+    assert jobs["seed=1"].error == "SystemExit: 3"
+    assert jobs["seed=2"].error == (
         "ProcessDied: its process was killed by SIGKILL, as Linux does when memory runs out"
     )
     assert "; see sweep/seed=2/train.log\n" in out
@@ -111,17 +111,17 @@ def test_whatever_ends_a_job_the_others_run(launcher: list[str], small: list[str
     process = start(tmp_path, *command)
     process.communicate(timeout=300)
     assert process.returncode == 0
-    assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
+    assert {job.status for job in rows(tmp_path).values()} == {"completed"}
     assert (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes() == before
 
 
-def test_a_worker_that_dies_takes_no_other_job_along(small: list[str], tmp_path: Path) -> None:
-    """joblib kills all workers when one is gone."""
+def test_a_worker_that_dies_affects_no_other_job(small: list[str], tmp_path: Path) -> None:
+    """joblib kills all workers when one dies."""
     command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=3", "seed=6,3", "hydra.sweep.dir=sweep"]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="3")
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 1, out
-    assert {name: job["status"] for name, job in rows(tmp_path).items()} == {"seed=6": "killed", "seed=3": "completed"}
+    assert {name: job.status for name, job in rows(tmp_path).items()} == {"seed=6": "killed", "seed=3": "completed"}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_interrupted_once_and_finished(
         process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 130, out
-    statuses = {name: job["status"] for name, job in rows(tmp_path).items()}
+    statuses = {name: job.status for name, job in rows(tmp_path).items()}
     assert "interrupted" in statuses.values()
     assert set(statuses.values()) <= {"interrupted", "waiting"}
     told = " ".join(out.splitlines()[-1].split()[-2 - len(launcher) :])
@@ -155,7 +155,7 @@ def test_interrupted_once_and_finished(
         check=False,
     )
     assert again.returncode == 0, again.stderr
-    assert {job["status"] for job in rows(tmp_path).values()} == {"completed"}
+    assert {job.status for job in rows(tmp_path).values()} == {"completed"}
     name = next(name for name, status in statuses.items() if status == "interrupted")
     assert mnist_train(*small, "trainer.epochs=3", name, "hydra.run.dir=whole") == 0
     with np.load("whole/predictions.npz") as whole, np.load(f"sweep/{name}/predictions.npz") as job:
@@ -163,14 +163,14 @@ def test_interrupted_once_and_finished(
 
 
 def test_a_signal_after_a_job_has_ended_changes_nothing(small: list[str], tmp_path: Path) -> None:
-    """A job hears of Ctrl-C from the terminal, and once more from its launcher, which may find it on its way out."""
+    """A job gets SIGINT from the terminal and another signal from its launcher, perhaps while it is ending."""
     command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=3", "seed=7,8", "hydra.sweep.dir=sweep"]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="7,8")
     wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) == 2, process)
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 130, out
-    assert {job["status"] for job in rows(tmp_path).values()} == {"interrupted"}
+    assert {job.status for job in rows(tmp_path).values()} == {"interrupted"}
 
 
 @each_launcher
@@ -198,7 +198,7 @@ def test_jobs_share_the_cores(launcher: list[str], small: list[str], tmp_path: P
         (["JobState=COMPLETING"], ["show"]),
     ],
 )
-def test_a_busy_slurm_is_asked_again(
+def test_commands_to_a_busy_slurm_are_repeated(
     answers: list[str | None], asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
@@ -213,7 +213,7 @@ def test_a_busy_slurm_is_asked_again(
     assert said == asked
 
 
-def test_without_slurm_a_line_says_so(
+def test_without_slurm_there_is_a_one_line_error(
     small: list[str],
     tmp_path: Path,
     mnist_train: Callable[..., int],
@@ -229,7 +229,7 @@ def test_without_slurm_a_line_says_so(
 
 
 def test_the_whole_sweep_on_a_terminal(small: list[str], mnist_train_terminal: Callable[..., tuple[int, str]]) -> None:
-    """A bar that is drawn while jobs run in other processes; what stays on the screen is a line a job, and the table."""
+    """A progress bar while jobs run in other processes; a line for each job and the table stay on the screen."""
     sweep = ["-m", *small, "trainer.epochs=60", *LAUNCHERS["joblib"], "seed=0,1,2", "hydra.sweep.dir=sweep"]
     status, text = mnist_train_terminal(*sweep)
     assert status == 0

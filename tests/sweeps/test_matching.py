@@ -1,18 +1,19 @@
-"""Jobs that are asked for are never merged without a word, whatever their hash leaves out."""
+"""Requested jobs are never merged silently, although their hash ignores some keys."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mnist_exp.config import check
-from mnist_exp.hashing import NOT_COUNTED, config_hash
-from mnist_exp.runs import read_run
-from mnist_exp.sweeps.directory import job_id, read_sweep
+from mnist_exp.hashing import NOT_HASHED, config_hash
+from mnist_exp.runs import Status, read_run
+from mnist_exp.sweeps.directory import JobRecord, job_id, read_sweep
 
 QUICK = ["trainer.epochs=1", "trainer.threads=1", "trainer.device=cpu", "logger=none", "quiet=true"]
 IN = "hydra.sweep.dir=sweep"
@@ -31,47 +32,48 @@ SWEPT = {
 
 
 @pytest.fixture
-def stored(mnist_train: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
-    """The jobs that a sweep stores, none of which is trained."""
+def stored(mnist_train: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sequence[JobRecord]]:
+    """The jobs that a sweep stores, without training them."""
     from mnist_exp.sweeps import launching
 
     monkeypatch.setattr(launching, "_run", lambda *arguments: None)
 
-    def store(*arguments: str) -> list[dict[str, Any]]:
+    def store(*arguments: str) -> Sequence[JobRecord]:
         assert mnist_train("-m", *arguments, IN) == 0
-        jobs: list[dict[str, Any]] = read_sweep(Path("sweep"))["jobs"]
-        return jobs
+        return read_sweep(Path("sweep")).jobs
 
     return store
 
 
-def test_every_key_that_the_hash_leaves_out_is_swept_here() -> None:
-    assert set(SWEPT) == set(NOT_COUNTED) - {"resume", "sweep", "trust"}
+def test_every_key_that_the_hash_ignores_is_swept_here() -> None:
+    assert set(SWEPT) == set(NOT_HASHED) - {"resume", "sweep", "trust"}
 
 
 @pytest.mark.parametrize("key", SWEPT)
-def test_a_sweep_over_what_the_hash_leaves_out_has_a_job_for_each_value(
-    key: str, stored: Callable[..., list[dict[str, Any]]]
+def test_a_sweep_over_a_key_that_the_hash_ignores_has_a_job_for_each_value(
+    key: str, stored: Callable[..., Sequence[JobRecord]]
 ) -> None:
     first = stored(SWEPT[key])
-    assert len({job["id"] for job in first}) == 2
-    assert len({job["id"].partition("-")[0] for job in first}) == 1
-    assert len({job["directory"] for job in first}) == 2
-    assert stored(SWEPT[key]) == [{**job, "status": "waiting"} for job in first], "the same command, the same jobs"
+    assert len({job.id for job in first}) == 2
+    assert len({job.id.partition("-")[0] for job in first}) == 1
+    assert len({job.directory for job in first}) == 2
+    assert stored(SWEPT[key]) == tuple(replace(job, status=Status.WAITING) for job in first), (
+        "the same command, the same jobs"
+    )
     shutil.rmtree("sweep")
     groups = {"logger": "logger=none,wandb"}.get(key)
     assert groups is None or len(stored(groups)) == 2
 
 
-def test_jobs_that_compute_the_same_are_told(
-    stored: Callable[..., list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
+def test_jobs_that_compute_the_same_are_reported(
+    stored: Callable[..., Sequence[JobRecord]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(stored("optimizer.lr=0.1,1e-1,0.2")) == 2
     assert "sweep sweep: 2 jobs compute the same (optimizer.lr=0.1); 1 runs: lr=0.1\n" in capsys.readouterr().out
 
 
-def test_data_folders_of_configuration_files_are_told_apart(
-    stored: Callable[..., list[dict[str, Any]]], tmp_path: Path
+def test_data_folders_in_configuration_files_distinguish_jobs(
+    stored: Callable[..., Sequence[JobRecord]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "mine" / "experiment"
     folder.mkdir(parents=True)
@@ -80,7 +82,7 @@ def test_data_folders_of_configuration_files_are_told_apart(
     command = ["--config-dir", str(tmp_path / "mine"), "experiment=a,b"]
     jobs = stored(*command)
     assert len(jobs) == 2
-    assert [job["id"] for job in stored(*command)] == [job["id"] for job in jobs]
+    assert [job.id for job in stored(*command)] == [job.id for job in jobs]
 
 
 def test_two_data_sets_are_two_jobs_and_each_trains_on_its_own(
@@ -91,7 +93,7 @@ def test_two_data_sets_are_two_jobs_and_each_trains_on_its_own(
     done = mnist_train_process("-m", "data=mnist", "data.root=A,B", *QUICK, IN)
     assert done.returncode == 0, done.stderr
     assert "sweep sweep: 2 jobs\n" in done.stdout
-    runs = [read_run(Path("sweep") / job["directory"]) for job in read_sweep(Path("sweep"))["jobs"]]
+    runs = [read_run(Path("sweep") / job.directory) for job in read_sweep(Path("sweep")).jobs]
     assert [Path(run.config.data.folder or "").name for run in runs] == ["A", "B"]
     assert len({run.record.data_digest for run in runs}) == 2
     assert len({run.record.config_hash for run in runs}) == 1
@@ -110,7 +112,7 @@ def test_a_sweep_whose_data_moved_is_finished(
     here.rename("there")
     capsys.readouterr()
     assert mnist_train("-m", "sweep.resume=sweep", "data.root=there") == 0
-    assert {job["directory"]: job["status"] for job in read_sweep(Path("sweep"))["jobs"]} == {
+    assert {job.directory: job.status for job in read_sweep(Path("sweep")).jobs} == {
         "seed=0": "completed",
         "seed=1": "completed",
     }
@@ -121,7 +123,7 @@ def test_a_sweep_whose_data_moved_is_finished(
     )
 
 
-def test_hashes_are_what_they_were(composed: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashes_have_not_changed(composed: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MNIST_DIR", raising=False)
     for overrides, known in [
         ([], "f6f726256a57"),

@@ -1,4 +1,4 @@
-"""The same promises on Ray: a cluster of one's own, and one that runs already."""
+"""Sweeps on Ray: on a new cluster, and on one that is running."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ OF_TWO = "+hydra.launcher.ray.init.num_cpus=2"
 
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
-    """Where Ray keeps nothing in anybody's home; the folder's name is short, because sockets lie in it."""
+    """An environment in which Ray writes nothing into the home directory; the path is short because it contains sockets."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         yield {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @pytest.fixture
 def cluster(environment: dict[str, str]) -> Iterator[None]:
-    """One that runs already, and that nobody joins who does not ask for it."""
+    """A running cluster, which a sweep joins only if its address is given."""
     options = ["--num-cpus=2", "--include-dashboard=false", "--port=0", "--object-store-memory=100000000"]
     process = subprocess.Popen(
         [Path(sys.executable).with_name("ray"), "start", "--head", "--block", *options],
@@ -53,7 +53,7 @@ def cluster(environment: dict[str, str]) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_whatever_ends_a_job_the_others_run_and_another_cluster_finishes(
+def test_a_failed_job_affects_no_other_and_another_cluster_finishes_the_sweep(
     small: list[str], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     small[small.index("logger=none")] = "logger.mode=offline"
@@ -65,7 +65,7 @@ def test_whatever_ends_a_job_the_others_run_and_another_cluster_finishes(
     assert_each_broken_job_ended_alone(tmp_path)
     records = {name: json.loads((tmp_path / "sweep" / name / "run.json").read_text()) for name in rows(tmp_path)}
     again = {name for name, record in records.items() if "resumed" in record}
-    assert again == {"seed=2"}, "nothing was tried again; that death alone was written down by somebody else"
+    assert again == {"seed=2"}, "no job was repeated; only the death of this process was recorded by another one"
     assert records["seed=3"]["threads"] == 1
 
     joined = ["sweep.resume=sweep", ON_RAY[0], "hydra.launcher.ray.init.address=auto"]
@@ -73,7 +73,7 @@ def test_whatever_ends_a_job_the_others_run_and_another_cluster_finishes(
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1, f"the same bits diverge again{err}"
     assert "Connected to Ray cluster" in err
-    assert {name for name, job in rows(tmp_path).items() if job["status"] != "completed"} == {"seed=5"}
+    assert {name for name, job in rows(tmp_path).items() if job.status != "completed"} == {"seed=5"}
     assert json.loads((tmp_path / "sweep" / "seed=3" / "run.json").read_text()) == records["seed=3"]
     for name in ("seed=0", "seed=3"):
         assert read_wandb(tmp_path / "sweep" / name).group == "sweep"
@@ -89,7 +89,7 @@ def test_interrupted_once_and_continued(
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=300)
     assert process.returncode == 130, out + err
-    statuses = {name: job["status"] for name, job in rows(tmp_path).items()}
+    statuses = {name: job.status for name, job in rows(tmp_path).items()}
     assert set(statuses.values()) == {"interrupted", "waiting"}
     name = next(name for name, status in statuses.items() if status == "interrupted")
     assert mnist_train(f"resume=sweep/{name}") == 0

@@ -1,4 +1,4 @@
-"""Search: validation data decide, the study lies in the sweep directory and goes on where it stopped."""
+"""Search: validation data decide; the study is in the sweep directory and can be continued."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def trials(study: int = -1) -> list[Any]:
     return list(optuna.load_study(study_name=name, storage="sqlite:///sweep/study.db").trials)
 
 
-def test_a_study_is_as_long_as_asked_and_can_be_made_longer(
+def test_a_study_has_n_trials_and_can_be_extended(
     search: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert search("hydra.sweeper.n_trials=3") == 0
     first = trials()
     assert len(first) == 3
     assert all(0.001 <= trial.params["optimizer.lr"] <= 0.1 for trial in first)
-    jobs = read_sweep(Path("sweep"))["jobs"]
-    assert [job["val_accuracy"] for job in jobs] == [trial.value for trial in first]
+    jobs = read_sweep(Path("sweep")).jobs
+    assert [job.val_accuracy for job in jobs] == [trial.value for trial in first]
     capsys.readouterr()
     assert search("hydra.sweeper.n_trials=3") == 0
     assert len(trials()) == 3, "it is complete"
     out = capsys.readouterr().out
     assert "search: nothing to do, finished trials: 3; ask for more: hydra.sweeper.n_trials=6\n" in out
-    assert out.endswith("compare: mnist-report sweep\n"), "and the table of what there is"
+    assert out.endswith("compare: mnist-report sweep\n"), "and the table of all jobs"
     assert search("hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=2") == 0
     later = trials()
     assert [trial.params for trial in later[:3]] == [trial.params for trial in first]
@@ -73,16 +73,16 @@ def test_a_trial_that_was_interrupted_is_continued(search: Callable[..., int], m
     assert search("hydra.sweeper.n_trials=3") == 0
     assert [trial.state.name for trial in trials()] == ["COMPLETE"] * 3
     assert [trial.params for trial in trials()][:2] == asked
-    assert len(read_sweep(Path("sweep"))["jobs"]) == 3
+    assert len(read_sweep(Path("sweep")).jobs) == 3
 
 
-def test_hopeless_runs_are_pruned(search: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_runs_are_pruned(search: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     more = ["trainer.epochs=4", "optimizer.lr=0.1,0.000001", "model.activation=relu", "seed=range(6)"]
     assert search("hydra.sweeper.n_trials=8", "hydra.sweeper.startup_trials=2", *more) == 0
-    statuses = {job["directory"]: job for job in read_sweep(Path("sweep"))["jobs"]}
-    pruned = [job for job in statuses.values() if job["status"] == "pruned"]
+    statuses = {job.directory: job for job in read_sweep(Path("sweep")).jobs}
+    pruned = [job for job in statuses.values() if job.status == "pruned"]
     assert pruned
-    assert all(job["error"].startswith("Pruned: val_accuracy 0.") for job in pruned)
+    assert all(job.error.startswith("Pruned: val_accuracy 0.") for job in pruned)
     assert {trial.state.name for trial in trials()} == {"COMPLETE", "PRUNED"}
 
 
@@ -104,7 +104,7 @@ def test_hopeless_runs_are_pruned(search: Callable[..., int], capsys: pytest.Cap
         ("seed=interval(-9,-9)", "seed=-9 should be greater than or equal to 0 (job optimizer.lr=0."),
     ],
 )  # fmt: skip
-def test_what_cannot_be_searched_is_said_in_one_line_and_leaves_nothing(
+def test_an_invalid_search_is_a_one_line_error_and_leaves_nothing(
     override: str, message: str, search: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert search(override) == 2
@@ -140,7 +140,7 @@ def test_integer_bounds_of_an_integer_key_give_integers(search: Callable[..., in
         ("my.own", False),
     ],
 )
-def test_which_keys_hold_integers(key: str, integer: bool, composed: Callable[..., dict[str, Any]]) -> None:
+def test_which_keys_are_integers(key: str, integer: bool, composed: Callable[..., dict[str, Any]]) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
@@ -151,19 +151,19 @@ def test_which_keys_hold_integers(key: str, integer: bool, composed: Callable[..
     assert isinstance(space[f"+{key}"], optuna.distributions.IntDistribution) == integer
 
 
-def test_a_refused_trial_is_not_asked_for_again(search: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_trial_is_not_proposed_again(search: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     spaces = ["seed=interval(0,9)", "seed=interval(-9,-1)", "seed=interval(0,9)"]
     assert [search(*INTEGERS, f"hydra.sweeper.n_trials={n}", space) for n, space in enumerate(spaces, 1)] == [0, 2, 0]
     assert "search: 0 of 1 earlier trials lie in the changed search space" in capsys.readouterr().out
     assert [trial.state.name for trial in trials(0)] == ["COMPLETE"] * 3
-    assert len(optuna.study.get_all_study_names("sqlite:///sweep/study.db")) == 1, "the one that was refused is gone"
+    assert len(optuna.study.get_all_study_names("sqlite:///sweep/study.db")) == 1, "the refused trial is deleted"
 
     assert search(*INTEGERS, "hydra.sweeper.n_trials=5", "seed=interval(0,9)", "model.kernel_size=choice(98,99)") == 2
     assert search(*INTEGERS, "hydra.sweeper.n_trials=4", "seed=interval(0,9)") == 0
-    assert len(read_sweep(Path("sweep"))["jobs"]) == len({trial.params["seed"] for trial in trials(0)})
+    assert len(read_sweep(Path("sweep")).jobs) == len({trial.params["seed"] for trial in trials(0)})
 
 
-def test_a_mistake_in_what_is_fixed_gives_up_no_interrupted_trial(
+def test_a_mistake_in_a_fixed_override_loses_no_interrupted_trial(
     search: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mnist_exp import signals
@@ -186,7 +186,7 @@ def test_a_mistake_in_what_is_fixed_gives_up_no_interrupted_trial(
     assert [trial.state.name for trial in trials()] == ["COMPLETE"]
 
 
-def test_a_changed_space_takes_over_the_trials_that_lie_in_it(
+def test_a_changed_space_takes_over_the_trials_inside_it(
     search: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     batches = "trainer.batch_size=choice(32,64,128)"
@@ -202,26 +202,26 @@ def test_a_changed_space_takes_over_the_trials_that_lie_in_it(
     assert [trial.params["trainer.batch_size"] for trial in trials(0)] == known
 
 
-def test_the_study_lies_in_the_sweep_directory_whatever_its_name(small: list[str], tmp_path: Path) -> None:
+def test_the_study_is_in_the_sweep_directory_of_any_name(small: list[str], tmp_path: Path) -> None:
     name = "lr?1 {a} #%41 [x]"
     more = ["trainer.epochs=1", "hydra.sweeper.n_trials=1", f"hydra.sweep.dir='{name}'", "sweep.name=second"]
     command = [shutil.which("mnist-train") or "mnist-train", "-m", *small, *SEARCH[:-1], *more]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
-    (job,) = read_sweep(tmp_path / name)["jobs"]
+    (job,) = read_sweep(tmp_path / name).jobs
     assert (tmp_path / name / "study.db").stat().st_size > 0
-    told = json.loads((tmp_path / name / job["directory"] / "run.json").read_text())["search"]
+    told = json.loads((tmp_path / name / job.directory / "run.json").read_text())["search"]
     assert "storage" not in told
     assert set(told) == {"trial", "study", "startup_trials"}
 
 
-def test_a_search_goes_on_where_its_directory_was_moved_to(search: Callable[..., int], tmp_path: Path) -> None:
+def test_a_search_goes_on_after_its_directory_was_moved(search: Callable[..., int], tmp_path: Path) -> None:
     assert search("hydra.sweeper.n_trials=1") == 0
     shutil.move(tmp_path / "sweep", tmp_path / "moved")
     assert search("hydra.sweeper.n_trials=2", "hydra.sweep.dir=moved") == 0
     assert not (tmp_path / "sweep").exists()
-    assert len(read_sweep(tmp_path / "moved")["jobs"]) == 2
+    assert len(read_sweep(tmp_path / "moved").jobs) == 2
 
 
 def test_a_run_without_its_study_is_trained_to_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -229,22 +229,22 @@ def test_a_run_without_its_study_is_trained_to_the_end(tmp_path: Path, caplog: p
 
     told = {"storage": "sqlite:////long/gone/study.db", "trial": 1, "study": "val_accuracy", "startup_trials": 5}
     OptunaPruning(SearchTrial.model_validate(told), tmp_path)
-    assert "study.db does not know this run: it is trained to the end" in caplog.text
+    assert "study.db does not contain this run, which is therefore not pruned" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_preset_searches_all_four(mnist_train: Callable[..., int], small: list[str]) -> None:
+def test_the_preset_searches_its_four_keys(mnist_train: Callable[..., int], small: list[str]) -> None:
     more = ["data.val_size=100", "quiet=true", "hydra.sweeper.n_trials=1", "trainer.epochs=1"]
     assert mnist_train("-m", "sweep=search", *small, *more) == 0
-    (job,) = read_sweep(Path("outputs/sweeps/search"))["jobs"]
-    assert {override.partition("=")[0] for override in job["overrides"]} == {
+    (job,) = read_sweep(Path("outputs/sweeps/search")).jobs
+    assert {override.partition("=")[0] for override in job.overrides} == {
         *("optimizer.lr", "regularization.weight_decay", "regularization.dropout"),
         "regularization.augmentation.strength",
     }
 
 
-def test_what_is_deleted_stays_deleted(search: Callable[..., int]) -> None:
+def test_a_deleted_key_stays_deleted(search: Callable[..., int]) -> None:
     more = ["trainer.epochs=1", "hydra.sweeper.n_trials=1", "~regularization.augmentation.strength"]
     assert search(*more) == 0
-    (job,) = read_sweep(Path("sweep"))["jobs"]
-    assert "strength" not in (Path("sweep") / job["directory"] / "config.yaml").read_text()
+    (job,) = read_sweep(Path("sweep")).jobs
+    assert "strength" not in (Path("sweep") / job.directory / "config.yaml").read_text()

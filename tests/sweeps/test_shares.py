@@ -1,4 +1,4 @@
-"""Jobs that run at once on a machine share its cores, and a line says where they do not."""
+"""Jobs that run at once on a machine share its cores, or there is a warning."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ LOCAL = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
         ({"_target_": "somebody's", "n_jobs": 2}, 6, Shares(2, threads=3)),
     ],
 )
-def test_what_each_job_gets_of_six_cores(
+def test_threads_of_each_job_on_six_cores(
     launcher: dict[str, object], cores: int, expected: Shares, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """OMP_NUM_THREADS limits the threads of a process and not how many processes there are."""
+    """OMP_NUM_THREADS limits the threads of a process, not the number of processes."""
     monkeypatch.setattr(shares, "available_cores", lambda: 6)
     monkeypatch.setattr(shares, "cores", lambda: cores)
     assert shares_of(OmegaConf.create(launcher), jobs=3) == expected
@@ -53,7 +53,7 @@ def test_what_each_job_gets_of_six_cores(
         (2, [], None),
     ],
 )  # fmt: skip
-def test_more_threads_than_cores_is_said(
+def test_more_threads_than_cores_is_a_warning(
     at_once: int,
     wanted: list[int | None],
     warned: str | None,

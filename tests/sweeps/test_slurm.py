@@ -1,4 +1,4 @@
-"""The same promises on Slurm: a real one, of one node, that runs while these tests do."""
+"""Sweeps on Slurm: a real Slurm with one node, which runs during these tests."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ ON_SLURM = ["hydra/launcher=submitit_slurm", "hydra.sweep.dir=sweep"]
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[dict[str, str]]:
-    """In which the programs of Slurm find theirs."""
+    """The environment variables for the programs of Slurm."""
     with one_node_slurm() as environment:
         yield {name: environment[name] for name in ("PATH", "SLURM_CONF")}
 
 
 @pytest.fixture
 def ask(environment: dict[str, str]) -> Callable[..., str]:
-    """What a program of Slurm says."""
+    """The output of a program of Slurm."""
     return lambda *command: (
         subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True).stdout
     )
@@ -54,14 +54,14 @@ def test_a_slurm_that_ends_leaves_nothing() -> None:
     assert not any(str(Path(configuration).parent).encode() in command for command in commands)
 
 
-def test_failures_stay_alone_and_preempted_jobs_go_on(
+def test_a_failed_job_affects_no_other_and_preempted_jobs_go_on(
     small: list[str],
     tmp_path: Path,
     environment: dict[str, str],
     ask: Callable[..., str],
     mnist_train: Callable[..., int],
 ) -> None:
-    """The same command finishes the sweep, while Slurm wants its machine back three times."""
+    """The same command finishes the sweep, while Slurm stops three of its jobs."""
     small.remove("trainer.threads=1")
     small += ["trainer.epochs=3", "regularization.dropout=0.2"]
     command = [*small, *ON_SLURM, BREAKING, "hydra.launcher.max_num_timeout=1"]
@@ -74,18 +74,18 @@ def test_failures_stay_alone_and_preempted_jobs_go_on(
 
     healed = {"PYTHONPATH": str(tmp_path / "break"), "HEALED": "yes", "WAITING": "0,1,2"}
     process = start(tmp_path, *command, **healed, **environment)
-    # A signal is what a job gets ahead of a preemption or of its time limit; requeued is what it is in the end.
+    # Slurm sends a signal before a preemption or the time limit, and then requeues the job.
     takes = {0: ["scancel", "--signal=TERM"], 1: ["scontrol", "requeue"], 2: ["scancel", "--signal=USR2"]}
     for index, take in takes.items():
         step = ".0" if take[0] == "scancel" else ""  # or it tries again and again while others of the array wait
         wait_for(
-            lambda name=f"seed={index}": rows(tmp_path)[name]["status"] == "running" and begun(tmp_path, name), process
+            lambda name=f"seed={index}": rows(tmp_path)[name].status == "running" and begun(tmp_path, name), process
         )
         tasks = dict(line.split() for line in ask("squeue", "--noheader", "--array", "--format=%K %A").splitlines())
         ask(*take, tasks[str(index)] + step)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1, f"the same bits diverge again{err}"
-    assert {name: job["status"] for name, job in rows(tmp_path).items() if job["status"] != "completed"} == {
+    assert {name: job.status for name, job in rows(tmp_path).items() if job.status != "completed"} == {
         "seed=5": "diverged"
     }
     for index in takes:
@@ -113,7 +113,7 @@ def record_of(tmp_path: Path, seed: int) -> dict[str, Any]:
 
 
 def figures(run: Path) -> list[dict[str, float | int]]:
-    """All that ``metrics.jsonl`` says, but the times."""
+    """The values of ``metrics.jsonl``, without the times."""
     return [{key: value for key, value in row.items() if "second" not in key} for row in read_metrics(run)]
 
 
@@ -130,7 +130,7 @@ def test_interrupted_leaves_nothing_in_the_queue(
     out, err = process.communicate(timeout=300)
     assert process.returncode == 130, out + err
     assert ask("squeue", "--noheader") == ""
-    statuses = {name: job["status"] for name, job in rows(tmp_path).items()}
+    statuses = {name: job.status for name, job in rows(tmp_path).items()}
     assert set(statuses.values()) == {"interrupted", "waiting"}
     for name in (name for name, status in statuses.items() if status == "interrupted"):
         on_wandb = read_wandb(tmp_path / "sweep" / name)

@@ -1,4 +1,4 @@
-"""A sweep finishes: failures stay alone, the same command does what is left, and no run is mixed with another."""
+"""A failed job affects no other, the same command finishes the sweep, and runs are not mixed up."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sweep(mnist_train: Callable[..., int], small: list[str]) -> Callable[..., in
 
 
 def statuses(path: Path = Path("sweep")) -> dict[str, str]:
-    return {job["directory"]: job["status"] for job in read_sweep(path)["jobs"]}
+    return {job.directory: job.status for job in read_sweep(path).jobs}
 
 
 def started(path: Path = Path("sweep")) -> dict[str, str]:
@@ -44,7 +44,7 @@ def contents(path: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_jobs_lie_directly_in_the_sweep_directory(
+def test_jobs_are_directly_in_the_sweep_directory(
     sweep: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep("seed=range(3)", "model=lenet5,mlp") == 0
@@ -59,11 +59,11 @@ def test_jobs_lie_directly_in_the_sweep_directory(
         *("config.yaml", "hydra.yaml", "overrides.yaml")
     }
     stored = read_sweep(Path("sweep"))
-    assert stored["command"].startswith("mnist-train -m 'seed=range(3)' ")
-    job = stored["jobs"][0]
-    assert job["overrides"] == ["seed=0", "model=lenet5"]
-    assert job["status"] == "completed"
-    assert job["test_accuracy"] == runs["model=lenet5,seed=0"].record.final["test_accuracy"]
+    assert stored.command.startswith("mnist-train -m 'seed=range(3)' ")
+    job = stored.jobs[0]
+    assert job.overrides == ("seed=0", "model=lenet5")
+    assert job.status == "completed"
+    assert job.test_accuracy == runs["model=lenet5,seed=0"].record.final["test_accuracy"]
     out = capsys.readouterr().out
     assert "sweep sweep: 6 jobs\n" in out
     assert re.findall(r"^\[(\d)/6\] model=\w+,seed=\d: test \d+\.\d\d%, \d+ s$", out, re.MULTILINE) == list("123456")
@@ -127,7 +127,7 @@ def test_other_settings_under_the_same_name_get_their_own_directory(sweep: Calla
     assert read_run(Path("sweep") / other).config.optimizer.target == "torch.optim.Adam"
 
 
-def test_failures_stay_alone_and_are_run_again(
+def test_failures_affect_no_other_job_and_are_run_again(
     sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mnist_exp import experiment
@@ -143,7 +143,7 @@ def test_failures_stay_alone_and_are_run_again(
         patch.setattr(experiment, "fit", broken)
         assert sweep("seed=0,1,2,3") == 1
     assert statuses() == {"seed=0": "failed", "seed=1": "failed", "seed=2": "completed", "seed=3": "completed"}
-    errors = {job["directory"]: job["error"] for job in read_sweep(Path("sweep"))["jobs"]}
+    errors = {job.directory: job.error for job in read_sweep(Path("sweep")).jobs}
     assert errors["seed=0"] == "ZeroDivisionError: division by zero"
     assert errors["seed=1"] == "SystemExit: 3"
     out = capsys.readouterr().out
@@ -156,7 +156,7 @@ def test_failures_stay_alone_and_are_run_again(
     assert started()["seed=3"] == before["seed=3"]
 
 
-def test_divergence_is_a_failed_row_that_is_settled(sweep: Callable[..., int]) -> None:
+def test_a_diverged_job_is_not_run_again(sweep: Callable[..., int]) -> None:
     assert sweep("optimizer.lr=1e30,0.01") == 1
     assert statuses() == {"lr=1e+30": "diverged", "lr=0.01": "completed"}
     before = started()
@@ -171,7 +171,7 @@ def test_fail_fast_stops_and_can_be_finished(sweep: Callable[..., int]) -> None:
     assert statuses() == {"lr=1e+30": "diverged", "lr=0.01": "completed", "lr=0.02": "completed"}
 
 
-def test_resume_needs_the_directory_alone(
+def test_resume_needs_only_the_directory(
     sweep: Callable[..., int], mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep("optimizer.lr=1e30,0.01", "sweep.fail_fast=true") == 1
@@ -208,7 +208,7 @@ def test_a_directory_of_something_else_is_refused(
     )
 
 
-def test_threads_and_device_distinguish_where_they_are_swept_over(
+def test_sweeps_over_threads_and_device_have_a_job_for_each_value(
     mnist_train: Callable[..., int], small: list[str]
 ) -> None:
     assert mnist_train("-m", *small, *QUICK, "trainer.threads=1,2") == 0
@@ -237,7 +237,7 @@ class TestNames:
     def test_examples(self, overrides: list[str], name: str) -> None:
         assert directory_name(overrides, "abcdef012345") == name
 
-    def test_long_values_stay_short_and_apart(self) -> None:
+    def test_long_values_give_short_distinct_names(self) -> None:
         first = directory_name([f"model.hidden=[{'64,' * 60}64]"], "aaaaaa000000")
         second = directory_name([f"model.hidden=[{'64,' * 60}32]"], "bbbbbb000000")
         assert first != second
@@ -250,14 +250,14 @@ class TestNames:
 
 @pytest.fixture
 def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration directory in front of ours that a test may edit."""
+    """A configuration directory before ours, which a test may edit."""
     folder = tmp_path / "mine"
     (folder / "trainer").mkdir(parents=True)
     (folder / "trainer" / "mine.yaml").write_text("defaults: [default]\neval_batch_size: 500\n")
     return folder
 
 
-def test_editing_conf_changes_no_job_that_waits(
+def test_editing_conf_changes_no_waiting_job(
     sweep: Callable[..., int], own_conf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mnist_exp import experiment
@@ -274,7 +274,7 @@ def test_editing_conf_changes_no_job_that_waits(
         assert sweep(*command) == 0
     told = (
         "mnist-train: conf/ has changed since 2 jobs of this sweep were composed: trainer.eval_batch_size: 500 -> 250; "
-        "what was composed then is what runs, for the rest choose another hydra.sweep.dir\n"
+        "the stored configurations are used; for the new ones choose another hydra.sweep.dir\n"
     )
     assert capsys.readouterr().err == told
     for name in ("seed=0", "seed=1"):
@@ -294,9 +294,9 @@ def test_preset_is_a_sweep_of_its_own_name(
 
     monkeypatch.setattr(launching, "_run", lambda *arguments: None)
     assert mnist_train("-m", f"sweep={preset}", "logger=none") == 0
-    jobs = read_sweep(Path("outputs/sweeps") / preset)["jobs"]
+    jobs = read_sweep(Path("outputs/sweeps") / preset).jobs
     assert len(jobs) >= 10
-    assert len({job["id"] for job in jobs}) == len(jobs)
+    assert len({job.id for job in jobs}) == len(jobs)
     first = (CONF / "sweep" / f"{preset}.yaml").read_text().splitlines()[1]
     assert f"mnist-train -m sweep={preset}" in (CONF / "sweep" / f"{preset}.yaml").read_text(), first
 

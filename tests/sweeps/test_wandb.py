@@ -1,4 +1,4 @@
-"""A sweep on Weights & Biases: one run for each job on every launcher, and an outage in the middle costs nothing."""
+"""A sweep on Weights & Biases: one run for each job with every launcher, and an outage loses nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def command(small: list[str]) -> list[str]:
 
 
 def accuracies(job: Path) -> list[float]:
-    """The truth about a job."""
+    """The test accuracies of a job, from its run directory."""
     rows = read_metrics(job)
     assert len(rows) == 2
     return [row["test_accuracy"] for row in rows]
@@ -49,7 +49,7 @@ def logged(history: list[dict[str, Any]]) -> list[float]:
 
 
 def assert_whole(job: Path) -> RunFile:
-    """Everything that the run directory says of a job is in the one W&B file that lies there."""
+    """The only W&B file of a job has the same content as its run directory."""
     assert read_record(job).status == "completed"
     assert (job / "predictions.npz").exists()
     run = read_run(job)
@@ -95,7 +95,7 @@ def test_an_outage_loses_nothing_and_delays_little(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """The server is lost inside the second of four jobs: one arrives, one stops halfway, one finds nobody, one knows."""
+    """The server stops in the second of four jobs: one is uploaded, one in part, one waits for the server, one does not."""
     delays: dict[str, float] = {}
 
     def timed(method: str) -> None:
@@ -129,7 +129,7 @@ def test_an_outage_loses_nothing_and_delays_little(
     assert [read_record(job).wandb.mode for job in jobs] == ["online", "online", "offline", "offline"]
     files = [assert_whole(job) for job in jobs]
     assert len({file.id for file in files}) == 4
-    assert {row["status"] for row in read_sweep(tmp_path / "widths")["jobs"]} == {"completed"}
+    assert {job.status for job in read_sweep(tmp_path / "widths").jobs} == {"completed"}
 
 
 def test_an_outage_in_processes(
@@ -153,7 +153,7 @@ def test_documented_commands(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """docs/sweeps.md word for word, the server's part played by the stand-in, with small runs."""
+    """The commands of docs/sweeps.md, with small runs and a test server."""
     lines = re.findall(r"^\$ (.*)", (ROOT / "docs" / "sweeps.md").read_text(), re.MULTILINE)
     commands = [shlex.split(line, comments=True) for line in lines]
     assert [words[:2] for words in commands] == [

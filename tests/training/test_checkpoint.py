@@ -160,7 +160,7 @@ def test_metrics_that_do_not_fit_the_checkpoint(
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert line.startswith("mnist-train: run/metrics.jsonl should have a line of each of the 2 epochs")
-    assert line.endswith("; put the file back, or train anew: " + before.command or "")
+    assert line.endswith("; restore the file, or train again: " + before.command or "")
     assert read_run("run").record == before
     metrics.write_text("".join(lines))
     assert mnist_train("resume=run") == 0

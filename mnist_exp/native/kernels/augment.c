@@ -1,4 +1,4 @@
-// Random affine maps and elastic distortions of a batch of images, as data/augment.py describes them.
+// Random affine maps and elastic distortions of a batch of images, see data/augment.py.
 #define ACTIVATION 0
 #include "vectors.h"
 #include "product.h"
@@ -23,26 +23,26 @@ typedef struct {
   const float *noise;      // (n, 2, side, side), or NULL: drawn here from `seed`
   uint64_t seed;
   const float *smoothing;  // (side, side), or NULL: no elastic part
-  const float *turned;     // (side, stride): its transpose times the amplitude, 0 behind the last column
+  const float *transposed;     // (side, stride): its transpose times the amplitude, 0 after the last column
   float *scratch;
 } Distortion;
 
-#define MARGIN 4 // empty pixels around an image: a kernel of 4 taps that lies outside finds only those
+#define MARGIN 4 // empty pixels around an image, enough for 4 taps completely outside it
 
-// What one shard works with; planes are (side, stride).
+// Memory of one shard; planes are (side, stride).
 typedef struct {
   long stride, plane, wide;
   float *noise, *half, *shift[2], *fraction[2], *padded;
   int32_t *place;
-} Room;
+} Scratch;
 
-static long room_floats(const Distortion *d) {
+static long scratch_floats(const Distortion *d) {
   const long plane = d->side * ROUND_UP(d->side, V), wide = d->side + 2 * MARGIN;
   return ROUND_UP(7 * plane + wide * wide + V, 16);
 }
-static Room room(const Distortion *d, long shard) {
-  Room r = {ROUND_UP(d->side, V), d->side * ROUND_UP(d->side, V), d->side + 2 * MARGIN, 0, 0, {0}, {0}, 0, 0};
-  float *at = d->scratch + shard * room_floats(d);
+static Scratch scratch_of(const Distortion *d, long shard) {
+  Scratch r = {ROUND_UP(d->side, V), d->side * ROUND_UP(d->side, V), d->side + 2 * MARGIN, 0, 0, {0}, {0}, 0, 0};
+  float *at = d->scratch + shard * scratch_floats(d);
   r.noise = at, r.half = at + r.plane, r.shift[0] = at + 2 * r.plane, r.shift[1] = at + 3 * r.plane;
   r.fraction[0] = at + 4 * r.plane, r.fraction[1] = at + 5 * r.plane, r.place = (int32_t *)(at + 6 * r.plane);
   r.padded = at + 7 * r.plane;
@@ -55,7 +55,7 @@ INLINE uvec mix(uvec x) {
   x = (x ^ (x >> 15)) * 0x846ca68bu;
   return x ^ (x >> 16);
 }
-// Numbers uniform in [-1, 1): a function of the seed and of their place among those of the batch.
+// Numbers uniform in [-1, 1): a function of the seed and of their index in the batch.
 static void draw(float *to, long count, uint64_t seed, uint64_t first) {
   uvec lane;
   for (int i = 0; i < V; i++) lane[i] = i;
@@ -67,7 +67,7 @@ static void draw(float *to, long count, uint64_t seed, uint64_t first) {
 }
 
 // Displacements (side, stride) of image i along one axis: noise, smoothed along both.
-static void displace(const Distortion *d, const Room *r, long i, int axis) {
+static void displace(const Distortion *d, const Scratch *r, long i, int axis) {
   const long side = d->side;
   if (d->noise)
     for (long y = 0; y < side; y++) {
@@ -76,11 +76,11 @@ static void displace(const Distortion *d, const Room *r, long i, int axis) {
     }
   else draw(r->noise, r->plane, d->seed, (uint64_t)(2 * i + axis) * r->plane);
   multiply((Product){d->smoothing, side, 1, r->noise, r->stride, r->half, r->stride, side, r->stride, side, 0, 0});
-  multiply((Product){r->half, r->stride, 1, d->turned, r->stride, r->shift[axis], r->stride, side, r->stride, side, 0, 0});
+  multiply((Product){r->half, r->stride, 1, d->transposed, r->stride, r->shift[axis], r->stride, side, r->stride, side, 0, 0});
 }
 
-// Where each output pixel lies in the padded image, and how far behind that place, for both axes.
-static void locate(const Distortion *d, const Room *r, long i) {
+// The source of each output pixel: its index in the padded image, and the fraction of a pixel beyond it along both axes.
+static void locate(const Distortion *d, const Scratch *r, long i) {
   const long side = d->side;
   const float *map = d->maps + 6 * i, low = -(MARGIN - 1), high = side + 1;
   vec column;
@@ -106,21 +106,21 @@ static void locate(const Distortion *d, const Room *r, long i) {
   }
 }
 
-// Weights of the four taps at -1, 0, 1, 2 as polynomials of the fraction, from the constant on: the cubic convolution of Keys 1981
+// Weights of the four taps at -1, 0, 1, 2 as polynomials of the fraction, the constant term first: the cubic convolution of Keys 1981
 // with a = -0.75, as in PyTorch, or linear interpolation.
 static const v4 CUBIC[4] = {{0, 1, 0, 0}, {-0.75f, 0, 0.75f, 0}, {1.5f, -2.25f, 1.5f, -0.75f}, {-0.75f, 1.25f, -1.25f, 0.75f}};
 static const v4 LINEAR[4] = {{0, 1, 0, 0}, {0, -1, 1, 0}, {0}, {0}};
 INLINE v4 weights(float t, const v4 *p) { return p[0] + t * (p[1] + t * (p[2] + t * p[3])); }
 
-static void sample(const Distortion *d, const Room *r, const float *image, float *to, float background) {
+static void sample(const Distortion *d, const Scratch *r, const float *image, float *to, float background) {
   const long side = d->side;
   const v4 *kind = d->cubic ? CUBIC : LINEAR, p[4] = {kind[0], kind[1], kind[2], kind[3]};
   for (long y = 0; y < side; y++)
     for (long x = 0; x < side; x++)
       r->padded[(y + MARGIN) * r->wide + x + MARGIN] = image[y * side + x] - background;
   for (long y = 0; y < side; y++) {
-    float *row = r->half; // not needed any more
-    for (long x = 0; x < side; x += 4) { // up to 3 behind the last column, which have a place too
+    float *row = r->half; // free after `displace`
+    for (long x = 0; x < side; x += 4) { // up to 3 after the last column, for which `place` is set too
       v4 part[4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++) {
@@ -140,7 +140,7 @@ static void sample(const Distortion *d, const Room *r, const float *image, float
 
 static void distort_part(const void *data, long shard) {
   const Distortion *d = data;
-  const Room r = room(d, shard);
+  const Scratch r = scratch_of(d, shard);
   const long area = d->side * d->side;
   memset(r.padded, 0, (r.wide * r.wide + V) * sizeof(float));
   for (long i = d->n * shard / d->shards; i < d->n * (shard + 1) / d->shards; i++) {
@@ -153,12 +153,12 @@ static void distort_part(const void *data, long shard) {
   }
 }
 
-// --- what Python calls -----------------------------------------------------------------------------------------------
+// --- called from Python -----------------------------------------------------------------------------------------------
 
 int64_t lanes(void) { return V; }
-int64_t distortion_floats(const Distortion *d) { return room_floats(d) * d->shards; }
+int64_t distortion_floats(const Distortion *d) { return scratch_floats(d) * d->shards; }
 void distort(const Distortion *d) { for_each_part(distort_part, d, d->shards); }
-// The noise of n images, (n, 2, side, side), that `distort` draws from a seed.
+// The noise (n, 2, side, side) that `distort` draws from a seed for n images.
 void draw_noise(int64_t n, int64_t side, uint64_t seed, float *to, float *scratch) {
   const long stride = ROUND_UP(side, V), plane = side * stride;
   for (long i = 0; i < 2 * n; i++) {

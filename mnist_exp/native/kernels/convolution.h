@@ -1,15 +1,15 @@
-// Convolution, 2x2 max pooling and activation as one kernel, and its backward pass, which visits only the pixel that won each
+// Convolution, 2x2 max pooling and activation as one kernel, and its backward pass, which visits only the maximum of each
 // pool: a quarter of the arithmetic of a dense one.
 //
-// Maps lie in memory as [row][column][channel] without gaps, so that the KERNEL * C floats under one row of a kernel are
-// neighbours ("taps"), and the sum under a kernel is KERNEL runs of TAPS(C) products.
+// Maps are stored as [row][column][channel] without gaps, so that the KERNEL * C floats under one row of a kernel ("taps") are
+// contiguous, and the sum under a kernel has KERNEL runs of TAPS(C) products.
 #define TAPS(C) (KERNEL * (C))
 #define TAP_VECTORS(C) ((TAPS(C) + V - 1) / V)
 
 // sum[r][t] = bias + the sum under the kernel for two output rows and T output columns, V lanes of output channels.
 //   x       the element under the kernel's first tap for r = t = 0; rows of x are `stride` elements apart. An element is a
-//           float, or with IMAGES = 2 the same pixel of two images, whose results then take turns in the lanes:
-//           channel 0 of the one, channel 0 of the other, channel 1 of the one, ...
+//           float, or with IMAGES = 2 the same pixel of two images, whose results alternate in the lanes: channel 0 of the
+//           first, channel 0 of the second, channel 1 of the first, ...
 //   weight  [KERNEL][TAPS(C)][V], bias [V]
 INLINE void convolve(const float *x, long stride, const float *weight, const float *bias, const int C, const int IMAGES,
                      const int T, vec sum[2][16]) {
@@ -34,8 +34,8 @@ INLINE void convolve(const float *x, long stride, const float *weight, const flo
   }
 }
 
-// The winner of each 2x2 pool, the first of equals, after the activation: y, its derivative there, and where it was.
-// `at` is the place of the pool's first pixel, `right` and `down` lead to its neighbours.
+// The maximum of each 2x2 pool, the first of equals, after the activation: y, the derivative, and the index of the pixel.
+// `at` is the index of the pool's first pixel, `right` and `down` the offsets to its neighbours.
 typedef struct {
   vec y, slope;
   ivec where;
@@ -57,7 +57,7 @@ INLINE Pooled pool(vec a, vec b, vec c, vec d, long at, long right, long down) {
   high.y = activation(best, &high.slope);
   high.where = where;
 #if ACTIVATION == GELU || ACTIVATION == SILU
-  // They fall, then rise: the largest of the four values belongs to the largest or to the smallest input.
+  // These functions first decrease, then increase: the maximum is at the largest or at the smallest input.
   best = a, where = (ivec){0} + (int)at;
   q = b; TAKE(q < best, at + right)
   q = c; TAKE(q < best, at + down)
@@ -72,7 +72,7 @@ INLINE Pooled pool(vec a, vec b, vec c, vec d, long at, long right, long down) {
   return high;
 }
 
-// Pooled maps of one image: y and slope [SIDE][SIDE][CO] floats, where as many places in x. Room for V more behind each.
+// Pooled maps of one image: y and slope [SIDE][SIDE][CO] floats, where indices in x. Each has V more floats at the end.
 typedef struct {
   float *y, *slope;
   int32_t *where;
@@ -82,7 +82,7 @@ INLINE Maps maps_of(Maps m, long offset) {
   return (Maps){m.y + offset, m.slope ? m.slope + offset : 0, m.where + offset};
 }
 
-// V lanes of channels to `to`; what is behind the last channel is overwritten by the next pixel, or is the room at the end.
+// Store V lanes of channels; lanes after the last channel are overwritten by the next pixel, or are the space at the end.
 INLINE void put(float *to, vec a, const int LANES) {
   if (LANES == V) store(to, a);
   else memcpy(to, &a, LANES * sizeof(float));
@@ -121,14 +121,14 @@ INLINE void convolve_pool(const float *x, long stride, const float *weight, cons
     }
 }
 
-// Columns taken together: an even number, so few that their sums fit into registers, and so many that a sum need not wait
-// for the last product (8 sums). Of those the one with the least work, counting what the last tile computes again.
-#define MOST_COLUMNS (V == 16 ? 12 : 6)
-#define WORK(T, W) ((T) > (W) || (T) > MOST_COLUMNS ? 1 << 20 : ((W) + (T) - 1) / (T) * ((T) < 4 ? 8 : 2 * (T)) * 16 + 15 - (T))
-#define LEAST_WORK(W) LEAST(LEAST(LEAST(WORK(2, W), WORK(4, W)), LEAST(WORK(6, W), WORK(8, W))), LEAST(WORK(10, W), WORK(12, W)))
-#define TILE(POOLED) (15 - LEAST_WORK(2 * (POOLED)) % 16)
+// Columns in a tile: an even number, small enough that the sums fit into registers, and with at least 8 independent sums, so
+// that no sum waits for the last product. Of these the one with the least work; the last tile computes some columns again.
+#define MAX_COLUMNS (V == 16 ? 12 : 6)
+#define WORK(T, W) ((T) > (W) || (T) > MAX_COLUMNS ? 1 << 20 : ((W) + (T) - 1) / (T) * ((T) < 4 ? 8 : 2 * (T)) * 16 + 15 - (T))
+#define MIN_WORK(W) MIN(MIN(MIN(WORK(2, W), WORK(4, W)), MIN(WORK(6, W), WORK(8, W))), MIN(WORK(10, W), WORK(12, W)))
+#define TILE(POOLED) (15 - MIN_WORK(2 * (POOLED)) % 16)
 
-// The channels of one vector, of one image.
+// The channels of one vector for one image.
 INLINE void convolve_pool_block(const float *x, long stride, const float *weight, const float *bias, Maps to, const int C,
                                 const int CO, const int first, const int POOLED) {
   if (first + V <= CO || CO < V)
@@ -138,7 +138,7 @@ INLINE void convolve_pool_block(const float *x, long stride, const float *weight
 }
 
 // weight [CO][C][KERNEL][KERNEL] with the strides of its four axes -> packed [blocks][KERNEL][TAPS(C)][V] and bias
-// [blocks][V], zero where there is no channel. With IMAGES = 2 every channel stands twice.
+// [blocks][V], zero if there is no channel. With IMAGES = 2 every channel occurs twice.
 static void pack_forward(const float *weight, const int64_t *strides, const float *bias, float *packed, float *packed_bias,
                          int CO, int C, int IMAGES) {
   const int lanes = V / IMAGES;
@@ -157,8 +157,8 @@ static void pack_forward(const float *weight, const int64_t *strides, const floa
           }
 }
 
-// The same, for the backward pass: [CO][KERNEL][TAP_ROW(C)], zero behind the last tap; and back, for the gradient, whose
-// rows are `row` floats long.
+// The same for the backward pass: [CO][KERNEL][TAP_ROW(C)], zero after the last tap. `unpack_gradient` is the inverse, for a
+// gradient with rows of `row` floats.
 #define TAP_ROW(C) (TAP_VECTORS(C) * V)
 static void pack_backward(const float *weight, const int64_t *strides, float *packed, int CO, int C) {
   for (int co = 0; co < CO; co++)
@@ -173,7 +173,7 @@ static void unpack_gradient(const float *packed, int row, float *gradient, const
         gradient[co * strides[0] + t % C * strides[1] + ky * strides[2] + t / C * strides[3]] = packed[t];
 }
 
-// What comes back from the pooled maps of one image: gradient [PIXELS][CO] times the slope, in place; adds its sums to
+// Backward pass of the activation for one image: gradient [PIXELS][CO] times the slope, in place; its sums are added to
 // bias_gradient [CO].
 INLINE void backward_pool(float *gradient, Maps maps, float *bias_gradient, const int CO, const int PIXELS) {
   for (long i = 0; i < PIXELS * CO; i += V) {
@@ -185,12 +185,12 @@ INLINE void backward_pool(float *gradient, Maps maps, float *bias_gradient, cons
   for (long first = 0; first < CO; first += V) {
     vec sum = load(bias_gradient + first);
     for (long p = 0; p < PIXELS; p++) sum += load(gradient + p * CO + first);
-    put(bias_gradient + first, sum, V); // lanes behind the last channel are room that nobody reads
+    put(bias_gradient + first, sum, V); // lanes after the last channel are not read
   }
 }
 
-// The winners of one channel in up to GROUP images: gradient and place, those with gradient 0 left out. Neighbours in the
-// list belong to different images, so that one's addition to input_gradient does not wait for the last one's.
+// The maxima of one channel in up to GROUP images, gradient and index, without those of gradient 0. Neighbours in the list
+// belong to different images, so that their additions to input_gradient do not wait for each other.
 #define GROUP 4
 INLINE long winners(const float *gradient, const int32_t *where, long image, long input, long count, float *g, int32_t *place,
                     const int CO, const int PIXELS) {
@@ -205,7 +205,7 @@ INLINE long winners(const float *gradient, const int32_t *where, long image, lon
   return n;
 }
 
-// ROWS rows of a kernel: weight_gradient += the sum of g x over n winners.
+// ROWS rows of a kernel: weight_gradient += the sum of g x over n maxima.
 INLINE void backward_weight(const float *x, long stride, float *weight_gradient, const float *g, const int32_t *place,
                             long n, const int C, const int ROWS) {
   const int W = TAP_VECTORS(C);
@@ -225,7 +225,7 @@ INLINE void backward_weight(const float *x, long stride, float *weight_gradient,
     for (int w = 0; w < W; w++) store(weight_gradient + (r * W + w) * V, sum[r][w]);
 }
 
-// ROWS rows of a kernel: input_gradient += g weight at each of n winners.
+// ROWS rows of a kernel: input_gradient += g weight at each of n maxima.
 INLINE void backward_input(float *input_gradient, long stride, const float *weight, const float *g, const int32_t *place,
                            long n, const int C, const int ROWS) {
   const int W = TAP_VECTORS(C);
@@ -244,8 +244,8 @@ INLINE void backward_input(float *input_gradient, long stride, const float *weig
       }
 }
 
-// All kernels for `count` <= GROUP images; without input_gradient where that is NULL. Rows of kernels are taken together as
-// far as they fit into registers.
+// All kernels for `count` <= GROUP images; input_gradient may be NULL. As many rows of kernels are computed together as
+// fit into registers.
 INLINE void backward_rows(const float *x, float *input_gradient, long stride, const float *weight, float *weight_gradient,
                           const float *g, const int32_t *place, long n, const int C, const int ROWS) {
   backward_weight(x, stride, weight_gradient, g, place, n, C, ROWS);
@@ -272,8 +272,8 @@ INLINE void convolve_backward(const float *x, float *input_gradient, long stride
   }
 }
 
-// The same for maps of one channel without a gradient of their own, where lists would cost more than they save: weight
-// gradients of MAPS channels from `first` stay in registers for the whole image, 8 taps of a kernel's row to a vector.
+// The same for inputs of one channel that need no gradient, for which lists would be slower: weight gradients of MAPS channels
+// from `first` stay in registers for the whole image, 8 taps of a kernel's row in a vector.
 #define ROW8 ((KERNEL + 7) / 8)
 INLINE void backward_images(const float *x, long stride, float *weight_gradient, const float *gradient,
                             const int32_t *where, const int CO, const int first, const int MAPS, const int PIXELS) {

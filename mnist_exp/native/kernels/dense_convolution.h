@@ -1,4 +1,4 @@
-// Convolution with all pixels of its maps: what batch norm and average pooling need. Maps as in convolution.h.
+// Convolution that keeps all pixels of its maps, for batch norm and average pooling. Maps as in convolution.h.
 
 // The maps of one image (or two) before pooling, LANES channels from `first`: to [OUT][OUT][CO].
 INLINE void convolve_all(const float *x, long stride, const float *weight, const float *bias, float *to, float *other,
@@ -6,7 +6,7 @@ INLINE void convolve_all(const float *x, long stride, const float *weight, const
                          const int T) {
   for (long py = 0; py < OUT; py += 2)
     for (long px = 0; px < OUT; px += T) {
-      const long row = LEAST(py, OUT - 2), column = LEAST(px, OUT - T);
+      const long row = MIN(py, OUT - 2), column = MIN(px, OUT - T);
       vec sum[2][16];
       convolve(x + (row * stride + column * C) * IMAGES, stride, weight, bias, C, IMAGES, T, sum);
 #pragma GCC unroll 2
@@ -16,15 +16,15 @@ INLINE void convolve_all(const float *x, long stride, const float *weight, const
           const long at = ((row + r) * OUT + column + t) * CO + first;
           if (IMAGES == 1) memcpy(to + at, &sum[r][t], LANES * sizeof(float));
           else {
-            const vec apart = unzip(sum[r][t]);
-            memcpy(to + at, &apart, LANES * sizeof(float));
-            memcpy(other + at, (const half *)&apart + 1, LANES * sizeof(float));
+            const vec separated = unzip(sum[r][t]);
+            memcpy(to + at, &separated, LANES * sizeof(float));
+            memcpy(other + at, (const half *)&separated + 1, LANES * sizeof(float));
           }
         }
     }
 }
 
-// Pooling of one image's maps, value [OUT][OUT][C] -> y [POOLED][POOLED][C]; winner [POOLED][POOLED][C]: its place in value.
+// Pooling of one image's maps, value [OUT][OUT][C] -> y [POOLED][POOLED][C]; winner [POOLED][POOLED][C]: index of the maximum in value.
 INLINE void pool_all(const float *value, float *y, int32_t *winner, const int C, const int OUT, const int POOLED) {
   for (long p = 0; p < POOLED * POOLED; p++) {
     const long at = (p / POOLED * 2 * OUT + p % POOLED * 2) * C;
@@ -45,7 +45,7 @@ INLINE void pool_all(const float *value, float *y, int32_t *winner, const int C,
     }
   }
 }
-// The gradient of `value` from that of y.
+// The gradient of `value` from the gradient of y.
 INLINE void unpool_all(const float *y, float *value, const int32_t *where, const int C, const int OUT, const int POOLED) {
   memset(value, 0, (OUT * OUT * C + V) * sizeof(float));
   for (long p = 0; p < POOLED * POOLED; p++) {
@@ -92,7 +92,7 @@ INLINE void backward_weights_all(const float *x, long stride, const float *gradi
 }
 INLINE void backward_kernels_all(const float *x, long stride, const float *gradient, float *weight_gradient, const int C,
                                  const int CO, const int OUT) {
-  const int most = LEAST((V == 16 ? 24 : 12) / TAP_VECTORS(C), 8), CHANNELS = most < 1 ? 1 : LEAST(most, CO);
+  const int most = MIN((V == 16 ? 24 : 12) / TAP_VECTORS(C), 8), CHANNELS = most < 1 ? 1 : MIN(most, CO);
   for (int first = 0; first < CO; first += CHANNELS) {
     if (first + CHANNELS <= CO) backward_weights_all(x, stride, gradient, weight_gradient, C, CO, first, CHANNELS, OUT);
     else backward_weights_all(x, stride, gradient, weight_gradient, C, CO, first, CO % CHANNELS, OUT);
@@ -106,7 +106,7 @@ INLINE void backward_inputs_all(float *input_gradient, long stride, const float 
   for (long row = 0; row < OUT; row++)
     for (int ky = 0; ky < KERNEL; ky++)
       for (long column = 0; column < OUT; column += T) {
-        const int count = LEAST(T, OUT - column);
+        const int count = MIN(T, OUT - column);
         for (int w = 0; w < W; w++) {
           vec sum[T];
           for (int t = 0; t < T; t++) sum[t] = (vec){0};

@@ -27,10 +27,10 @@ STAGE begin_first(const Layer *layer, const Forward *f) {
   for (long i = 0; i < f->n; i += IMAGES1) {
     const float *x = f->input + i * INPUT1;
     float *to = f->full[0].maps + i * size;
-    const long other = IMAGES1 == 2 && i + 1 < f->n ? 1 : 0; // the last of an odd number is computed twice
+    const long other = IMAGES1 == 2 && i + 1 < f->n ? 1 : 0; // with an odd number, the last image is computed twice
     if (IMAGES1 == 2) {
       interleave(x, x + other * INPUT1, f->pair);
-      convolve_all(f->pair, SIDE1, weight, bias, to, to + other * size, 1, CHANNELS1, 0, LEAST(CHANNELS1, V / 2), OUT1, 2,
+      convolve_all(f->pair, SIDE1, weight, bias, to, to + other * size, 1, CHANNELS1, 0, MIN(CHANNELS1, V / 2), OUT1, 2,
                    TILE(OUT1 / 2));
     } else
       for (int first = 0; first < CHANNELS1; first += V) {
@@ -56,7 +56,7 @@ STAGE begin_second(const Layer *layer, const Forward *f) {
     }
 }
 
-// Of convolution c: its maps, and for batch norm their sums.
+// The maps of convolution c, and for batch norm their sums.
 static void begin_convolution(const Layer *layer, const Forward *f, long c) {
   if (c) begin_second(layer, f);
   else begin_first(layer, f);
@@ -98,7 +98,7 @@ STAGE forward_first(const Layer *layer, const Forward *f) {
     const float *x = f->input + i * INPUT1;
     const Maps to = maps_of(f->maps[0], i * OUTPUT1);
     if (IMAGES1 == 2) {
-      const long other = i + 1 < f->n ? 1 : 0; // the last of an odd number is computed twice
+      const long other = i + 1 < f->n ? 1 : 0; // with an odd number, the last image is computed twice
       interleave(x, x + other * INPUT1, f->pair);
       convolve_pool(f->pair, SIDE1, weight, bias, to, maps_of(to, other * OUTPUT1), 1, CHANNELS1, 0, V, POOLED1, 2,
                     TILE(POOLED1));
@@ -121,8 +121,7 @@ STAGE forward_second(const Layer *layer, const Forward *f) {
 }
 #endif
 
-// Between the second pooling and the first linear layer, whose features are in the order of PyTorch's flatten: channel, row,
-// column.
+// From the second pooling to the first linear layer, with features in the order of PyTorch's flatten: channel, row, column.
 static void flatten(const Forward *f) {
   for (long p = 0; p < AREA2; p++)
     transpose(f->maps[1].y + p * CHANNELS2, OUTPUT2, f->x[2] + p * f->padded, AREA2 * f->padded, f->n, CHANNELS2);
@@ -147,7 +146,7 @@ static void forward_convolution(const Call *call, const Forward *f, long step) {
 }
 
 #if DENSE
-// From the gradient of pooled maps to that of what batch norm gave, and its sums.
+// From the gradient of pooled maps to the gradient of batch norm's output, and its sums.
 INLINE void begin_backward(const Layer *layer, const Forward *f, const Backward *b, const int c, const int C, const int O,
                            const int P) {
   const long size = full_floats(c), count = size - V;
@@ -160,7 +159,7 @@ INLINE void begin_backward(const Layer *layer, const Forward *f, const Backward 
   }
 }
 
-// From there to the gradient of the convolution's result, its weights and its input.
+// From the gradient of batch norm's output to those of the convolution's output, weights and input.
 INLINE void finish_backward(const Call *call, const Forward *f, const Backward *b, const int c, const int C, const int O) {
   const Layer *layer = &call->layers[c];
   const long size = full_floats(c), count = size - V;
@@ -189,7 +188,7 @@ INLINE void finish_backward(const Call *call, const Forward *f, const Backward *
   for (int k = 0; k < C; k++) bias[k] += sums[2 * k];
 }
 #else
-// From the gradient of the pooled maps to that of the second convolution's weights and of the first one's pooled maps.
+// From the gradient of the pooled maps to the gradients of the second convolution's weights and the first pooled maps.
 STAGE backward_second(const Layer *layer, const Forward *f, const Backward *b) {
   float *sums = b->sums + KERNELS1, *bias = b->sums + KERNELS1 + KERNELS2 + ROUND_UP(CHANNELS1, V);
   pack_backward(layer->weight, layer->strides, b->kernels, CHANNELS2, CHANNELS1);
@@ -198,7 +197,7 @@ STAGE backward_second(const Layer *layer, const Forward *f, const Backward *b) {
     backward_pool(b->maps[1] + i * OUTPUT2, maps_of(f->maps[1], i * OUTPUT2), bias, CHANNELS2, AREA2);
   for (long i = 0; i < f->n; i += GROUP)
     convolve_backward(f->maps[0].y + i * OUTPUT1, b->maps[0] + i * OUTPUT1, POOLED1 * CHANNELS1, OUTPUT1, b->kernels, sums,
-                      b->maps[1] + i * OUTPUT2, f->maps[1].where + i * OUTPUT2, OUTPUT2, LEAST(f->n - i, GROUP), CHANNELS1,
+                      b->maps[1] + i * OUTPUT2, f->maps[1].where + i * OUTPUT2, OUTPUT2, MIN(f->n - i, GROUP), CHANNELS1,
                       CHANNELS2, AREA2);
 }
 
@@ -206,7 +205,7 @@ STAGE backward_first(const Forward *f, const Backward *b) {
   float *bias = b->sums + KERNELS1 + KERNELS2;
   for (long i = 0; i < f->n; i++)
     backward_pool(b->maps[0] + i * OUTPUT1, maps_of(f->maps[0], i * OUTPUT1), bias, CHANNELS1, AREA1);
-  const int most = (V == 16 ? 30 : 12) / (KERNEL * ROW8), maps = most < 1 ? 1 : LEAST(most, CHANNELS1);
+  const int most = (V == 16 ? 30 : 12) / (KERNEL * ROW8), maps = most < 1 ? 1 : MIN(most, CHANNELS1);
   for (int first = 0; first < CHANNELS1; first += maps)
     for (long i = 0; i < f->n; i++) {
       const float *x = f->input + i * INPUT1, *gradient = b->maps[0] + i * OUTPUT1;

@@ -1,4 +1,4 @@
-// The linear layers, forward and backward, for one shard. Features lie as [feature][image].
+// The linear layers, forward and backward, for one shard. Features are stored as [feature][image].
 static void clear_padding(float *x, long features, const Forward *f) {
   for (long i = 0; f->n < f->padded && i < features; i++)
     memset(x + i * f->padded + f->n, 0, (f->padded - f->n) * sizeof(float));
@@ -18,7 +18,7 @@ static void activate(float *x, float *slope, long count) {
   }
 }
 
-// sums as in normalize.h, over the shard's images of [out][padded].
+// The sums of normalize.h over the shard's images, of arrays [out][padded].
 static void add_feature_sums(const float *a, const float *b, long out, const Forward *f, double *sums) {
   for (long o = 0; o < out; o++)
     for (long i = 0; i < f->n; i++) {
@@ -31,14 +31,14 @@ static void add_feature_sums(const float *a, const float *b, long out, const For
 static void gather(const Call *call, const Forward *f) {
   const long in = call->layers[0].in;
   for (long i = 0; f->gathered && i < f->n; i++) {
-    // Images lie far apart: without this the processor waits for the first lines of each.
+    // Without prefetching, the processor waits for the first cache lines of each image.
     if (i + AHEAD < f->n)
       for (long k = 0; k < in; k += 16) __builtin_prefetch(call->images + example(call, f->first + i + AHEAD) * in + k);
     memcpy(f->gathered + i * in, call->images + example(call, f->first + i) * in, in * sizeof(float));
   }
 }
 
-// Linear layer l: the product, and for batch norm the sums.
+// The product of linear layer l, and for batch norm its sums.
 static void begin_linear(const Call *call, const Forward *f, long l) {
   const Layer *layer = &call->layers[l];
   float *z = layer->norm ? f->normal[l + 1] : f->x[l + 1];
@@ -46,7 +46,7 @@ static void begin_linear(const Call *call, const Forward *f, long l) {
   if (l == 0) gather(call, f);
   if (takes_images(layer, l)) {
     product.n = f->n;
-    multiply_turned(product, f->images, f->x[0]);
+    multiply_transposed(product, f->images, f->x[0]);
   } else {
     if (!CONVOLUTIONS && l == 0) transpose(f->images, layer->in, f->x[0], f->padded, f->n, layer->in);
     if (l == CONVOLUTIONS) clear_padding(f->x[l], layer->in, f);
@@ -74,7 +74,7 @@ static void finish_linear(const Call *call, const Forward *f, long l) {
   if (layer->norm != AFTER) activate(x, f->slope[l + 1], layer->out * f->padded);
 }
 
-// gradient *= the derivative of the activation that made x[l].
+// gradient *= the derivative of the activation whose output is x[l].
 static void backward_activation(float *gradient, const Forward *f, long l, long count) {
   for (long i = 0; i < count; i += V) {
     vec g = load(gradient + i);
@@ -84,13 +84,13 @@ static void backward_activation(float *gradient, const Forward *f, long l, long 
   }
 }
 
-// Gradients of a linear layer's weight and bias from that of its output, (out, n): W' = G x^T, b' = the sum over images.
+// Gradients of a linear layer's weight and bias from the gradient G of its output, (out, n): W' = G x^T, b' = the sum over images.
 static void backward_weights(const Call *call, long l, const Forward *f, const Backward *b) {
   const Layer *layer = &call->layers[l];
-  const long in = layer->in, as_given = takes_images(layer, l);
-  const long stride = as_given ? in : ROUND_UP(in, V);
+  const long in = layer->in, from_images = takes_images(layer, l);
+  const long stride = from_images ? in : ROUND_UP(in, V);
   const float *rows = b->rows;
-  if (as_given) rows = f->images;
+  if (from_images) rows = f->images;
   else transpose(f->x[l], f->padded, b->rows, stride, in, f->n);
   float *weight = b->own[2 * l], *bias = b->own[2 * l + 1];
   float *to = in < V ? b->narrow : weight;
@@ -103,7 +103,7 @@ static void backward_weights(const Call *call, long l, const Forward *f, const B
   }
 }
 
-// b->gradient, of the output of linear layer l: to that of what batch norm gave, and its sums.
+// From the gradient of linear layer l's output to the gradient of batch norm's output, both in b->gradient, and its sums.
 static void begin_backward_linear(const Call *call, const Forward *f, const Backward *b, long l) {
   const Layer *layer = &call->layers[l];
   if (l + 1 == call->count && call->labels) {
@@ -119,7 +119,7 @@ static void begin_backward_linear(const Call *call, const Forward *f, const Back
   if (layer->norm) add_feature_sums(b->gradient, f->normal[l + 1], layer->out, f, b->norm_sums[l]);
 }
 
-// From there to the gradient of its product, its weights, and its input: in b->next.
+// From the gradient of batch norm's output to those of the product, the weights and, in b->next, the input.
 static void finish_backward_linear(const Call *call, const Forward *f, const Backward *b, long l) {
   const Layer *layer = &call->layers[l];
   const float *scale = statistics(call, l, 0) + layer->out, *means = statistics(call, l, 1);

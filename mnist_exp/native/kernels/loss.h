@@ -8,7 +8,7 @@ static void cross_entropy(const Call *call, const Forward *f, float *gradient) {
   for (long i = 0; i < f->n; i += V) {
     vec most = load(z + i), sum = {0}, all = {0};
     ivec best = {0};
-    for (long c = 1; c < classes; c++) { // as argmax: the first of equals, and a NaN before all
+    for (long c = 1; c < classes; c++) { // like argmax: the first of equals; a NaN is the largest
       const vec q = load(z + c * padded + i);
       const ivec taken = (q > most) | ((q != q) & (most == most));
       most = choose(taken, q, most);
@@ -18,7 +18,7 @@ static void cross_entropy(const Call *call, const Forward *f, float *gradient) {
       const vec q = load(z + c * padded + i), e = exponential(q - most);
       store(gradient + c * padded + i, e);
       sum += e;
-      if (on_each > 0) all += on_each * q; // 0 times infinity is no number
+      if (on_each > 0) all += on_each * q; // 0 times infinity is NaN
     }
     const vec scale = share / sum;
     for (long c = 0; c < classes; c++)

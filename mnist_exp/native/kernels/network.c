@@ -1,12 +1,12 @@
 // One network on a CPU: logits from images, and the gradients of its parameters from the gradient of the logits; or a whole
-// training step: the batch's images by their index, the loss and its gradient, and what an optimizer makes of it.
+// training step: the batch's images by their index, the loss and its gradient, and the optimizer's update.
 //
-// The batch is split into shards, each with its part of the workspace. A shard's images share vectors in the linear layers:
-// features lie in memory as [feature][image], images rounded up to whole vectors. Sums over shards are taken in their order,
-// so a result depends on the number of shards and not on who computed them, or when.
+// The batch is split into shards, each with its part of the workspace. In the linear layers a vector holds one feature of
+// several images: features are stored as [feature][image], images rounded up to whole vectors. Sums over shards have a fixed
+// order, so a result depends on the number of shards, but not on the thread that computes a shard.
 //
-// Given on the compiler's command line: ACTIVATION; for a network with two convolutions also SIDE, PADDING, KERNEL,
-// CHANNELS1, CHANNELS2, and DENSE (1 where a convolution has batch norm or average pooling) with AVERAGE.
+// Macros on the compiler's command line: ACTIVATION; for a network with two convolutions also SIDE, PADDING, KERNEL,
+// CHANNELS1, CHANNELS2, and DENSE (1 if a convolution has batch norm or average pooling) with AVERAGE.
 #include "shards.h"
 #if CONVOLUTIONS
 #include "lenet5.h"
@@ -31,8 +31,8 @@ static void forward_shard(const Call *call, long shard) {
   }
 }
 
-// How many numbers each mean of a layer's batch norm is taken over.
-static double numbers_of(const Call *call, long l) {
+// The number of values in each mean of a layer's batch norm.
+static double batch_norm_count(const Call *call, long l) {
 #if CONVOLUTIONS
   if (l < CONVOLUTIONS) return (double)call->n * OUT[l] * OUT[l];
 #else
@@ -41,10 +41,10 @@ static double numbers_of(const Call *call, long l) {
   return call->n;
 }
 
-// Mean and deviation from the sums of all shards, in their order; or the running ones.
+// Mean and 1 / standard deviation, from the sums of all shards in fixed order, or from the running statistics.
 static void find_statistics(const Call *call, long l) {
   const Layer *layer = &call->layers[l];
-  const double count = numbers_of(call, l);
+  const double count = batch_norm_count(call, l);
   float *mean = statistics(call, l, 0), *scale = mean + layer->out;
   for (long o = 0; o < layer->out; o++) {
     double m = layer->running_mean[o], variance = layer->running_variance[o];
@@ -70,7 +70,7 @@ static void backward_shard(const Call *call, long shard) {
   Backward b = backward_part(call, shard);
   for (long l = 0; call->from == 0 && l < call->count; l++)
     if (call->layers[l].norm) memset(b.norm_sums[l], 0, 2 * call->layers[l].out * sizeof(double));
-  if (call->from / 2 % 2) { // every linear layer leaves its result in the other one
+  if (call->from / 2 % 2) { // the result of every linear layer is in the other buffer
     float *other = b.gradient;
     b.gradient = b.next, b.next = other;
   }
@@ -91,10 +91,10 @@ static void backward_shard(const Call *call, long shard) {
   }
 }
 
-// Gradients of gamma and beta, and the means that batch norm's backward pass subtracts: none for running statistics.
+// Gradients of gamma and beta, and the means that batch norm's backward pass subtracts, 0 with running statistics.
 static void find_backward_statistics(const Call *call, long l) {
   const Layer *layer = &call->layers[l];
-  const double count = numbers_of(call, l);
+  const double count = batch_norm_count(call, l);
   float *means = statistics(call, l, 1);
   for (long o = 0; o < layer->out; o++) {
     double first = 0, second = 0;
@@ -108,7 +108,7 @@ static void find_backward_statistics(const Call *call, long l) {
   }
 }
 
-// gradient[i] += the same of every further shard, in their order; shard `part` does its part of the elements.
+// Add the gradients of all other shards to those of the first, in fixed order; `part` selects a part of the elements.
 static void add_shards(const Call *call, long part) {
   for (long s = 1; s < call->shards; s++) {
     if (!forward_part(call, s).n) continue;
@@ -123,13 +123,13 @@ static void add_shards(const Call *call, long part) {
   }
 }
 
-// --- what Python calls -----------------------------------------------------------------------------------------------
+// --- called from Python -----------------------------------------------------------------------------------------------
 
 int64_t lanes(void) { return V; }
 int64_t workspace_floats(const Call *call) { return forward_size(call) * call->shards + statistics_size(call); }
 int64_t scratch_floats(const Call *call) { return backward_size(call) * call->shards + statistics_size(call); }
 
-// Steps up to `to` on all shards.
+// Run the steps before `to` on all shards.
 static void advance(void (*work)(const Call *, long), Call *call, long to) {
   call->to = to;
   for_each_shard(work, call);
@@ -163,8 +163,8 @@ void backward(Call *call) {
 #endif
 }
 
-// A whole step: the gradients of the mean loss, then what `update` says. Returns 0, or 1 where an index or a label is out of
-// range; then nothing has changed.
+// A whole step: the gradients of the mean loss, then the update of `update`. Returns 0, or 1 without any change if an index
+// or a label is out of range.
 int64_t train_step(Call *call) {
   const int64_t classes = call->layers[call->count - 1].out;
   for (long i = 0; i < call->n; i++) {

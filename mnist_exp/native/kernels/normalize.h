@@ -2,10 +2,10 @@
 // variance for each channel, or for each feature of a linear layer, over all images (and pixels) of the batch.
 //
 // Backward, with g the gradient of u: beta' = sum g, gamma' = sum g h, z' = gamma / std (g - mean of g - h mean of g h).
-// Sums are kept in double, a pair for each channel and shard.
+// Sums are double, a pair for each channel and shard.
 
-// Maps lie as [pixel][channel]: which channel a lane belongs to repeats after C vectors. A pattern holds a number for each
-// channel in that order.
+// Maps are stored as [pixel][channel], so the channels of the lanes repeat after C vectors. A pattern is C vectors with a value
+// for the channel of each lane.
 #define PATTERN(C) ((C) * V)
 INLINE void make_pattern(float *pattern, const float *values, const int C) {
   for (int i = 0; i < PATTERN(C); i++) pattern[i] = values[i % C];
@@ -23,7 +23,7 @@ static void add_sums(const float *a, const float *b, long count, double *sums, i
   for (long i = whole; i < count; i++) first[i % PATTERN(C)] += a[i], second[i % PATTERN(C)] += a[i] * b[i];
   for (int i = 0; i < PATTERN(C); i++) sums[2 * (i % C)] += first[i], sums[2 * (i % C) + 1] += second[i];
 }
-// to = (from - shift) * scale + offset, by channel. May write up to V floats behind `count`.
+// to = (from - shift) * scale + offset, by channel. May write up to V floats after `count`.
 static void scale_channels(float *to, const float *from, long count, const float *shift, const float *scale,
                            const float *offset, int C) {
   float s[PATTERN(C)], f[PATTERN(C)], o[PATTERN(C)];

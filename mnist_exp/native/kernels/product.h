@@ -1,8 +1,8 @@
-// Matrix products by register tiles. Each element of the result is summed in the order of k, whatever the tile it falls in,
-// so results do not depend on the number of rows or columns computed together.
+// Matrix products by register tiles. Each element of the result is summed in the order of k in every tile, so results
+// do not depend on the number of rows or columns computed together.
 
 // C (m, n) = A (m, k) B (k, n) + bias (m), with a(i, k) = A[i * row + k * column] and rows of B and C b_stride and c_stride
-// floats apart. n is at least V, or C and B have room for V floats in every row.
+// floats apart. n is at least V, or C and B have space for V floats in every row.
 typedef struct {
   const float *a;
   long row, column;
@@ -11,7 +11,7 @@ typedef struct {
   float *c;
   long c_stride, m, n, k;
   const float *bias; // or NULL
-  int add; // to what C holds, instead of the bias
+  int add; // 1: add the product to C, without the bias
 } Product;
 
 // R rows by W vectors of columns, from row i and column j, for k from `from` to `to`: added to C unless `from` is 0.
@@ -40,11 +40,11 @@ INLINE void tile(const Product *p, long i, long j, long from, long to, const int
     for (int w = 0; w < W; w++) store(c + r * p->c_stride + w * V, sum[r][w]);
 }
 
-// All rows of W vectors of columns from column j, in blocks of k for which B's columns stay in the nearest cache.
+// All rows of W vectors of columns from column j, in blocks of k for which B's columns stay in the level-1 cache.
 #define BLOCK 128 // a multiple of V
 INLINE void panel(const Product *p, long j, const int R, const int W) {
   for (long from = 0; from < p->k; from += BLOCK) {
-    const long to = LEAST(p->k, from + BLOCK);
+    const long to = MIN(p->k, from + BLOCK);
     long i = 0;
     for (; i + R <= p->m; i += R) tile(p, i, j, from, to, R, W);
     for (; i + 4 <= p->m; i += 4) tile(p, i, j, from, to, 4, W);
@@ -52,13 +52,13 @@ INLINE void panel(const Product *p, long j, const int R, const int W) {
   }
 }
 
-// Columns that do not fill a vector are taken together with some that are done already: the same values twice. Where k comes
-// in blocks, they would be added twice; so such columns are done whole, one block of all k.
+// The last columns, if they do not fill a vector, are computed with some of the columns before them, whose values do not change.
+// With blocks of k these would be added twice, so the last columns are computed in one block of all k.
 INLINE void multiply_strided(const Product *p) {
   const long widest = V == 16 ? 4 : 3;
   long j = 0;
   while (p->n - j >= V || j == 0) {
-    const long w = LARGER(LEAST((p->n - j) / V, widest), 1);
+    const long w = MAX(MIN((p->n - j) / V, widest), 1);
     switch (w) {
 #if V == 16
     case 4: panel(p, j, 6, 4); break;
@@ -80,16 +80,16 @@ INLINE void multiply_strided(const Product *p) {
 
 static void multiply(Product p) { multiply_strided(&p); }
 
-// C (m, n) = A (m, k) X^T (k, n) + bias, with x(j, k) = x[j * k + k]: a block of X is turned round in `turned`, (BLOCK, c_stride),
-// and used before it leaves the nearest cache. Columns of C behind n are set as if X had rows of 0 there.
-static void multiply_turned(Product p, const float *x, float *turned) {
+// C (m, n) = A (m, k) X^T (k, n) + bias, with x(j, k) = x[j * k + k]: blocks of X are transposed into `buffer`,
+// (BLOCK, c_stride), to be used while they are in the level-1 cache. Columns of C after n are computed as if X were 0 there.
+static void multiply_transposed(Product p, const float *x, float *buffer) {
   const long images = p.n, padded = p.c_stride, K = p.k;
   for (long from = 0; from < K; from += BLOCK) {
-    const long count = LEAST(BLOCK, K - from);
-    transpose(x + from, K, turned, padded, images, count);
-    for (long k = 0; k < count && images < padded; k++) memset(turned + k * padded + images, 0, (padded - images) * sizeof(float));
+    const long count = MIN(BLOCK, K - from);
+    transpose(x + from, K, buffer, padded, images, count);
+    for (long k = 0; k < count && images < padded; k++) memset(buffer + k * padded + images, 0, (padded - images) * sizeof(float));
     Product part = p;
-    part.a = p.a + from, part.b = turned, part.b_stride = padded, part.n = padded, part.k = count, part.add = from > 0;
+    part.a = p.a + from, part.b = buffer, part.b_stride = padded, part.n = padded, part.k = count, part.add = from > 0;
     multiply_strided(&part);
   }
 }

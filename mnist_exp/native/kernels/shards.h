@@ -1,4 +1,4 @@
-// What is computed with, and where it lies: layers, calls, the shards of a batch and their parts of the workspace.
+// Layers, calls, the shards of a batch, and the layout of their memory.
 #include "vectors.h"
 #include "product.h"
 #include "team.h"
@@ -10,18 +10,18 @@
 #include "normalize.h"
 #endif
 #define CONVOLUTIONS 2
-#define SIDE1 (SIDE + 2 * PADDING)            // of the padded image
-#define OUT1 (SIDE1 - KERNEL + 1)             // of the first convolution's maps
+#define SIDE1 (SIDE + 2 * PADDING)            // side of the padded image
+#define OUT1 (SIDE1 - KERNEL + 1)             // side of the first convolution's maps
 #define POOLED1 (OUT1 / 2)
 #define OUT2 (POOLED1 - KERNEL + 1)
 #define POOLED2 (OUT2 / 2)
 #define AREA1 (POOLED1 * POOLED1)
 #define AREA2 (POOLED2 * POOLED2)
 #define PIXELS (SIDE * SIDE)
-#define IMAGES1 (CHANNELS1 <= V / 2 ? 2 : 1)  // that share a vector in the first convolution
+#define IMAGES1 (CHANNELS1 <= V / 2 ? 2 : 1)  // number of images in a vector of the first convolution
 #define BLOCKS1 ((CHANNELS1 * IMAGES1 + V - 1) / V)
 #define BLOCKS2 ((CHANNELS2 + V - 1) / V)
-// Floats of an image in memory, with room for a vector behind it: padded, and the maps behind the poolings.
+// Floats of an image, with space for one more vector: padded, and the maps after each pooling.
 #define INPUT1 (SIDE1 * SIDE1 + V)
 #define OUTPUT1 (AREA1 * CHANNELS1 + V)
 #define OUTPUT2 (AREA2 * CHANNELS2 + V)
@@ -36,12 +36,12 @@
 #define DENSE 0
 #define CONVOLUTIONS 0
 #endif
-#define STAGE static __attribute__((noinline)) void // a name in a profile
+#define STAGE static __attribute__((noinline)) void // noinline, so that a profile shows it
 
-#define BEFORE 1 // the activation: where a layer's batch norm is
-#define AFTER 2
+#define BEFORE 1 // batch norm before the activation
+#define AFTER 2  // batch norm after the activation
 
-// A layer with weights, as Python passes it. `mask`, (n, in), is what dropout multiplies its input by, or NULL.
+// A layer with weights, as Python passes it. `mask`, (n, in), is the factor of dropout for its input, or NULL.
 typedef struct {
   int64_t in, out;
   const float *weight, *bias;
@@ -65,31 +65,31 @@ typedef struct {
   float *workspace;    // of the forward pass, kept for the backward pass
   float *scratch;      // of the backward pass
   int64_t n, shards;
-  int64_t from, to;    // steps, of which each layer has two: what batch norm needs sums from, and the rest
-  // Of a whole training step; else NULL.
+  int64_t from, to;    // steps; each layer has two, before and after the sums of batch norm are known
+  // For a whole training step; else NULL.
   const int64_t *index;  // (n), the images of the batch among `examples`, or NULL: images and labels are the batch
   const int64_t *labels; // (n) or (examples)
   int64_t examples;
   double smoothing;      // label smoothing
-  float *loss_sum;       // over images: the batch's is added
-  int64_t *correct;      // and the number of those whose label has the largest logit
+  float *loss_sum;       // the batch's sum over images is added
+  int64_t *correct;      // the number of correct images is added
   struct Update *update; // or NULL: gradients only
 } Call;
 
-// The place of image i of the batch, and of its label.
+// The index of image i of the batch, and of its label.
 INLINE long example(const Call *call, long i) { return call->index ? call->index[i] : i; }
 
-#define MOST_LAYERS 64
+#define MAX_LAYERS 64
 
 // All pixels of a convolution's maps, [n][full] floats: the normalised ones, and the activation's derivative.
 typedef struct {
   float *maps, *slope;
 } Full;
 
-// What one shard works with: images [first, first + n), n rounded up to `padded`.
+// The forward pass of one shard: images [first, first + n), n rounded up to `padded`.
 typedef struct {
   long first, n, padded;
-  double *loss; // sum over its images, then the number of those that are right
+  double *loss; // sum over its images, then the number of correct images
 #if CONVOLUTIONS
   float *input; // padded images [n][INPUT1]
   Maps maps[2];
@@ -97,11 +97,11 @@ typedef struct {
   float *kernels, *pair, *value; // packed weights, then biases; two images; maps of one image
 #endif
   const float *images; // [n][in] for a first layer that is linear
-  float *gathered;     // room for them where they come by index, else NULL
-  float *x[MOST_LAYERS + 1];      // input of each linear layer, [in][padded]; at the end the logits
-  float *slope[MOST_LAYERS + 1];  // derivative of the activation that made it, NULL where x says enough (ReLU)
-  float *normal[MOST_LAYERS + 1]; // what batch norm made of it before gamma and beta
-  double *sums[MOST_LAYERS];      // for batch norm of a layer
+  float *gathered;     // memory for them if the batch has an index, else NULL
+  float *x[MAX_LAYERS + 1];      // input of each linear layer, [in][padded]; at the end the logits
+  float *slope[MAX_LAYERS + 1];  // derivative of the activation; NULL for ReLU, where x is enough
+  float *normal[MAX_LAYERS + 1]; // output of batch norm before gamma and beta
+  double *sums[MAX_LAYERS];      // for batch norm of a layer
   float *mask;
 } Forward;
 
@@ -116,8 +116,8 @@ typedef struct {
   float *kernels; // packed weights of the second convolution
   float *sums;    // gradients of both convolutions' kernels and biases, packed
 #endif
-  double *norm_sums[MOST_LAYERS];
-  float *own[2 * MOST_LAYERS]; // gradients of linear layers where they are not the first shard's
+  double *norm_sums[MAX_LAYERS];
+  float *own[2 * MAX_LAYERS]; // gradients of linear layers; those of the first shard are the result
 } Backward;
 
 #if CONVOLUTIONS
@@ -125,11 +125,11 @@ static const long OUT[2] = {OUT1, OUT2}, OUTPUT[2] = {OUTPUT1, OUTPUT2}, CHANNEL
 static long full_floats(long c) { return OUT[c] * OUT[c] * CHANNELS[c] + V; }
 #endif
 
-// Whether layer l reads the images as they are: then x[0] is only room for a block of them.
+// Whether layer l reads the images directly; then x[0] has only space for a block of them.
 static int takes_images(const Layer *layer, long l) { return !CONVOLUTIONS && l == 0 && !layer->mask && layer->in >= V; }
 
-// Takes room for `count` floats at *at, whole cache lines.
-static float *take(uintptr_t *at, long count) {
+// Allocates `count` floats at *at, in whole cache lines.
+static float *allocate(uintptr_t *at, long count) {
   uintptr_t here = *at;
   *at += ROUND_UP(count, 16) * sizeof(float);
   return (float *)here;
@@ -146,69 +146,69 @@ static long widest(const Call *call) {
   return most;
 }
 
-// The places of a shard that begins at `at`; returns where it ends.
+// The layout of a shard's memory from address `at`; returns its end.
 static uintptr_t forward_layout(const Call *call, long shard, uintptr_t at, Forward *f) {
   const long blocks = (call->n + V - 1) / V, most = most_images(call);
   const long end = (blocks * (shard + 1) + call->shards - 1) / call->shards * V; // the first shard is never empty
   f->first = (blocks * shard + call->shards - 1) / call->shards * V;
-  f->n = LEAST(end, call->n) - LEAST(f->first, call->n); // 0 where there are more shards than vectors of images
+  f->n = MIN(end, call->n) - MIN(f->first, call->n); // 0 if there are more shards than vectors of images
   f->padded = ROUND_UP(f->n, V);
-  f->loss = (double *)take(&at, 4);
+  f->loss = (double *)allocate(&at, 4);
 #if CONVOLUTIONS
-  f->input = take(&at, most * INPUT1);
+  f->input = allocate(&at, most * INPUT1);
   for (long c = 0; c < 2; c++) {
-    f->maps[c].y = take(&at, most * OUTPUT[c]);
-    f->maps[c].slope = ACTIVATION == RELU || DENSE ? 0 : take(&at, most * OUTPUT[c]);
-    f->maps[c].where = (int32_t *)take(&at, most * OUTPUT[c]);
-    f->full[c].maps = DENSE ? take(&at, most * full_floats(c)) : 0;
-    f->full[c].slope = DENSE ? take(&at, most * full_floats(c)) : 0;
+    f->maps[c].y = allocate(&at, most * OUTPUT[c]);
+    f->maps[c].slope = ACTIVATION == RELU || DENSE ? 0 : allocate(&at, most * OUTPUT[c]);
+    f->maps[c].where = (int32_t *)allocate(&at, most * OUTPUT[c]);
+    f->full[c].maps = DENSE ? allocate(&at, most * full_floats(c)) : 0;
+    f->full[c].slope = DENSE ? allocate(&at, most * full_floats(c)) : 0;
   }
-  f->kernels = take(&at, LARGER(PACKED1 + BLOCKS1 * V, PACKED2 + BLOCKS2 * V));
-  f->pair = take(&at, 2 * INPUT1);
-  f->value = DENSE ? take(&at, LARGER(full_floats(0), full_floats(1))) : 0;
+  f->kernels = allocate(&at, MAX(PACKED1 + BLOCKS1 * V, PACKED2 + BLOCKS2 * V));
+  f->pair = allocate(&at, 2 * INPUT1);
+  f->value = DENSE ? allocate(&at, MAX(full_floats(0), full_floats(1))) : 0;
 #endif
-  f->gathered = call->index && !CONVOLUTIONS ? take(&at, call->layers[0].in * most) : 0;
+  f->gathered = call->index && !CONVOLUTIONS ? allocate(&at, call->layers[0].in * most) : 0;
   f->images = f->gathered ? f->gathered : call->images + f->first * call->layers[0].in;
   for (long l = 0; l < call->count; l++) {
     const Layer *layer = &call->layers[l];
-    f->sums[l] = layer->norm ? (double *)take(&at, 4 * layer->out) : 0;
+    f->sums[l] = layer->norm ? (double *)allocate(&at, 4 * layer->out) : 0;
     if (l < CONVOLUTIONS) continue;
     const long size = layer->out * most;
     const int hidden = l + 1 < call->count;
-    if (l == CONVOLUTIONS) f->x[l] = take(&at, (takes_images(layer, l) ? BLOCK : layer->in) * most), f->slope[l] = f->normal[l] = 0;
-    f->x[l + 1] = take(&at, size);
-    f->slope[l + 1] = hidden && (ACTIVATION != RELU || layer->norm == AFTER) ? take(&at, size) : 0;
-    f->normal[l + 1] = layer->norm ? take(&at, size) : 0;
+    if (l == CONVOLUTIONS) f->x[l] = allocate(&at, (takes_images(layer, l) ? BLOCK : layer->in) * most), f->slope[l] = f->normal[l] = 0;
+    f->x[l + 1] = allocate(&at, size);
+    f->slope[l + 1] = hidden && (ACTIVATION != RELU || layer->norm == AFTER) ? allocate(&at, size) : 0;
+    f->normal[l + 1] = layer->norm ? allocate(&at, size) : 0;
   }
-  f->mask = take(&at, widest(call) * most);
+  f->mask = allocate(&at, widest(call) * most);
   return at;
 }
 
 static uintptr_t backward_layout(const Call *call, long shard, uintptr_t at, Backward *b) {
   const long most = most_images(call), wide = widest(call);
-  b->gradient = take(&at, wide * most);
-  b->next = take(&at, wide * most);
-  b->rows = take(&at, ROUND_UP(wide, V) * most);
-  b->narrow = take(&at, wide * V);
-  b->mask = take(&at, wide * most);
+  b->gradient = allocate(&at, wide * most);
+  b->next = allocate(&at, wide * most);
+  b->rows = allocate(&at, ROUND_UP(wide, V) * most);
+  b->narrow = allocate(&at, wide * V);
+  b->mask = allocate(&at, wide * most);
 #if CONVOLUTIONS
   for (long c = 0; c < 2; c++) {
-    b->maps[c] = take(&at, most * OUTPUT[c]);
-    b->full[c] = DENSE ? take(&at, most * full_floats(c)) : 0;
+    b->maps[c] = allocate(&at, most * OUTPUT[c]);
+    b->full[c] = DENSE ? allocate(&at, most * full_floats(c)) : 0;
   }
-  b->kernels = take(&at, KERNELS2);
-  b->sums = take(&at, SUMS);
+  b->kernels = allocate(&at, KERNELS2);
+  b->sums = allocate(&at, SUMS);
 #endif
   for (long l = 0; l < call->count; l++) {
     const Layer *layer = &call->layers[l];
-    b->norm_sums[l] = layer->norm ? (double *)take(&at, 4 * layer->out) : 0;
-    b->own[2 * l] = shard && l >= CONVOLUTIONS ? take(&at, layer->in * layer->out) : layer->weight_gradient;
-    b->own[2 * l + 1] = shard && l >= CONVOLUTIONS ? take(&at, layer->out) : layer->bias_gradient;
+    b->norm_sums[l] = layer->norm ? (double *)allocate(&at, 4 * layer->out) : 0;
+    b->own[2 * l] = shard && l >= CONVOLUTIONS ? allocate(&at, layer->in * layer->out) : layer->weight_gradient;
+    b->own[2 * l + 1] = shard && l >= CONVOLUTIONS ? allocate(&at, layer->out) : layer->bias_gradient;
   }
   return at;
 }
 
-// Floats of one shard. The first needs less in the backward pass: it writes into the gradients themselves.
+// Floats of one shard. The first needs less in the backward pass, because it writes into the result.
 static long forward_size(const Call *call) {
   Forward f;
   return forward_layout(call, 0, 0, &f) / sizeof(float);
@@ -228,8 +228,8 @@ static Backward backward_part(const Call *call, long shard) {
   return b;
 }
 
-// Behind the shards: two numbers for each channel of each layer. Forward: mean and 1 / standard deviation; backward: mean of g
-// and mean of g h.
+// After the shards: two numbers for each channel of each layer. Forward: mean and 1 / standard deviation; backward: mean of g
+// and mean of g h (see normalize.h).
 static float *statistics(const Call *call, long l, int backward) {
   float *at = backward ? call->scratch + call->shards * backward_size(call) : call->workspace + call->shards * forward_size(call);
   for (long k = 0; k < l; k++) at += call->layers[k].norm ? 2 * call->layers[k].out : 0;

@@ -1,5 +1,5 @@
-// What is done with the gradients: clipping by their norm (Pascanu et al. 2013), PyTorch's SGD, Adam and AdamW, and the
-// exponential moving average of the weights. Tensors lie in memory in one piece, all that belong together in the same order.
+// The update of the weights: clipping of the gradients' norm (Pascanu et al. 2013), PyTorch's SGD, Adam and AdamW, and the
+// exponential moving average of the weights. Tensors have no gaps in memory, and a parameter's tensors have the same layout.
 #define SGD 0
 #define ADAM 1  // weight decay as L2 penalty
 #define ADAMW 2 // decoupled
@@ -14,7 +14,7 @@ typedef struct {
   int64_t count;
   float *value, *gradient;
   float *first, *second; // SGD: the momentum's buffer or NULL; Adam: both moments
-  float *steps;          // Adam: how many were taken
+  float *steps;          // Adam: number of steps taken
   const Group *group;
 } Parameter;
 
@@ -29,7 +29,7 @@ typedef struct Update {
   Parameter *parameters;
   Average *averages;
   double clip;   // largest norm of all gradients together; 0: any
-  double weight; // by which averages move to the values
+  double weight; // average += weight (value - average)
 } Update;
 
 // The factor of PyTorch's clip_grad_norm_.
@@ -40,7 +40,7 @@ static float clip_factor(const Update *u) {
     const long count = u->parameters[p].count, whole = count / V * V;
     for (long from = 0; from < whole; from += 1024 * V) {
       vec sum = {0};
-      for (long i = from; i < LEAST(whole, from + 1024 * V); i += V) sum += load(g + i) * load(g + i);
+      for (long i = from; i < MIN(whole, from + 1024 * V); i += V) sum += load(g + i) * load(g + i);
       square += total(sum);
     }
     for (long i = whole; i < count; i++) square += (double)g[i] * g[i];
@@ -97,7 +97,7 @@ static void move_average(const Average *a, long from, long to, double weight) {
     for (long i = from; i < to; i++) average[i] = value[i] - rest * (value[i] - average[i]);
 }
 
-// Part `part` of every tensor: an average's is that of its parameter, so that one thread writes it and reads it.
+// Part `part` of every tensor; the average has the same parts as its parameter, so that the same thread writes and reads a value.
 static void update_part(const Call *call, long part) {
   const Update *u = call->update;
   for (long k = 0; k < u->parameter_count; k++) {

@@ -9,16 +9,16 @@
 #else
 #define V 8
 #endif
-// aligned(4): loads and stores may be at any float; may_alias: so may be the type of what lies there.
+// aligned(4): loads and stores at any float; may_alias: of memory of any type.
 typedef float vec __attribute__((vector_size(4 * V), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * V), aligned(4), may_alias));
 typedef double dvec __attribute__((vector_size(4 * V), aligned(4), may_alias));
-typedef double pair __attribute__((aligned(4), may_alias)); // two floats that are only moved
+typedef double pair __attribute__((aligned(4), may_alias)); // two floats, only for copying
 typedef float half __attribute__((vector_size(2 * V), aligned(4), may_alias));
 typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
-#define LEAST(A, B) ((A) < (B) ? (A) : (B))
-#define LARGER(A, B) ((A) > (B) ? (A) : (B))
+#define MIN(A, B) ((A) < (B) ? (A) : (B))
+#define MAX(A, B) ((A) > (B) ? (A) : (B))
 #define ROUND_UP(n, m) (((n) + (m) - 1) / (m) * (m))
 
 INLINE vec load(const float *p) { return *(const vec *)p; }
@@ -86,7 +86,7 @@ INLINE vec activation(vec z, vec *slope) {
   return z * s;
 #elif ACTIVATION == TANH
   vec e = exponential(2.0f * z), q = z * z;
-  // Near 0 the quotient would lose digits: the odd Taylor polynomial instead.
+  // Near 0 the quotient loses precision, so the Taylor polynomial is used.
   vec near = z * (1.0f + q * (-0.33333333f + q * (0.13333333f + q * (-0.053968254f + q * 0.021869488f))));
   vec t = choose(q < 0.04f, near, 1.0f - 2.0f / (e + 1.0f));
   *slope = 1.0f - t * t;

@@ -1,4 +1,4 @@
-"""Figures as Vega-Lite specifications: one function each, in the module of its section of the page."""
+"""Figures as Vega-Lite specifications: one function for each, one module for each section of the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["CURVES", "Figure", "all_figures", "draw", "for_file", "for_page", "s
 
 
 def all_figures(comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise]) -> list[Figure]:
-    """What the runs have to show; figures that would be empty are left out."""
+    """All figures of a report, without those that would be empty."""
     shown = shown_arms(rows)
     figures: list[Figure] = []
     if any(arm.curves() for arm in shown):

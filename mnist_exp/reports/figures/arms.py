@@ -1,4 +1,4 @@
-"""Arms by their test accuracy, and by their difference to the baseline."""
+"""Test accuracy of the arms, and its difference from that of the baseline."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ INTERVAL = {"type": "rule", "strokeWidth": 2, "color": COLOURS[0], "clip": True}
 
 
 def accuracies(rows: Sequence[Row]) -> Figure:
+    """Test accuracy by arm."""
     shown = [row for row in rows if row.accuracy][:DOTS]
     means: list[Spec] = []
     single: list[Spec] = []
@@ -50,6 +51,7 @@ def accuracies(rows: Sequence[Row]) -> Figure:
 
 
 def differences(pairs: Sequence[Pairwise], baseline: str) -> Figure:
+    """Difference from the baseline, whose label is ``baseline``, by arm."""
     known = sorted((pair for pair in pairs if pair.seeds), key=lambda pair: -(pair.seeds.mean if pair.seeds else 0))
     values: list[Spec] = []
     over_runs: list[Spec] = []
@@ -78,7 +80,7 @@ def differences(pairs: Sequence[Pairwise], baseline: str) -> Figure:
         ],
     }
     caption = (
-        f"Difference of the mean test accuracy from that of {baseline}, to the right is better. Thin line: 95 % over seeds, "
+        f"Mean test accuracy minus that of {baseline}; further right is better. Thin line: 95 % over seeds, "
         "cut at the edge of the picture; broad band: 95 % over test images. Neither is corrected for the number of comparisons; the table's p-values are."
         + (f" The best {DOTS} of {len(known)} arms." if len(known) > DOTS else "")
     )

@@ -1,4 +1,4 @@
-"""Accuracy against what it costs: parameters, multiply-accumulates, time, memory."""
+"""Accuracy against costs: parameters, multiply-accumulates, time, memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mnist_exp.reports.tables import Row
 
 
 def costs(rows: Sequence[Row]) -> Iterator[Figure]:
+    """A figure for each cost that differs between arms."""
     known = [row for row in rows if row.accuracy]
     longest = max((row.train_seconds or 0.0 for row in known), default=0.0)
     unit, length = ("hours", 3600) if longest >= 7200 else ("minutes", 60) if longest >= 120 else ("seconds", 1)
@@ -32,8 +33,8 @@ def _cost(name: str, title: str, axis: str, measured: Sequence[tuple[Row, float]
     accuracies = [row.mean or 0.0 for row, _ in measured]
     front = {index: number for number, index in enumerate(pareto(costs, accuracies), start=1)}
     texts = {index: f"{number} {measured[index][0].arm.label}" for index, number in front.items()}
-    beaten = "beaten by one of these"
-    at: dict[tuple[float, float], list[str]] = {}  # arms in one place share a text
+    beaten = "not on the front"
+    at: dict[tuple[float, float], list[str]] = {}  # arms at the same point share a text
     for index, number in front.items():
         at.setdefault((costs[index], accuracies[index]), []).append(str(number))
     values = [
@@ -65,7 +66,7 @@ def _cost(name: str, title: str, axis: str, measured: Sequence[tuple[Row, float]
         ],
     }
     caption = (
-        f"Mean test accuracy against {axis}. The line joins the Pareto front, the arms that no other arm beats: "
-        f"{'; '.join(texts.values())}. Triangles are beaten by one of these; {seeds_of(row.arm for row, _ in measured)}."
+        f"Mean test accuracy against {axis}. The line is the Pareto front: the arms for which no other arm is as accurate at "
+        f"a lower cost, or more accurate at the same cost: {'; '.join(texts.values())}. Triangles are the other arms; {seeds_of(row.arm for row, _ in measured)}."
     )
     return Figure(f"pareto_{name}", f"Accuracy against {title.lower()}", caption, "costs", spec)

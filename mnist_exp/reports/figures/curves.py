@@ -1,4 +1,4 @@
-"""Loss and accuracy by epoch."""
+"""Loss and accuracy by epoch, for training and test data."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mnist_exp.reports.figures.parts import Figure, by_arm, layer, seeds_of, swi
 
 
 def curves(arms: Sequence[Arm]) -> Iterator[Figure]:
+    """A figure for each split and metric that was recorded."""
     for split, metric in (("train", "loss"), ("test", "loss"), ("train", "accuracy"), ("test", "accuracy")):
         values = [value for arm in arms for value in _by_epoch(arm, f"{split}_{metric}")]
         if values:
@@ -53,9 +54,9 @@ def _curve(arms: Sequence[Arm], split: str, metric: str, values: Sequence[Spec])
         tip("runs", **number),
     ]
     colour: Spec = by_arm(arms)
-    alone = min(Counter(value["arm"] for value in values).values()) == 1  # one point makes no line
+    has_single = min(Counter(value["arm"] for value in values).values()) == 1  # a line needs two points
     band: Spec = {"y": {"field": "low", **y}, "y2": {"field": "high"}}
-    line = {"type": "line", "strokeWidth": 2, "point": {"size": 45, "opacity": int(alone)}}
+    line = {"type": "line", "strokeWidth": 2, "point": {"size": 45, "opacity": int(has_single)}}
     spec = {
         "data": {"values": list(values)},
         **switch(arms),
@@ -65,10 +66,10 @@ def _curve(arms: Sequence[Arm], split: str, metric: str, values: Sequence[Spec])
             layer(line, y={"field": "mean", **y}, **colour, tooltip=tooltip),
         ],
     }
-    told = "seen while the epoch ran, in training mode" if split == "train" else "of the weights after the epoch"
+    when = "measured during the epoch, in training mode" if split == "train" else "of the weights after the epoch"
     fewer = any(len({len(run.metrics) for run in arm.curves()}) > 1 for arm in arms)
     ended = (
         " Where the runs of an arm have different numbers of epochs, late points are means of fewer." if fewer else ""
     )
-    caption = f"{name.capitalize()}, {told}: mean over seeds, band from the lowest to the highest seed; {seeds_of(arms)}.{ended}"
+    caption = f"{name.capitalize()}, {when}: mean over seeds, band from the lowest to the highest seed; {seeds_of(arms)}.{ended}"
     return Figure(f"curves_{split}_{metric}", name.capitalize(), caption, "curves", spec, switchable=True)

@@ -1,4 +1,4 @@
-"""A figure's specification for the page (interactive) and for files, and the files: SVG and PNG."""
+"""The specification of a figure for the page (interactive) and for files, and its drawing as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from mnist_exp.reports.axes import Spec, in_lines
 from mnist_exp.reports.figures.parts import Figure
 
-SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # names the language's version; nothing is fetched
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # the version of the language; nothing is downloaded
 
 
 def for_page(figure: Figure) -> Spec:
-    """Takes the width of its place and the colour of the text around it."""
+    """The specification for the page, with the width of its container and the colour of the surrounding text."""
     spec = copy.deepcopy(figure.spec)
     ink = {"labelColor": "currentColor", "titleColor": "currentColor"}
     faint = {"domainColor": "currentColor", "tickColor": "currentColor", "gridColor": "currentColor"}
@@ -30,7 +30,7 @@ def for_page(figure: Figure) -> Spec:
 
 
 def for_file(figure: Figure) -> Spec:
-    """Fixed size on white, with its title and legend."""
+    """The specification for files: fixed size, white background, title and legend."""
     title = {"text": in_lines(figure.title, 60), "anchor": "start", "fontSize": 14}
     return {
         "$schema": SCHEMA, **figure.spec, "title": title, "width": figure.width, "height": figure.height,
@@ -63,7 +63,7 @@ def _config() -> Spec:
 
 
 def _hide_legends(node: Any) -> None:
-    """The page has switches for arms, and the caption names the Pareto front."""
+    """Remove the legends that the page does not need: it has switches for arms, and the caption lists the Pareto front."""
     if isinstance(node, dict):
         for channel in ("color", "strokeDash", "shape"):
             if isinstance(node.get(channel), dict) and node[channel].get("field") in {"arm", "front"}:

@@ -1,4 +1,4 @@
-"""Which digits are taken for which, and whether confidence tells."""
+"""Confusion matrix, accuracy by class, and reliability diagram."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mnist_exp.reports.tables import Row
 
 
 def errors(comparison: Comparison, rows: Sequence[Row], shown: Sequence[Arm]) -> Iterator[Figure]:
-    """Of the arms that were tested on the baseline's test set."""
+    """The figures about errors, of the arms that were tested on the baseline's test set."""
     test_set = comparison.arms[comparison.baseline].test_set
     arms = [arm for arm in shown if arm.confusion is not None and arm.test_set == test_set]
     if arms:
@@ -48,7 +48,7 @@ def _confusion(arms: Sequence[Arm], first: str) -> Figure:
         ],
     }  # fmt: skip
     caption = (
-        "Images of each digit (rows) by what they were taken for (columns), mean over the arm's runs; errors are shaded. "
+        "Number of images by label (rows) and prediction (columns), mean over the arm's runs; errors are shaded. "
         f"{seeds_of(arms)}. In the files: {first}."
     )
     return Figure("confusion", "Confusion matrix", caption, "errors", spec, height=330)
@@ -120,7 +120,7 @@ def _reliability(arms: Sequence[Arm]) -> Figure:
         ],
     }
     caption = (
-        "Accuracy against confidence in 15 bins, all runs of an arm together; on the dashed line a network is as often right "
-        f"as it says, below it is too sure. Larger points are more images; {seeds_of(arms)}."
+        "Accuracy against confidence in 15 bins, all runs of an arm together; on the dashed line "
+        f"confidence equals accuracy, below it confidence is too high. Larger points are more images; {seeds_of(arms)}."
     )
     return Figure("reliability", "Reliability diagram", caption, "errors", spec, switchable=True)

@@ -1,6 +1,7 @@
-"""What figures share: their looks, and the pieces of a Vega-Lite specification that many have.
+"""The style of figures, and parts of Vega-Lite specifications that several figures share.
 
-Colours are those of Okabe and Ito (2008), told apart without colour vision; lines differ in their dashes, too.
+Colours are those of Okabe and Ito (2008), which people with colour blindness can distinguish; lines differ in their
+dashes, too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from mnist_exp.reports.tables import Row, seeds
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6A3B", "#888888")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
-CURVES = 12  # arms in figures with a line for each; more cannot be told apart
+CURVES = 12  # arms in figures with a line for each; more could not be distinguished
 DOTS = 40  # arms in figures with a row for each
 WIDTH = 460
 DOT = {"type": "point", "filled": True, "size": 60, "color": COLOURS[0]}
@@ -23,14 +24,15 @@ DOT = {"type": "point", "filled": True, "size": 60, "color": COLOURS[0]}
 
 @dataclass(frozen=True)
 class Figure:
-    """One picture.
+    """A figure.
 
     Attributes:
-        name: of its files. title: above it. caption: what it shows and what its marks and intervals mean.
+        name: of its files, without suffix. title: above it. caption: explains its marks and intervals.
         section: of the page: curves, pairwise, costs, settings or errors.
-        spec: Vega-Lite without size and colours of text.
-        switchable: whether its arms follow the page's switches.
-        width: in files; on the page it is as wide as its place, or scrolls where it needs more than other figures.
+        spec: Vega-Lite, without size and colours of text.
+        switchable: whether the switches of the page show and hide its arms.
+        height, width: in pixels; on the page the width is that of the container, but not less than ``width`` if that is
+            above ``WIDTH``.
     """
 
     name: str
@@ -49,7 +51,7 @@ def style(index: int) -> tuple[str, list[int]]:
 
 
 def shown_arms(rows: Sequence[Row]) -> list[Arm]:
-    """The arms that figures with a line for each show, in natural order: the best, and the baseline whatever its place."""
+    """The arms of figures with a line for each, in natural order: the best ``CURVES``, with the baseline among them."""
     known = [row for row in rows if row.arm.curves()]
     baseline = [row for row in known[CURVES:] if row.is_baseline]
     chosen = [*known[: CURVES - len(baseline)], *baseline]
@@ -57,16 +59,16 @@ def shown_arms(rows: Sequence[Row]) -> list[Arm]:
 
 
 def layer(mark: str | Spec, values: Sequence[Spec] | None = None, **encoding: Any) -> Spec:
-    """One layer of a figure: a mark and what it encodes, of data of its own where ``values`` are given."""
+    """A layer of a figure: a mark, its encoding, and its own data if ``values`` are given."""
     data = {} if values is None else {"data": {"values": list(values)}}
     return {**data, "mark": {"type": mark} if isinstance(mark, str) else mark, "encoding": encoding}
 
 
 def tip(field: str, form: str | None = None, title: str | None = None, kind: str | None = None) -> Spec:
-    """One line of what is shown under the pointer.
+    """One line of a tooltip.
 
     Args:
-        form: of numbers, in d3's notation. kind: of the field, where Vega-Lite cannot tell.
+        form: d3's format of a number. kind: Vega-Lite's type of the field, if it cannot be inferred.
     """
     given = {"field": field, "format": form, "title": title, "type": kind}
     return {key: value for key, value in given.items() if value is not None}
@@ -85,7 +87,7 @@ def by_arm(arms: Sequence[Arm]) -> Spec:
 
 
 def switch(arms: Sequence[Arm]) -> Spec:
-    """The part of a specification by which the page switches arms on and off."""
+    """The part of a specification with which the page shows and hides arms."""
     return {
         "params": [{"name": "shown", "value": [arm.label for arm in arms]}],
         "transform": [{"filter": "indexof(shown, datum.arm) >= 0"}],
@@ -93,4 +95,5 @@ def switch(arms: Sequence[Arm]) -> Spec:
 
 
 def seeds_of(arms: Iterable[Arm]) -> str:
+    """The numbers of runs whose curves are drawn, as text."""
     return seeds(len(arm.curves()) for arm in arms)

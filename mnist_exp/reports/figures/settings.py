@@ -1,4 +1,4 @@
-"""Accuracy against what varies between the arms."""
+"""Accuracy against the settings that differ between arms."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mnist_exp.reports.statistics import importance, over_seeds
 
 
 def settings(comparison: Comparison) -> Iterator[Figure]:
+    """The figures about settings; none for fewer than three arms with a result."""
     arms = [(index, arm) for index, arm in enumerate(comparison.arms) if arm.runs]
     if len(arms) < 3:
         return
@@ -23,9 +24,9 @@ def settings(comparison: Comparison) -> Iterator[Figure]:
     columns = [column for column in comparison.varied if len({column.shown(index) for index, _ in arms}) > 1]
     if 2 <= len(columns) <= 12:
         yield _parallel(columns, arms)
-    weighed = [(column, _weight(column, arms)) for column in columns]
-    if len(columns) >= 2 and any(weight is not None for _, weight in weighed):
-        yield _importance(weighed)
+    importances = [(column, _weight(column, arms)) for column in columns]
+    if len(columns) >= 2 and any(weight is not None for _, weight in importances):
+        yield _importance(importances)
 
 
 def _against(column: Varied, arms: Sequence[tuple[int, Arm]]) -> Figure:
@@ -98,7 +99,7 @@ def _parallel(columns: Sequence[Varied], arms: Sequence[tuple[int, Arm]]) -> Fig
         ],
     }  # fmt: skip
     caption = (
-        "Each line is an arm, from its settings to its mean test accuracy. The values of a setting stand in their order, "
+        "Each line is an arm, from its settings to its mean test accuracy. The values of a setting are in natural order, "
         f"evenly spaced; {seeds_of(arm for _, arm in arms)}."
     )
     width = max(WIDTH, 100 * len(titles))
@@ -119,8 +120,8 @@ def _weight(column: Varied, arms: Sequence[tuple[int, Arm]]) -> float | None:
     return importance(list(groups.values()))
 
 
-def _importance(weighed: Sequence[tuple[Varied, float | None]]) -> Figure:
-    values = [{"setting": column.title, "share": weight} for column, weight in weighed if weight is not None]
+def _importance(importances: Sequence[tuple[Varied, float | None]]) -> Figure:
+    values = [{"setting": column.title, "share": weight} for column, weight in importances if weight is not None]
     values.sort(key=lambda value: -float(str(value["share"])))
     y, height = rows_of([str(value["setting"]) for value in values])
     x = {"field": "share", "type": "quantitative", "title": "share of variance", "scale": {"domain": [0, 1]},
