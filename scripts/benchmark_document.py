@@ -187,9 +187,12 @@ def draw_growth(growth: Rows) -> None:
             )
         axes.set_yscale("log")
         axes.set_xscale("log", base=2 if kind in {"threads", "runs"} else 10)
-        if kind in {"threads", "runs"}:
-            axes.set_xticks(sorted({float(row["x"]) for row in rows}))
-            axes.xaxis.set_major_formatter("{x:g}")
+        xs = {float(row["x"]) for row in rows if kind != "width" or row["network"] == "mlp"}
+        axes.set_xticks(sorted(xs), minor=False)
+        axes.set_xticks([], minor=True)
+        axes.xaxis.set_major_formatter("{x:,g}" if kind != "data" else "{x:,.0f}")
+        axes.yaxis.set_minor_formatter("{x:,g}" if kind in {"data", "runs"} else "")
+        axes.yaxis.set_major_formatter("{x:,g}")
         axes.set_xlabel("width of the MLP; LeNet-5's widths times 71" if kind == "width" else title)
         axes.set_ylabel("µs a step" if rows[0]["unit"] == "µs" else "s, whole process")
         axes.grid(alpha=0.3)
