@@ -70,7 +70,7 @@ def about_peers(peers: Rows, growth: Rows, of: dict[str, str]) -> Iterator[str]:
     turns = len({row["turn"] for row in peers})
     versions = sorted({part for row in peers for part in row["versions"].replace(" ", "=").split("=")[::2]})
     numbers = dict(pair for row in peers for pair in zip(*[iter(row["versions"].split())] * 2, strict=True))
-    yield f"{machine(of)}; {images:,} images, medians of {turns} turns; "
+    yield f"{machine(of)}; {images:,} images, {'one turn' if turns == 1 else f'medians of {turns} turns'};"
     yield f"{', '.join(f'{name} {numbers[name]}' for name in versions)}."
     for network in NETWORKS:
         yield ""
@@ -110,7 +110,7 @@ def draw_peers(peers: Rows, growth: Rows) -> None:
             axes.axvline(value, color="tab:red", linewidth=1, linestyle=":" if "memory" in what else style, label=label)
         axes.set_xscale("log")
         axes.set_xlim(left=min(limits(growth, network, int(peers[0]["images"])).values()) / 1.6, right=2.2 * max(whole))
-        axes.set_xlabel(f"seconds of the second epoch, {int(peers[0]['images']):,} images, one thread")
+        axes.set_xlabel(f"bar: second epoch of {int(peers[0]['images']):,} images, s")
         axes.set_title(title, fontsize=11)
         axes.grid(alpha=0.3, axis="x")
         axes.set_axisbelow(True)
@@ -128,7 +128,7 @@ def about_parts(growth: Rows, of: dict[str, str]) -> Iterator[str]:
     names = [name for name in dict.fromkeys(row["x"] for row in parts) if name != "whole step"]
     for name in (*names, "whole step"):
         cells = [found.get((name, network, backend)) for network in NETWORKS for backend in BACKENDS]
-        yield f"| {name} | {' | '.join('-' if cell is None else f'{cell:.0f}' for cell in cells)} |"
+        yield f"| {name} | {' | '.join('-' if cell is None else str(round(cell)) for cell in cells)} |"
 
 
 KINDS = {
