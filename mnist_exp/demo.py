@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_exp.data.photographs import decoded
 from mnist_exp.errors import UsageError
 from mnist_exp.runs import RunDirectoryError
+from mnist_exp.terminal import announce_loading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +43,7 @@ def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> lis
     Raises:
         RunDirectoryError: no network can be loaded.
     """
+    announce_loading()
     from mnist_exp.reader import Classifier
     from mnist_exp.reports.collect import paths_of
 

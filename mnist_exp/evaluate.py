@@ -22,6 +22,7 @@ from mnist_exp.explain import explain_composition
 from mnist_exp.runs import Run, read_run, write_atomically
 from mnist_exp.runs.files import exists
 from mnist_exp.stored import changed, describe_data, parse, with_existing_folder
+from mnist_exp.terminal import announce_loading
 from mnist_exp.trust import check_target_types
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def evaluate_run(
     run = read_run(path)
     config = data_to_evaluate(run, overrides)  # before torch is imported, because a mistake is likely here
 
+    announce_loading()
     from mnist_exp.components import build_objective
     from mnist_exp.device import choose_device, prepare_torch
     from mnist_exp.experiment import predictions

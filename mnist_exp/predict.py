@@ -15,6 +15,7 @@ from mnist_exp.data.files import DataError, describe
 from mnist_exp.data.handwriting import SeveralMarks
 from mnist_exp.data.photographs import SUFFIXES, read_picture
 from mnist_exp.errors import UsageError
+from mnist_exp.terminal import announce_loading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +53,7 @@ def classify(
     Raises:
         UsageError, RunDirectoryError: there is no trained network in ``directory``, or ``show`` cannot be written.
     """
+    announce_loading()
     from mnist_exp.reader import Classifier
 
     network = Classifier(directory, trusted)

@@ -25,6 +25,7 @@ from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.directory import refuse_unless_free
 from mnist_exp.runs.provenance import provenance
 from mnist_exp.stored import check_resume, check_runs_named, resumed
+from mnist_exp.terminal import announce_loading
 
 if TYPE_CHECKING:
     from mnist_exp.build import Parts
@@ -63,6 +64,8 @@ class CheckBeforeRun(Callback):
             refuse_unless_free(Path(config.hydra.run.dir))
             checked = checked.with_absolute_paths(here)
             began = time.perf_counter()
+            if not checked.quiet:
+                announce_loading()
             from mnist_exp.build import build, check_parts
             from mnist_exp.components import callback_arguments
 
@@ -140,6 +143,8 @@ def train(run: RunDirectory, built: tuple[Parts, float] | None = None, *, in_swe
 
     with StopRequest() as stop:
         began = time.perf_counter()
+        if not run.config.quiet:
+            announce_loading()
         from mnist_exp.experiment import run_experiment
 
         parts, seconds = built or (None, 0.0)

@@ -1,4 +1,4 @@
-"""Standard output that may be closed early, as in ``mnist-train | head -3``: printing stops, and the work continues."""
+"""Lines for the terminal. Standard output may be closed early, as in ``mnist-train | head -3``: the work continues."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def plain(line: str) -> Text:
 def say(line: str) -> None:
     """Print a line."""
     Terminal().print(plain(line))
+
+
+def announce_loading() -> None:
+    """Print on a terminal that PyTorch is being loaded, because nothing else is shown for seconds. Call it before the import."""
+    if "torch" not in sys.modules and sys.stderr.isatty():
+        print("loading PyTorch", file=sys.stderr, flush=True)
 
 
 def discard_output() -> None:

@@ -178,13 +178,16 @@ def mnist_train_process(tmp_path: Path, warm_commands: WarmCommands) -> Callable
 
 @pytest.fixture
 def mnist_train_terminal(tmp_path: Path, warm_commands: WarmCommands) -> Callable[..., tuple[int, str]]:
-    """``mnist-train`` in a new process, on a terminal; returns the exit status and the output."""
+    """``mnist-train`` in a new process, on a terminal; returns the exit status and the output.
 
-    def run(*arguments: str) -> tuple[int, str]:
+    With ``warm=False`` the process has not loaded PyTorch before.
+    """
+
+    def run(*arguments: str, warm: bool = True) -> tuple[int, str]:
         parent, child = pty.openpty()
         environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "140", "LINES": "40"}
-        command = [warm_commands.bin / "mnist-train", *arguments]
-        process = subprocess.Popen(command, stdout=child, stderr=child, env=environment, cwd=tmp_path)
+        script = (warm_commands.bin if warm else Path(sys.executable).parent) / "mnist-train"
+        process = subprocess.Popen([script, *arguments], stdout=child, stderr=child, env=environment, cwd=tmp_path)
         os.close(child)
         screen = b""
         while True:

@@ -21,6 +21,7 @@ from mnist_exp.errors import UsageError
 from mnist_exp.explain import as_usage_error
 from mnist_exp.runs.directory import resume_command
 from mnist_exp.stored import check_runs_named
+from mnist_exp.terminal import announce_loading
 
 
 class JobComposer:
@@ -156,6 +157,7 @@ def _compose(
             )
         checked = check(tree)
         check_runs_named(checked)
+        announce_loading()
         from mnist_exp.build import check_parts
 
         check_parts(_with_image_size(checked, found), Path(composed.hydra.sweep.dir) / str(index))

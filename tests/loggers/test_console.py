@@ -25,6 +25,18 @@ def test_epoch_rows_fit_a_terminal_of_80_columns() -> None:
         assert len(row) <= 78
 
 
+def test_the_loading_of_pytorch_is_announced_on_a_terminal(
+    small: list[str], mnist_train_terminal: Callable[..., tuple[int, str]]
+) -> None:
+    arguments = [*small, "logger=none", "trainer.epochs=1", "hydra.run.dir=run"]
+    status, text = mnist_train_terminal(*arguments, "quiet=false", warm=False)
+    assert status == 0
+    assert text.startswith("loading PyTorch\r\n")
+    status, text = mnist_train_terminal("resume=run", "trainer.epochs=2", "quiet=true", warm=False)
+    assert status == 0
+    assert "loading" not in text
+
+
 def test_on_a_terminal(small: list[str], mnist_train_terminal: Callable[..., tuple[int, str]]) -> None:
     overrides = [*small, "data.limit=null", "data.val_size=100", "trainer.epochs=3", "hydra.run.dir=run"]
     status, text = mnist_train_terminal(*overrides)
