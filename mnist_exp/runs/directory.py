@@ -33,7 +33,6 @@ from mnist_exp.runs.files import (
     LARGEST_TEXT,
     TEMPORARY,
     RunDirectoryError,
-    exists,
     open_file,
     read_file,
     refuse_links,
@@ -213,7 +212,8 @@ class RunDirectory:
             )
         file = self.path / "metrics.jsonl"
         content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        if content != (read_file(file) if exists(file) else b""):
+        open_file(file, "ab").close()  # from the start on there is a file
+        if content != read_file(file):
             write_atomically(file, content)
         return rows
 

@@ -207,9 +207,9 @@ def test_commands_to_a_busy_slurm_are_repeated(
         said.append("show" if "show" in command else command[1])
         return answers[len(said) - 1]
 
-    monkeypatch.setattr(slurm, "_ask", ask)
+    monkeypatch.setattr(slurm, "_output_of", ask)
     monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
-    slurm._requeue_unless_stopped("7")
+    slurm._requeue_if_running("7")
     assert said == asked
 
 
