@@ -140,8 +140,8 @@ class OptunaSweeper(Sweeper):
         """
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
+        from mnist_exp.runs.sweep import read_job_status
         from mnist_exp.sweeps.composing import JobRefused
-        from mnist_exp.sweeps.directory import read_job_status
         from mnist_exp.terminal import say
 
         assert self.config is not None

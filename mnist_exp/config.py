@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from mnist_exp.errors import UsageError, as_typed, explain_validation
-from mnist_exp.trust import refuse_unless_plain
+from mnist_exp.plain import refuse_unless_plain
 from mnist_exp.types import BatchNorm, Classes, Count, Dropout, NonNegative, PerChannel, Positive, Probability
 
 

@@ -23,6 +23,7 @@ from mnist_exp.runs.directory import resume_command
 from mnist_exp.runs.files import open_file, refuse_links
 from mnist_exp.runs.reading import read_config, read_metrics, read_record
 from mnist_exp.runs.record import RunRecord, Status
+from mnist_exp.runs.sweep import read_sweep
 from mnist_exp.trust import logger_to_use
 
 CHANGEABLE = ("data.root", "logger", "quiet", "show_layers", "trainer.epochs", "trust")
@@ -252,8 +253,6 @@ def _command(path: Path, record: RunRecord, epochs: int) -> str:
 
 def _is_job(path: Path) -> bool:
     """Whether the run is listed in a ``sweep.json``."""
-    from mnist_exp.sweeps.directory import read_sweep
-
     path = path.absolute()
     if not (path.parent / "sweep.json").is_file():
         return False

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.sweeps.directory import JobRecord, read_sweep
+from mnist_exp.runs.sweep import JobRecord, read_sweep
 
 BREAKING = "seed=0,1,2,3,5,6"  # one job without a failure, and one for each kind of failure
 # Makes the jobs with some seeds fail, in any process. Seed 6 also kills the launcher's process once another job has begun.

@@ -237,8 +237,8 @@ def test_swept_choices_may_have_keys_that_the_default_lacks(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    from mnist_exp.runs.sweep import read_sweep
     from mnist_exp.sweeps import launching
-    from mnist_exp.sweeps.directory import read_sweep
 
     monkeypatch.setattr(launching, "_run", lambda *arguments: None)
     sweep = ["-m", *small, "seed=0,1", "hydra.sweep.dir=sweep"]
@@ -352,8 +352,8 @@ def test_group_that_may_be_empty(
 def test_group_that_may_be_empty_among_the_choices_of_a_sweep(
     mnist_train: Callable[..., int], small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from mnist_exp.runs.sweep import read_sweep
     from mnist_exp.sweeps import launching
-    from mnist_exp.sweeps.directory import read_sweep
 
     monkeypatch.setattr(launching, "_run", lambda *arguments: None)
     assert mnist_train("-m", *small, "experiment=null,record/lenet5", "hydra.sweep.dir=sweep") == 0

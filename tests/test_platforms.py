@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_exp.sweeps.directory import read_sweep
+from mnist_exp.runs.sweep import read_sweep
 
 START = """
 import multiprocessing, os, signal, sys

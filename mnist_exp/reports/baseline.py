@@ -15,7 +15,7 @@ from mnist_exp.errors import UsageError, as_typed, nearest
 from mnist_exp.hashing import hashed_config
 from mnist_exp.reports.settings import ABSENT, flatten
 from mnist_exp.runs import RunDirectoryError
-from mnist_exp.sweeps.directory import read_sweep
+from mnist_exp.runs.sweep import read_sweep
 
 if TYPE_CHECKING:
     from mnist_exp.reports.collect import Arm

@@ -15,96 +15,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, ClassVar
 
 from filelock import FileLock, Timeout
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import from_json
 
 from mnist_exp.config import Config
-from mnist_exp.errors import explain_validation, printable
 from mnist_exp.hashing import HASH_VERSION, NOT_HASHED, config_hash
 from mnist_exp.runs import RunDirectoryError, Status, write_atomically
-from mnist_exp.runs.directory import resume_command
 from mnist_exp.runs.files import open_file, refuse_links, remove_temporaries
-from mnist_exp.runs.locking import is_locked
-from mnist_exp.runs.reading import read_config, read_record
+from mnist_exp.runs.reading import read_config
+from mnist_exp.runs.sweep import Job, JobRecord, JobStatus, SweepRecord, read_job_status, read_sweep
 
 LONGEST_NAME = 80
-
-
-def _check_folder_name(name: str) -> str:
-    if not re.fullmatch(r"[^./\\:\x00-\x1f][^/\\:\x00-\x1f]*", name):
-        raise ValueError("should be the name of a folder in the sweep directory: no path, not hidden")
-    return name
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep.
-
-    Attributes:
-        directory: name of its run directory in the sweep directory.
-        id: hash of what it computes; jobs are matched by it.
-        overrides: those that differ between the jobs of the sweep.
-        arguments: all its overrides, those that all jobs share included.
-    """
-
-    directory: Annotated[str, AfterValidator(_check_folder_name)]
-    id: str
-    overrides: tuple[str, ...]
-    arguments: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class JobStatus:
-    """The status of a job, read from its run directory.
-
-    Attributes:
-        status: of the run; killed if the record says running and no process has locked the directory.
-        error: why the run did not complete; None if it did, or is not over.
-        val_accuracy, test_accuracy: of the result, fractions; None without a result.
-        seconds: total, the parts before each resume included.
-        val_loss: of the result, in nats.
-    """
-
-    status: Status
-    error: str | None = None
-    val_accuracy: float | None = None
-    test_accuracy: float | None = None
-    seconds: float | None = None
-    val_loss: float | None = None
-
-
-@dataclass(frozen=True)
-class JobRecord(JobStatus, Job):
-    """A job in ``sweep.json``, with its status when the file was written."""
-
-    @property
-    def job(self) -> Job:
-        return Job(self.directory, self.id, self.overrides, self.arguments)
-
-
-@dataclass(frozen=True)
-class SweepRecord:
-    """The content of ``sweep.json``. Keys of later versions are ignored.
-
-    Attributes:
-        command: as typed in a shell.
-        arguments: the words of the command, without the program's name.
-        updated: when the file was written, ISO 8601 in UTC.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, allow_inf_nan=False)
-
-    command: str
-    arguments: tuple[str, ...]
-    updated: str
-    jobs: tuple[JobRecord, ...]
-    config_hash_version: int = 1  # the first version did not write it
-
-
-RECORD = TypeAdapter(SweepRecord)
 
 
 @dataclass
@@ -208,34 +129,6 @@ class SweepDirectory:
         write_atomically(self.path / "sweep.json", json.dumps(asdict(record), indent=2).encode() + b"\n")
 
 
-def read_sweep(path: Path) -> SweepRecord:
-    """Read ``sweep.json`` of a sweep directory.
-
-    Raises:
-        RunDirectoryError: it is missing or damaged, a value in it has a wrong type, or a job's directory is not the name
-            of a folder in ``path``.
-    """
-    file = path / "sweep.json"
-    try:
-        with open_file(file) as stream:
-            content = stream.read()
-        tree = from_json(content)
-    except FileNotFoundError as error:
-        if (path / "run.json").is_file():
-            raise RunDirectoryError(f"{path} holds a run, not a sweep; continue it: {resume_command(path)}") from error
-        raise RunDirectoryError(f"{path} is not a sweep directory: it has no sweep.json") from error
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{file} cannot be read: {error}") from error
-    if not isinstance(tree, dict):
-        raise RunDirectoryError(f"{file} cannot be read: it should be a JSON object")
-    try:
-        return RECORD.validate_json(content)
-    except ValidationError as error:
-        first, *others = explain_validation(error, tree)
-        more = f" (and {len(others)} more)" if others else ""
-        raise RunDirectoryError(f"{file}: {printable(first)}{more}") from error
-
-
 def _with_current_hash(job: Job, path: Path) -> Job:
     """The job with its identity by the current version of the hash."""
     try:
@@ -254,24 +147,6 @@ def ask_to_stop(stop_file: Path, number: int | None = None) -> None:
     """
     with open_file(stop_file, "w") as file:
         file.write("" if number is None else str(int(number)))
-
-
-def read_job_status(path: Path) -> JobStatus:
-    """Read the status of the run in this directory; failed if ``run.json`` is damaged or missing."""
-    try:
-        record = read_record(path)
-        status = record.status
-        if status == Status.RUNNING and not is_locked(path):
-            record = read_record(path)  # it may have ended since the first reading
-            status = Status.KILLED if record.status == Status.RUNNING else record.status
-    except RunDirectoryError as problem:
-        return JobStatus(Status.FAILED, str(problem))
-    final = record.final or {}
-    error = record.error or ("its process ended without recording why" if status == Status.KILLED else None)
-    seconds = record.seconds.get("total")
-    return JobStatus(
-        status, error, final.get("val_accuracy"), final.get("test_accuracy"), seconds, final.get("val_loss")
-    )
 
 
 def job_id(config: Config, overrides: Iterable[str]) -> str:

@@ -31,8 +31,9 @@ from mnist_exp.runs.files import open_file
 from mnist_exp.runs.provenance import provenance
 from mnist_exp.runs.reading import read_record
 from mnist_exp.runs.record import FAILED, SETTLED, Status
+from mnist_exp.runs.sweep import read_job_status
 from mnist_exp.signals import StopRequest
-from mnist_exp.sweeps.directory import ask_to_stop, read_job_status
+from mnist_exp.sweeps.directory import ask_to_stop
 
 POLL_SECONDS = 0.5
 # Longer than an optimizer step and a checkpoint take. A job that has not stopped by then is killed; it can be resumed from

@@ -31,9 +31,10 @@ from mnist_exp.compose import BASIC_LAUNCHER, empty_callbacks
 from mnist_exp.errors import RunFailed, RunInterrupted, UsageError, WrappedError
 from mnist_exp.runs.locking import is_locked
 from mnist_exp.runs.record import FAILED, SETTLED, Status
+from mnist_exp.runs.sweep import Job
 from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.composing import fingerprint
-from mnist_exp.sweeps.directory import Job, SweepDirectory
+from mnist_exp.sweeps.directory import SweepDirectory
 from mnist_exp.sweeps.job import StopAll, train_here, train_in_worker
 from mnist_exp.sweeps.matching import report_changed_configs, report_merged, update_data_folders
 from mnist_exp.sweeps.progress import Progress, print_table

@@ -12,7 +12,8 @@ from mnist_exp.runs.directory import write_config
 from mnist_exp.runs.locking import is_locked
 from mnist_exp.runs.reading import read_config
 from mnist_exp.runs.record import SETTLED
-from mnist_exp.sweeps.directory import Job, SweepDirectory, job_id
+from mnist_exp.runs.sweep import Job
+from mnist_exp.sweeps.directory import SweepDirectory, job_id
 from mnist_exp.sweeps.progress import count
 from mnist_exp.terminal import say
 

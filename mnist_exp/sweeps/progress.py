@@ -20,7 +20,8 @@ from mnist_exp.errors import typed
 from mnist_exp.runs import RunDirectoryError
 from mnist_exp.runs.reading import read_metrics
 from mnist_exp.runs.record import FAILED, SETTLED, Status
-from mnist_exp.sweeps.directory import Job, JobStatus, SweepDirectory
+from mnist_exp.runs.sweep import Job, JobStatus
+from mnist_exp.sweeps.directory import SweepDirectory
 from mnist_exp.sweeps.resuming import left_to_user
 from mnist_exp.terminal import Terminal, plain
 

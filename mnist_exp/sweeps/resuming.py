@@ -17,7 +17,7 @@ import yaml
 from mnist_exp.compose import CONF
 from mnist_exp.config import Config
 from mnist_exp.errors import UsageError, report, typed, unquoted
-from mnist_exp.sweeps.directory import read_sweep
+from mnist_exp.runs.sweep import read_sweep
 from mnist_exp.trust import ALLOWED_TARGETS
 
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}

@@ -30,7 +30,7 @@ from mnist_exp.config import Config, Section
 from mnist_exp.errors import UsageError, explain_validation
 from mnist_exp.pruning import METRICS, STUDY, pruner_of, storage_of
 from mnist_exp.runs import Status
-from mnist_exp.sweeps.directory import read_sweep
+from mnist_exp.runs.sweep import read_sweep
 from mnist_exp.trust import find_target
 
 REFUSED = "refused"  # user attribute of a trial that could not be trained: the reason

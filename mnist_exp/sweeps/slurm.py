@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 
 from mnist_exp.errors import RunInterrupted
 from mnist_exp.runs.record import FAILED, SETTLED
+from mnist_exp.runs.sweep import read_job_status
 from mnist_exp.signals import StopRequest
-from mnist_exp.sweeps.directory import read_job_status
 from mnist_exp.sweeps.job import PATIENCE_SECONDS, train_in_a_child
 
 POLL_SECONDS = 0.5

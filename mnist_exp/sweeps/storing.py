@@ -15,8 +15,9 @@ from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.files import refuse_links
 from mnist_exp.runs.reading import read_config
 from mnist_exp.runs.record import SETTLED, Status
+from mnist_exp.runs.sweep import Job
 from mnist_exp.sweeps.composing import Composed, compose_all, fixed_keys
-from mnist_exp.sweeps.directory import Job, SweepDirectory
+from mnist_exp.sweeps.directory import SweepDirectory
 from mnist_exp.sweeps.matching import data_folders, find_moved, identities_of, varying_overrides
 from mnist_exp.trust import check_names, logger_to_use, own_packages
 

@@ -36,7 +36,7 @@ from mnist_exp.models import MLP
 from mnist_exp.reports.collect import compare
 from mnist_exp.runs import RunDirectoryError
 from mnist_exp.runs.reading import read_config, read_metrics, read_record, read_run
-from mnist_exp.sweeps.directory import read_sweep
+from mnist_exp.runs.sweep import read_sweep
 from mnist_exp.training import TrainState, constant, fitting, load_checkpoint, save_checkpoint
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))

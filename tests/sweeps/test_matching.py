@@ -13,7 +13,8 @@ import pytest
 from mnist_exp.config import check
 from mnist_exp.hashing import NOT_HASHED, config_hash
 from mnist_exp.runs import Status, read_run
-from mnist_exp.sweeps.directory import JobRecord, job_id, read_sweep
+from mnist_exp.runs.sweep import JobRecord, read_sweep
+from mnist_exp.sweeps.directory import job_id
 
 QUICK = ["trainer.epochs=1", "trainer.threads=1", "trainer.device=cpu", "logger=none", "quiet=true"]
 IN = "hydra.sweep.dir=sweep"

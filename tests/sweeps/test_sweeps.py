@@ -19,7 +19,8 @@ from sweep_processes import breaking, start, wait_for
 from mnist_exp.compose import CONF
 from mnist_exp.config import check
 from mnist_exp.runs import read_run
-from mnist_exp.sweeps.directory import directory_name, job_id, read_sweep
+from mnist_exp.runs.sweep import read_sweep
+from mnist_exp.sweeps.directory import directory_name, job_id
 
 INSTALLED = [str(Path(sys.executable).with_name("mnist-train"))]
 QUICK = ["quiet=true", "data.limit=64", "trainer.epochs=1", "hydra.sweep.dir=sweep"]

@@ -21,7 +21,7 @@ from warm_commands import WarmCommands
 
 from mnist_exp.loggers.wandb import WandbLogger
 from mnist_exp.runs.reading import read_metrics, read_record
-from mnist_exp.sweeps.directory import read_sweep
+from mnist_exp.runs.sweep import read_sweep
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = {
