@@ -80,7 +80,7 @@ def about_peers(peers: Rows, growth: Rows, of: dict[str, str]) -> Iterator[str]:
     yield (
         f"What this core can do: multiply matrices of 384 x 384 at {float(speed['product']['value']):.0f} GFLOP/s "
         f"(`torch.mm`), copy memory at {float(speed['copy']['value']):.0f} GB/s (read and written); the fastest of "
-        f"{speed['product']['n']}. At these speeds an epoch takes at least:"
+        f"{speed['product']['n']}. At these speeds an epoch would take:"
     )
     yield ""
     yield "| seconds | products | backward pass at the maxima only | reading the images once |"
