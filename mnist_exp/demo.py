@@ -18,9 +18,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.data.photographs import decoded
-from mnist_exp.errors import UsageError
+from mnist_exp.errors import UsageError, announce_loading
 from mnist_exp.runs import RunDirectoryError
-from mnist_exp.terminal import announce_loading
 
 if TYPE_CHECKING:
     import numpy as np

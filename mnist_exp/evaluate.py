@@ -17,12 +17,11 @@ from hydra.errors import HydraException
 
 from mnist_exp.compose import CONF, resolve
 from mnist_exp.config import Config, Data, OwnData, check
-from mnist_exp.errors import UsageError, as_typed
+from mnist_exp.errors import UsageError, announce_loading, as_typed
 from mnist_exp.explain import explain_composition
 from mnist_exp.runs import Run, read_run, write_atomically
 from mnist_exp.runs.files import exists
 from mnist_exp.stored import changed, describe_data, parse, with_existing_folder
-from mnist_exp.terminal import announce_loading
 from mnist_exp.trust import check_target_types
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_exp.data.files import DataError, describe
 from mnist_exp.data.handwriting import SeveralMarks
 from mnist_exp.data.photographs import SUFFIXES, read_picture
-from mnist_exp.errors import UsageError
-from mnist_exp.terminal import announce_loading
+from mnist_exp.errors import UsageError, announce_loading
 
 if TYPE_CHECKING:
     import numpy as np

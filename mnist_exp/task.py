@@ -18,14 +18,13 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from mnist_exp.compose import PACKAGE, resolve
 from mnist_exp.config import check
-from mnist_exp.errors import UsageError
+from mnist_exp.errors import UsageError, announce_loading
 from mnist_exp.explain import wrap_errors_for_hydra
 from mnist_exp.hashing import HASH_VERSION, config_hash
 from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.directory import refuse_unless_free
 from mnist_exp.runs.provenance import provenance
 from mnist_exp.stored import check_resume, check_runs_named, resumed
-from mnist_exp.terminal import announce_loading
 
 if TYPE_CHECKING:
     from mnist_exp.build import Parts

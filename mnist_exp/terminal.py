@@ -33,12 +33,6 @@ def say(line: str) -> None:
     Terminal().print(plain(line))
 
 
-def announce_loading() -> None:
-    """Print on a terminal that PyTorch is being loaded, because nothing else is shown for seconds. Call it before the import."""
-    if "torch" not in sys.modules and sys.stderr.isatty():
-        print("loading PyTorch", file=sys.stderr, flush=True)
-
-
 def discard_output() -> None:
     """Discard all further output; otherwise Python raises an error when it flushes the rest at exit."""
     devnull = os.open(os.devnull, os.O_WRONLY)

@@ -17,11 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.compose import directory_part_of, groups, resolve, with_choices_checked
 from mnist_exp.config import Config, ImageProperties, check
-from mnist_exp.errors import UsageError
+from mnist_exp.errors import UsageError, announce_loading
 from mnist_exp.explain import as_usage_error
 from mnist_exp.runs.directory import resume_command
 from mnist_exp.stored import check_runs_named
-from mnist_exp.terminal import announce_loading
 
 
 class JobComposer:
