@@ -41,7 +41,7 @@ SETTING_OF_ARGUMENT = {
 }
 
 
-_KEPT: dict[str, Dataset] | None = None
+_KEPT: dict[str, Dataset] | None = None  # the last data set by its settings, as JSON; None outside keep_data
 
 
 @contextmanager

@@ -72,7 +72,7 @@ class StoredJobs(ConfigLoader):
         return config
 
     def _unused(self, *arguments: Any, **options: Any) -> NoReturn:
-        raise NotImplementedError("launchers do not need it")
+        raise NotImplementedError("launchers do not need it")  # but ConfigLoader declares it abstract
 
     load_configuration = get_search_path = get_sources = list_groups = _unused
     get_group_options = compute_defaults_list = _unused
