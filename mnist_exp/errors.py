@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import re
 import shlex
 import sys
@@ -56,6 +57,18 @@ def announce_loading() -> None:
     """Print on a terminal that PyTorch is being loaded, because nothing else is shown for seconds. Call it before the import."""
     if "torch" not in sys.modules and sys.stderr.isatty():
         print("loading PyTorch", file=sys.stderr, flush=True)
+
+
+def print_any_text() -> None:
+    """Let standard output show as escapes what its encoding does not have, instead of raising an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "surrogateescape"}:
+            stream.reconfigure(errors="backslashreplace")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be stored: a file name whose bytes could not be decoded cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def printable(line: str) -> str:

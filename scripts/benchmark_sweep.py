@@ -1,17 +1,21 @@
-"""What a sweep costs: three ways of sharing cores, and the time around each job in one process.
+"""What a sweep costs: three ways of sharing cores, the time around each job in one process, and a thousand jobs.
 
 python scripts/benchmark_sweep.py arrangements     # one process, pinned processes, unpinned processes
 python scripts/benchmark_sweep.py cost             # compose, run directory, W&B offline, sweep.json: seconds a job
+python scripts/benchmark_sweep.py many             # 1,000 tiny jobs in one process: start, seconds, memory, open files
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from mnist_exp.runs.provenance import available_cores
@@ -55,15 +59,51 @@ def cost(jobs: int) -> None:
     print(f"{(many - one - trained) / jobs:.3f} s a job beside training and evaluation ({jobs} jobs)")
 
 
+def many(jobs: int) -> None:
+    """Start, time, memory and open files of a sweep of many tiny jobs in one process, and the time of a second start."""
+    work = ["logger=none", "model=mlp", "model.hidden=[16]", "trainer.epochs=1", "data.limit=64", "trainer.threads=1"]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "mnist_exp.cli.train", "-m", *COMMON, *work, f"seed=range({jobs})"]
+        began = time.perf_counter()
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+        first_epoch = Path(folder, "sweep", "seed=0", "metrics.jsonl")
+        files: list[int] = []
+        start = None
+        while process.poll() is None:
+            if start is None and first_epoch.exists():
+                start = time.perf_counter() - began
+            with suppress(OSError):  # it has ended
+                files.append(len(os.listdir(f"/proc/{process.pid}/fd")))
+            time.sleep(0.2)
+        if process.returncode:
+            raise SystemExit(f"the sweep ended with {process.returncode}")
+        wall = time.perf_counter() - began
+        records = [json.loads(file.read_text()) for file in Path(folder).glob("sweep/*/run.json")]
+        began = time.perf_counter()
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        again = time.perf_counter() - began
+    assert start is not None
+    records.sort(key=lambda record: record["seed"])
+    total = [record["seconds"]["total"] for record in records]
+    memory = [record["peak_memory_bytes"] / 2**20 for record in records]
+    part = max(1, jobs // 10)
+    print(f"{len(records)} jobs: first epoch after {start:.1f} s, all after {wall:.1f} s, second start {again:.1f} s")
+    for title, values in (("seconds a job", total[1:]), ("peak memory, MiB", memory[1:]), ("open files", files)):
+        early, late = (statistics.median(some) for some in (values[:part], values[-part:]))
+        print(f"{title}: median {early:.3f} in the first tenth, {late:.3f} in the last, at most {max(values):.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["arrangements", "cost"])
+    parser.add_argument("what", choices=["arrangements", "cost", "many"])
     parser.add_argument("--jobs", type=int, default=None, help="number of jobs")
     parser.add_argument("--epochs", type=int, default=5, help="epochs a job")
     parser.add_argument("--images", type=int, default=4000, help="images an epoch")
     options = parser.parse_args()
     if options.what == "cost":
         cost(options.jobs or 20)
+    elif options.what == "many":
+        many(options.jobs or 1000)
     else:
         arrangements(options.jobs or 4, options.epochs, options.images)
 

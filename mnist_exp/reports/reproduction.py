@@ -6,11 +6,9 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import yaml
-
 from mnist_exp.reports.collect import Arm, Comparison
 from mnist_exp.runs import Run, RunDirectoryError
-from mnist_exp.runs.files import open_file
+from mnist_exp.runs.reading import read_overrides
 from mnist_exp.runs.record import Hardware
 
 
@@ -67,10 +65,7 @@ def _reproduction(arm: Arm) -> Reproduction:
 
 def run_command(run: Run) -> str:
     """The command that trains this run again alone, even if a sweep started it."""
-    file = run.path / "overrides.yaml"
     try:
-        with open_file(file, "r") as stream:
-            overrides = yaml.safe_load(stream)
-        return shlex.join(["mnist-train", *(str(item) for item in overrides)])
-    except (OSError, RunDirectoryError, yaml.YAMLError, TypeError):
+        return shlex.join(["mnist-train", *read_overrides(run.path)])
+    except RunDirectoryError:
         return str(run.record.command or "unknown command")

@@ -11,20 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from mnist_exp.config import Config, check
 from mnist_exp.errors import UsageError, explain_validation
+from mnist_exp.plain import load_yaml
 from mnist_exp.runs.files import LARGEST, LARGEST_TEXT, RunDirectoryError, open_file, read_file
 from mnist_exp.runs.locking import is_locked
 from mnist_exp.runs.record import FIGURES, Metrics, RunRecord, Status
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C library, if installed, is ten times as fast
 
 # Targets of earlier versions, and their names now.
 RENAMED = {"mnist_exp.training.step": "mnist_exp.training.step_decay"}
@@ -135,9 +133,9 @@ def read_config(path: Path) -> Config:
     """
     file = path / "config.yaml"
     try:
-        tree = yaml.load(read_file(file, LARGEST_TEXT), LOADER)  # noqa: S506  # a SafeLoader, in C where there is libyaml
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RunDirectoryError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+        tree = load_yaml(read_file(file, LARGEST_TEXT))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{file} cannot be read: {error}") from error
     if not isinstance(tree, dict) or not {"data", "model", "trainer"} <= tree.keys():
         raise RunDirectoryError(f"{file} is not the configuration of a run of this project")
     for section in tree.values():
@@ -147,6 +145,22 @@ def read_config(path: Path) -> Config:
         return check(tree)
     except UsageError as error:
         raise RunDirectoryError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from error
+
+
+def read_overrides(path: Path) -> list[str]:
+    """``overrides.yaml`` of a run directory: the overrides as typed.
+
+    Raises:
+        RunDirectoryError: it is missing or damaged.
+    """
+    file = path / "overrides.yaml"
+    try:
+        overrides = load_yaml(read_file(file, LARGEST_TEXT))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{file} cannot be read: {error}") from error
+    if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
+        raise RunDirectoryError(f"{file} cannot be read: it should be a list of texts")
+    return overrides
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -317,9 +317,11 @@ def _run(
             del suspects[0]
         elif isinstance(failure, BrokenProcessPool):
             suspects = [job for job in begun if statuses[job] == Status.KILLED]
-        if not begun and failure is not None and tried.issuperset(batch):
-            message = " ".join(str(failure).split())
-            raise UsageError(f"the launcher started no job: {type(failure).__name__}: {message}") from failure
+        if not begun and tried.issuperset(batch):
+            reason = (
+                f"{type(failure).__name__}: {' '.join(str(failure).split())}" if failure else "it reported no reason"
+            )
+            raise UsageError(f"the launcher started no job: {reason}") from failure
         tried.update(batch)
         left = [job for job in left if job not in begun]
 
