@@ -6,6 +6,7 @@ Their exceptions have few attributes, so some facts are read from the text of th
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -89,7 +90,7 @@ def _malformed(override: str) -> str:
     """An override that Hydra cannot parse."""
     key, separator, value = override.partition("=")
     if not separator:
-        if (Path(override) / "run.json").exists():
+        if os.path.exists(Path(override) / "run.json"):  # raises no error for a name that is too long
             return f"{override} is a run directory; to continue it, type {typed('resume', override)}"
         advice = f"type {key}=VALUE" if re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key) else "settings are typed KEY=VALUE"
         return f"{override} is no setting; {advice}"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_exp.errors import typed
+from mnist_exp.errors import is_unicode, printable, typed
 from mnist_exp.hashing import hashed_config
 from mnist_exp.reports.baseline import choose
 from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, split_settings
@@ -190,6 +190,8 @@ class _Collector:
 
     def add(self, path: Path) -> None:
         try:
+            if not is_unicode(str(path)):
+                raise RunDirectoryError(f"{printable(str(path))}: the name is no text; rename it")
             run = read_run(path)
             settings = hashed_config(run.config)
             seed = int(settings.pop("seed"))
@@ -197,7 +199,7 @@ class _Collector:
             if run.status == Status.COMPLETED and not {"test_accuracy", "test_loss", "images_seen"} <= final.keys():
                 raise RunDirectoryError(f"{path / 'run.json'}: a completed run without its final metrics")
         except RunDirectoryError as error:
-            self.problems.append(Problem(str(path), "unreadable", str(error), 0, None))
+            self.problems.append(Problem(printable(str(path)), "unreadable", str(error), 0, None))
             return
         if cut_off(path, run):
             self.notes.append(f"{path / 'metrics.jsonl'} ends in an incomplete line, which is left out")

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+import numpy as np
 import optuna
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
@@ -132,15 +133,14 @@ class Search:
     def _proposed(self, begun: FrozenTrial | None = None) -> Trial:
         """A new trial, or one that was interrupted, perhaps before each key had a value.
 
-        A study that is continued proposes the same trials as one without an interruption, because each trial has its own
+        A study that is continued proposes the same trials as one without an interruption, because each value has its own
         seed.
         """
         number = len(self.study.trials) if begun is None else begun.number
-        self.study.sampler = optuna.samplers.TPESampler(
-            seed=self._settings.seed + number, n_startup_trials=self._settings.startup_trials
-        )
+        self.study.sampler = self._sampler(number, 0)
         trial = self.study.ask() if begun is None else Trial(self.study, self._id_of(begun))
-        for key, distribution in self._space.items():
+        for place, (key, distribution) in enumerate(self._space.items(), start=1):
+            self.study.sampler = self._sampler(number, place)
             match distribution:
                 case FloatDistribution():
                     trial.suggest_float(key, distribution.low, distribution.high, log=distribution.log)
@@ -149,6 +149,11 @@ class Search:
                 case CategoricalDistribution():
                     trial.suggest_categorical(key, distribution.choices)
         return trial
+
+    def _sampler(self, *numbers: int) -> optuna.samplers.TPESampler:
+        """A sampler whose seed depends on that of the search and on these numbers."""
+        (seed,) = np.random.SeedSequence([self._settings.seed, *numbers]).generate_state(1)
+        return optuna.samplers.TPESampler(seed=int(seed), n_startup_trials=self._settings.startup_trials)
 
     def record(self, trial: Trial) -> dict[str, Any]:
         """Fields of the ``run.json`` of a trial that can be pruned, see ``SearchTrial``; empty without pruning."""

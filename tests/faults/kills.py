@@ -97,9 +97,10 @@ def content(path: Path) -> dict[str, Any]:
     for record in [*path.glob("run.json"), *path.glob("*/run.json")]:
         run = record.parent
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        with np.load(run / "predictions.npz", allow_pickle=False) as arrays:
-            logits = arrays["logits"].tobytes()
-        status = json.loads(record.read_text())["status"]
+        status, logits = json.loads(record.read_text())["status"], None
+        if status != "pruned":
+            with np.load(run / "predictions.npz", allow_pickle=False) as arrays:
+                logits = arrays["logits"].tobytes()
         figures = [{key: value for key, value in row.items() if "second" not in key} for row in rows]
         found[run.name] = (status, figures, logits)
     if (path / "study.db").exists():
