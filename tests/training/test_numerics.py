@@ -79,6 +79,22 @@ def test_batches_of_one(backend: str, mnist_train: Callable[..., int], small: li
     assert read_run("run").status == "completed"
 
 
+def test_a_last_batch_of_one_under_batch_norm(
+    mnist_train: Callable[..., int], small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = [*small, "data.limit=33", "trainer.batch_size=16", "regularization=batch_norm"]
+    assert mnist_train(*run, "model=lenet5", "hydra.run.dir=maps") == 0, "statistics of a map are over its pixels, too"
+    capsys.readouterr()
+    assert mnist_train(*run, "model=mlp", "hydra.run.dir=run") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "mnist-train: trainer.batch_size=16 leaves a batch of one of the 33 training images, and batch norm needs two; "
+        "type trainer.batch_size=17"
+    )
+    assert not Path("run").exists()
+    assert mnist_train(*run, "model=mlp", "hydra.run.dir=run", "trainer.batch_size=17") == 0
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_class_that_is_missing_from_a_split(
