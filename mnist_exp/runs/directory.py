@@ -19,7 +19,7 @@ import logging
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -104,10 +104,11 @@ class RunDirectory:
             lock.release()
             raise
         run = cls(path, lock, RunRecord.model_validate({"status": status, "started": _now(), **record}), config)
-        write_config(path, config)
-        write_atomically(path / "overrides.yaml", yaml.safe_dump(list(overrides)).encode())
-        (path / "checkpoints").mkdir(exist_ok=True)
-        run.update()
+        with run._closed_after_a_failure():
+            write_config(path, config)
+            write_atomically(path / "overrides.yaml", yaml.safe_dump(list(overrides)).encode())
+            (path / "checkpoints").mkdir(exist_ok=True)
+            run.update()
         return run
 
     @classmethod
@@ -134,15 +135,16 @@ class RunDirectory:
             raise
         record, status = before[0].with_fields(**changes), before[0].status
         run = cls(path, lock, record, config)
-        (path / "checkpoints").mkdir(exist_ok=True)  # git, for example, does not copy empty folders
         run.may_download, run.trusted = False, ()
         run._before = before
-        if config != before[1]:
-            write_config(path, config)
-        if status == Status.WAITING:
-            run.update(status=Status.RUNNING, started=_now())
-        else:
-            run.update(status=Status.RUNNING, error=None, resumed=[*record.resumed, _now()])
+        with run._closed_after_a_failure():
+            (path / "checkpoints").mkdir(exist_ok=True)  # git, for example, does not copy empty folders
+            if config != before[1]:
+                write_config(path, config)
+            if status == Status.WAITING:
+                run.update(status=Status.RUNNING, started=_now())
+            else:
+                run.update(status=Status.RUNNING, error=None, resumed=[*record.resumed, _now()])
         return run
 
     def __enter__(self) -> RunDirectory:
@@ -150,10 +152,23 @@ class RunDirectory:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self.record.status == Status.RUNNING:  # the end was not recorded
-            self.end(Status.INTERRUPTED if kind is KeyboardInterrupt else Status.FAILED, error)
+            with self._closed_after_a_failure():
+                self.end(Status.INTERRUPTED if kind is KeyboardInterrupt else Status.FAILED, error)
+        self._close()
+
+    def _close(self) -> None:
         LOG.removeHandler(self._log)
         self._log.close()
         self._lock.release()
+
+    @contextmanager
+    def _closed_after_a_failure(self) -> Iterator[None]:
+        """For changes of files that a full disk can prevent."""
+        try:
+            yield
+        except BaseException:
+            self._close()
+            raise
 
     @property
     def last_checkpoint(self) -> Path:
