@@ -56,7 +56,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
         raise
 
 
