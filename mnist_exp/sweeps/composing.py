@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -158,6 +158,23 @@ class Composed:
     whole: Callable[[], DictConfig]
 
 
+@dataclass
+class _Known:
+    """What was found out about the jobs of a sweep and need not be found out again.
+
+    Attributes:
+        words: the checked form of each override.
+        accepted: whole configurations that belong to this sweep, by their ids.
+        found: properties of data that have been read, by their settings.
+        parts: settings whose parts can be built.
+    """
+
+    words: dict[str, list[str]] = field(default_factory=dict)
+    accepted: dict[int, DictConfig] = field(default_factory=dict)
+    found: dict[str, ImageProperties] = field(default_factory=dict)
+    parts: set[str] = field(default_factory=set)
+
+
 def compose_all(
     context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
 ) -> list[Composed]:
@@ -167,10 +184,9 @@ def compose_all(
         JobRefused: a job cannot run; the message names it.
     """
     composer = JobComposer(context.config_loader, config, groups(folders_of_conf(context)))
-    found: dict[str, ImageProperties] = {}
-    accepted: dict[int, DictConfig] = {}
+    known = _Known()
     return [
-        _compose(context, composer, config, overrides, index, found, accepted)
+        _compose(context, composer, config, overrides, index, known)
         for index, overrides in enumerate(job_overrides, initial_job_idx)
     ]
 
@@ -181,14 +197,12 @@ def _compose(
     config: DictConfig,
     overrides: Sequence[str],
     index: int,
-    found: dict[str, ImageProperties],
-    accepted: dict[int, DictConfig],
+    known: _Known,
 ) -> Composed:
     """Compose and check the configuration of a job.
 
     Args:
-        found: what was found in data that have been read, by their settings; data that are read here are added.
-        accepted: whole configurations, by their ids, that belong to this sweep; those that are accepted here are added.
+        known: of the jobs before; what is found here is added.
 
     Raises:
         JobRefused: it cannot run; the message names the job.
@@ -197,12 +211,15 @@ def _compose(
     sweep = hydra.cfg
     folders = folders_of_conf(context)
     try:
-        words = with_choices_checked(overrides, folders)
+        for override in overrides:
+            if override not in known.words:
+                known.words[override] = with_choices_checked([override], folders)
+        words = [word for override in overrides for word in known.words[override]]
         task, composed = composer.compose_task(words, index)
         hydra.cfg = composed  # type: ignore[assignment]  # as set_config does, which would also copy it
-        if id(composed) not in accepted:
+        if id(composed) not in known.accepted:
             _refuse_another_sweep(config, composed)
-            accepted[id(composed)] = composed
+            known.accepted[id(composed)] = composed
         tree = resolve(task)
         if tree["resume"] is not None:
             raise UsageError(
@@ -214,7 +231,11 @@ def _compose(
         announce_loading()
         from mnist_exp.build import check_parts
 
-        check_parts(_with_image_size(checked, found), Path(composed.hydra.sweep.dir) / str(index))
+        sized = _with_image_size(checked, known.found)
+        parts = repr(sized.model_copy(update={"seed": 0}))  # no part is refused because of the seed
+        if parts not in known.parts:
+            check_parts(sized, Path(composed.hydra.sweep.dir) / str(index))
+            known.parts.add(parts)
         checked = checked.with_absolute_paths(Path.cwd())
     except Exception as error:
         if (mistake := as_usage_error(error, folders)) is None:

@@ -160,7 +160,8 @@ def _launch_requested(
         from mnist_exp.components import keep_data  # imports torch, which composing has loaded by now
 
         with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted), keep_data():
-            at_once = shares.at_once if shares.capped else None
+            # Hydra's basic launcher keeps the whole configuration of each job of a launch.
+            at_once = 1 if inner._target_ == BASIC_LAUNCHER else shares.at_once if shares.capped else None
             _run(sweep, wanted, _launcher(inner, config, sweep, settings), stop, at_once)
         stopped_by = int(sweep.stop_file.read_text() or 0) if sweep.stop_file.exists() else None
         if fingerprint(context) != files:
