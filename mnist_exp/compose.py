@@ -214,11 +214,11 @@ def _mode_not_composed() -> Iterator[None]:
     from hydra._internal.hydra import Hydra
 
     original = Hydra.get_mode
-    Hydra.get_mode = lambda *arguments, **options: None  # as if it was not set
+    setattr(Hydra, "get_mode", lambda *arguments, **options: None)  # noqa: B010  # mypy allows no other assignment
     try:
         yield
     finally:
-        Hydra.get_mode = original
+        setattr(Hydra, "get_mode", original)  # noqa: B010  # see above
 
 
 def composing_code() -> CodeType:
