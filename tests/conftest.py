@@ -38,8 +38,14 @@ SMALL = ["data=mnist5k", "data.limit=320", "trainer.epochs=2", "trainer.threads=
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """For ``--numprocesses=auto``: one more than the number of cores, because many tests wait for other processes."""
-    return min(4, available_cores() + 1)
+    """For ``--numprocesses=auto``: two more than the number of cores, because many tests wait for other processes."""
+    return min(4, available_cores() + 2)
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-randomly's
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow tests first: at the end no process of pytest-xdist waits while another one has a long test."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")

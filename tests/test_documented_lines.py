@@ -123,7 +123,8 @@ def shortened(text: str) -> str:
     more: list[str] = []
     if command.startswith("mnist-train") and not PRINTS_ONLY.search(command) and "resume=" not in command:
         preset = re.search(r"\bsweep=(\w+)", command)
-        logger = "logger=none" if "experiment=" in command else "logger.mode=offline"
+        # W&B, the default, only in lines of COLD and where the line is about it: it takes as long as all the rest.
+        logger = "logger.mode=offline" if command in COLD or re.search("logger|wandb", command) else "logger=none"
         more = [*TRAINING, logger, *(SWEEPS.get(preset[1], ["seed=0"]) if preset else [])]
         if preset and preset[1] == "data_fraction":
             more.remove("data.limit=128")
@@ -139,8 +140,8 @@ def shortened(text: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def examples(warm_commands: WarmCommands, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    return Examples(tmp_path_factory.mktemp("examples"), shared_folder / "cache of examples", warm_commands)
+def examples(warm_commands: WarmCommands, shared_folder: Path) -> Examples:
+    return Examples(shared_folder / "examples", shared_folder / "cache of examples", warm_commands)
 
 
 def type_in(line: Line, where: Path, examples: Examples, environment: dict[str, str]) -> None:
@@ -204,7 +205,13 @@ def serve(text: str, where: Path, environment: dict[str, str]) -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("line", LINES, ids=[line.text for line in LINES])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, id=line.text, marks=[pytest.mark.slow] if "scripts/benchmark" in line.text else [])
+        for line in LINES
+    ],
+)
 def test_line(line: Line, tmp_path: Path, examples: Examples) -> None:
     environment = examples.environment
     if without_comment(line.text) in COLD:
