@@ -28,6 +28,39 @@ def start_service(patience: float = 15.0) -> wandb.Settings:
     return wandb.setup(wandb.Settings(silent=True, **{SERVICE_WAIT: patience})).settings
 
 
+def choose_mode(mode: str, patience: float) -> tuple[str, str | None]:
+    """The mode of a run, and the reason if it is offline without the user's request.
+
+    Args:
+        mode: auto, online, offline or disabled.
+        patience: seconds that the start of W&B's service may take.
+
+    Returns:
+        online, offline or disabled.
+    """
+    import wandb
+
+    if mode == "disabled" or (mode == "auto" and _is_true(os.environ.get("WANDB_DISABLED"))):
+        return "disabled", None
+    settings = start_service(patience)
+    mode = settings.mode if mode == "auto" else mode
+    if mode == "disabled":
+        return "disabled", None
+    if mode in {"offline", "dryrun"}:
+        return "offline", None
+    try:
+        # Checked here, because wandb.init would ask the user.
+        if wandb.login(prompt=False, verify=False):
+            return "online", None
+        return "offline", "no API key is configured (wandb login)"
+    except wandb.errors.Error as error:
+        return "offline", f"the API key cannot be used ({' '.join(str(error).split())[:200]})"
+
+
+def _is_true(value: str | None) -> bool:
+    return (value or "").strip().lower() in {"1", "true", "yes", "on"}
+
+
 def end_service(patience: float = 5.0) -> None:
     """End W&B's service with ``wandb.teardown``, or stop waiting for that after ``patience`` seconds.
 

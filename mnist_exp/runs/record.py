@@ -89,6 +89,7 @@ class WandbRun(Part):
     project: str | None = None
     entity: str | None = None
     url: str | None = None
+    arm: str | None = None  # its name in W&B's configuration
 
 
 class SearchTrial(Part):
@@ -109,6 +110,7 @@ class RunRecord(Part):
     seed: Number | None = None
     command: str | None = None
     sweep: Printable | None = None
+    varied: list[Printable] | None = None  # of a job of a sweep: the overrides that differ between the jobs
     started: Printable | None = None
     resumed: list[Printable] = []
     continued: list[dict[str, Any]] = []

@@ -22,14 +22,16 @@ from urllib.parse import urlsplit
 import pytest
 import wandb
 from wandb_files import RunFile, read_file, read_run
-from wandb_server import WandbServer
+from wandb_server import Run, WandbServer
 
+from mnist_exp.cli import report
 from mnist_exp.loggers.wandb import END, REST, START, WandbLogger
 from mnist_exp.runs.reading import read_metrics, read_record
 from mnist_exp.training.events import EpochMetrics, TrainingEnded, TrainingStarted
 
 STARTED = TrainingStarted(title="LeNet-5", epochs=3, first_epoch=1, steps_per_epoch=10, images_per_epoch=640)
-SUMMARY = {"test_accuracy": 0.75, "seconds": 1.5}
+SUMMARY = {"test_accuracy": 0.75, "seconds": 1.5, "train_seconds": 0.5}
+SHOWN = {"test/accuracy": 0.75, "seconds": 1.5}  # in W&B's summary
 SECONDS = 60.0  # the time limit of these tests
 BRIEF = 0.05  # the share of it that a test waits for a server that does not answer
 
@@ -127,8 +129,12 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def assert_whole(run: RunFile) -> None:
     assert rows(run.history) == [row(1), row(2), row(3)]
-    assert run.config == {"optimizer": {"lr": 0.01}, "seed": 3}
+    assert settings(run) == {"optimizer": {"lr": 0.01}, "seed": 3}
     assert run.exit_code == 0
+
+
+def settings(run: RunFile | Run) -> dict[str, Any]:
+    return {key: value for key, value in run.config.items() if key != "run_directory"}
 
 
 def uploaded(directory: Path) -> bool:
@@ -144,7 +150,7 @@ class TestOffline:
         run = read_run(tmp_path)
         assert_whole(run)
         assert (run.project, run.name, run.group, run.tags) == ("digits", "lenet5-3", "widths", ["baseline"])
-        assert run.summary.items() >= {**SUMMARY, "status": "completed", "parameters": 61_706}.items()
+        assert run.summary.items() >= {**SHOWN, "status": "completed", "parameters": 61_706}.items()
         assert log.identity == {
             "id": run.id,
             "mode": "offline",
@@ -152,11 +158,13 @@ class TestOffline:
             "entity": None,
             "group": "widths",
             "url": None,
+            "arm": None,
         }
 
     def test_curves_are_drawn_against_the_epoch(self, tmp_path: Path) -> None:
         train(logger(tmp_path))
-        assert read_run(tmp_path).x_axes == {"epoch": "", "*": "epoch"}
+        validation = {"val/accuracy": "epoch", "val/loss": "epoch"}
+        assert read_run(tmp_path).x_axes == {"epoch": "", "*": "epoch", **validation}
 
     def test_validation_curves_are_there_where_there_is_validation(self, tmp_path: Path) -> None:
         log = logger(tmp_path)
@@ -305,7 +313,7 @@ class TestMode:
         train(log)
         assert only_warning(caplog) == (
             "Weights & Biases: no API key is configured (wandb login); this run is recorded offline, "
-            f"to upload it later: wandb sync {tmp_path}/wandb/offline-run-*-{log.identity['id']}*"
+            f"to upload it later: mnist-report {tmp_path} --wandb-sync"
         )
 
     def test_a_malformed_key_is_offline(
@@ -371,10 +379,10 @@ class TestOnline:
             log.on_end(TrainingEnded("diverged", "loss is nan", SUMMARY))
         (run,) = server.runs.values()
         assert rows(run.history) == [row(1), row(2), row(3)]
-        assert run.config == {"optimizer": {"lr": 0.01}, "seed": 3}
+        assert settings(run) == {"optimizer": {"lr": 0.01}, "seed": 3}
         assert (run.project, run.name, run.group, run.tags) == ("mnist-exp", "lenet5-3", "widths", ["baseline"])
         assert run.exit_code == 1
-        assert run.summary.items() >= {**SUMMARY, "status": "diverged", "parameters": 61_706}.items()
+        assert run.summary.items() >= {**SHOWN, "status": "diverged", "parameters": 61_706}.items()
         assert {"config.yaml", "wandb-summary.json", "requirements.txt"} <= set(run.files)
         assert uploaded(tmp_path)
         assert log.identity == {
@@ -384,6 +392,7 @@ class TestOnline:
             "entity": "somebody",
             "group": "widths",
             "url": f"{server.url}/somebody/mnist-exp/runs/{run.id}",
+            "arm": None,
         }
         assert warnings_of(caplog) == []
 
@@ -456,7 +465,7 @@ class TestTrouble:
         self.assert_offline(tmp_path, log, began)
         assert only_warning(caplog) == (
             f"Weights & Biases: {url} does not answer; this run is recorded offline, "
-            f"to upload it later: wandb sync {tmp_path}/wandb/offline-run-*-{log.identity['id']}*"
+            f"to upload it later: mnist-report {tmp_path} --wandb-sync"
         )
 
     @pytest.mark.usefixtures("brief_start")
@@ -547,12 +556,12 @@ class TestTrouble:
             wandb.teardown()  # what the end of the process does
             assert time.monotonic() - began < SECONDS
         assert_whole(read_run(tmp_path))
-        (part,) = tmp_path.glob("wandb/run-*")
         assert not uploaded(tmp_path)
         told = only_warning(caplog)
         assert told.startswith("Weights & Biases: ")
+        files = " --wandb-files" if upload_files else ""
         assert told.endswith(
-            f"; training is not affected, to upload what is missing: wandb sync --include-online {part}"
+            f"; training is not affected, to upload what is missing: mnist-report {tmp_path} --wandb-sync{files}"
         )
 
     def test_all_waits_together_are_the_budget_of_15_seconds(
@@ -768,8 +777,12 @@ class TestAgent:
 
 def sync(told: str) -> None:
     """Run the command that the warning prints."""
-    command = told.rpartition(": ")[2].replace("wandb", shlex.quote(str(Path(sys.executable).with_name("wandb"))), 1)
-    subprocess.run(command, shell=True, check=True, capture_output=True)
+    words = shlex.split(told.rpartition(": ")[2])
+    assert words[0] == "mnist-report"
+    (Path(words[1]) / "run.json").write_text('{"status": "completed", "config_hash": "0"}')
+    with pytest.raises(SystemExit) as leaving:
+        report.main(words[1:])
+    assert leaving.value.code == 0
 
 
 def on_a_terminal(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
