@@ -25,6 +25,7 @@ from wandb_files import RunFile, read_file, read_run
 from wandb_server import Run, WandbServer
 
 from mnist_exp.cli import report
+from mnist_exp.loggers import wandb as wandb_module
 from mnist_exp.loggers.wandb import END, REST, START, WandbLogger
 from mnist_exp.runs.reading import read_metrics, read_record
 from mnist_exp.training.events import EpochMetrics, TrainingEnded, TrainingStarted
@@ -169,9 +170,17 @@ class TestOffline:
     def test_validation_curves_are_there_where_there_is_validation(self, tmp_path: Path) -> None:
         log = logger(tmp_path)
         log.on_start(STARTED)
-        log.on_epoch(metrics(1, val_loss=0.5, val_accuracy=0.75))
-        log.on_end(TrainingEnded("completed", None, SUMMARY))
-        assert rows(read_run(tmp_path).history) == [row(1) | {"val/loss": 0.5, "val/accuracy": 0.75}]
+        for epoch, value in ((1, 0.25), (2, 0.75), (3, 0.5)):
+            log.on_epoch(metrics(epoch, val_loss=value, val_accuracy=value))
+        log.on_end(TrainingEnded("completed", None, {**SUMMARY, "val_accuracy": 0.5}))
+        run = read_run(tmp_path)
+        assert rows(run.history)[0] == row(1) | {"val/loss": 0.25, "val/accuracy": 0.25}
+        # One spelling, the best and the last of validation metrics, and the result of the others.
+        shown = {key: value for key, value in run.summary.items() if "accuracy" in key or "loss" in key}
+        assert shown == {
+            **{"val/accuracy": {"last": 0.5, "max": 0.75}, "val/loss": {"last": 0.5, "min": 0.25}},
+            **{"test/accuracy": 0.75, "test/loss": 2 / 3, "train/accuracy": 0.5, "train/loss": 1 / 3},
+        }
 
     @pytest.mark.parametrize("status", ["failed", "diverged", "interrupted"])
     def test_a_run_that_did_not_complete_has_exit_code_1(self, tmp_path: Path, status: str) -> None:
@@ -180,9 +189,16 @@ class TestOffline:
         assert run.exit_code == 1
         assert run.summary["status"] == status
 
-    def test_two_runs_of_one_process_stay_two(self, tmp_path: Path) -> None:
+    def test_two_runs_of_one_process_stay_two(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(WandbLogger, "_told", set())
+        monkeypatch.setenv("WANDB_NAME", "x")  # would give both the same name
         for name in "ab":
-            train(logger(tmp_path / name, name=name))
+            train(logger(tmp_path / name, name=name, sweep="widths"))
+        assert only_warning(caplog).endswith(
+            f"to upload it later: mnist-report {tmp_path} --wandb-sync"
+        )  # once for the sweep
         a, b = (read_run(tmp_path / name) for name in "ab")
         assert_whole(a)
         assert_whole(b)
@@ -253,6 +269,13 @@ class TestOffline:
         train(logger(tmp_path))
         assert (dict(os.environ), sys.exit, sys.excepthook, signal.getsignal(signal.SIGINT)) == before
         assert wandb.run is None
+
+    def test_the_name_of_the_environment_is_that_of_a_single_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WANDB_NAME", "mine")
+        train(logger(tmp_path))
+        assert read_run(tmp_path).name == "mine"
 
     def test_on_identity_gets_the_identity(self, tmp_path: Path) -> None:
         told: list[dict[str, str | None]] = []
@@ -372,14 +395,23 @@ class TestOnline:
     ) -> None:
         with WandbServer() as server:
             use(server, monkeypatch)
-            log = logger(tmp_path, sweep="widths", tags=["baseline"])
+            about = {"tags": ["baseline"], "job_type": "search", "notes": "wide", "arm": "lenet5", "save_code": True}
+            (tmp_path / "config.yaml").write_text("seed: 3\n")
+            log = logger(tmp_path, sweep="widths", **about)
+            caplog.set_level(logging.INFO)
             log.on_start(STARTED)
             for epoch in (1, 2, 3):
                 log.on_epoch(metrics(epoch))
             log.on_end(TrainingEnded("diverged", "loss is nan", SUMMARY))
         (run,) = server.runs.values()
         assert rows(run.history) == [row(1), row(2), row(3)]
-        assert settings(run) == {"optimizer": {"lr": 0.01}, "seed": 3}
+        assert settings(run) == {"optimizer": {"lr": 0.01}, "seed": 3, "arm": "lenet5"}
+        assert run.config["run_directory"] == str(tmp_path)
+        assert (run.job_type, run.notes) == ("search", "wide")
+        assert run.artifacts == {f"code-{run.id}": "code"}
+        code = {name.partition("/")[2]: content for name, content in run.files.items() if name.startswith("code-")}
+        assert code["config.yaml"] == b"seed: 3\n"
+        assert code["mnist_exp/loggers/wandb.py"] == Path(wandb_module.__file__).read_bytes()
         assert (run.project, run.name, run.group, run.tags) == ("mnist-exp", "lenet5-3", "widths", ["baseline"])
         assert run.exit_code == 1
         assert run.summary.items() >= {**SHOWN, "status": "diverged", "parameters": 61_706}.items()
@@ -392,9 +424,11 @@ class TestOnline:
             "entity": "somebody",
             "group": "widths",
             "url": f"{server.url}/somebody/mnist-exp/runs/{run.id}",
-            "arm": None,
+            "arm": "lenet5",
         }
         assert warnings_of(caplog) == []
+        said = [record.getMessage() for record in caplog.records if record.name == wandb_module.__name__]
+        assert said == [f"Weights & Biases: {log.identity['url']}"] * 2  # at the start and at the end
 
     def test_two_runs_of_one_process_stay_two(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with WandbServer() as server:
@@ -442,6 +476,25 @@ class TestOnline:
         (run,) = server.runs.values()
         assert rows(run.history) == [row(1), row(2), row(3)]
         assert run.exit_code == 0
+
+
+def test_settings_come_from_the_environment_unless_they_are_typed(
+    composed: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ("project", "entity", "group", "job_type", "notes", "tags")
+
+    def logger_section(*overrides: str) -> list[Any]:
+        section = composed(*overrides)["logger"]
+        return [section[key] for key in keys]
+
+    assert logger_section() == ["mnist-exp", None, None, None, None, []]
+    environment = ("theirs", "team", "widths", "search", "${env} note", " a, b ")
+    for name, value in zip(("PROJECT", "ENTITY", "RUN_GROUP", "JOB_TYPE", "NOTES", "TAGS"), environment, strict=True):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    assert logger_section() == ["theirs", "team", "widths", "search", "${env} note", ["a", "b"]]
+    assert logger_section("logger.project=mine", "logger.entity=null", "logger.tags=[c]")[::5] == ["mine", ["c"]]
+    monkeypatch.setenv("WANDB_PROJECT", "")
+    assert logger_section()[0] == "mnist-exp"
 
 
 class TestTrouble:
