@@ -139,6 +139,7 @@ class WandbLogger(Callback):
             "group": self._group,
             "url": None,
             "arm": arm,
+            "sweep": os.environ["WANDB_SWEEP_ID"] if self._of_agent else None,
         }
 
     def on_start(self, event: TrainingStarted) -> None:
@@ -188,7 +189,7 @@ class WandbLogger(Callback):
         with self._guarded():
             run.log({}, commit=True)  # otherwise the last row would replace the summary at the end
         with self._guarded():
-            run.summary.update(summary_of(event, self._parameters))
+            run.summary.update(summary_of(event, self._parameters, best=not self._of_agent))
         if self._upload_files:
             self._log_artifact(lambda: files_as_artifact(self._directory, self._id), 0.4 * END * self._timeout)
         with self._guarded():
@@ -223,7 +224,7 @@ class WandbLogger(Callback):
         run = self._run = self._run or self._init("offline", self._timeout)
         found = {"mode": "offline"} if run.offline else {"mode": "online", "entity": run.entity, "url": run.url}
         self.identity |= {"id": run.id, "project": run.project, **found}
-        define_metrics(run)
+        define_metrics(run, best=not self._of_agent)
         if why_offline:
             message = f"{why_offline}; this run is recorded offline, to upload it later: {self._sync_command}"
             self._warn(message, repeated=self._in_sweep and why_offline in WandbLogger._told)

@@ -41,20 +41,25 @@ def origin_of(directory: Path, arm: str | None) -> dict[str, str]:
     return origin
 
 
-def define_metrics(run: wandb.Run) -> None:
-    """Draw every curve against the epoch, and keep the best and the last value of validation metrics in the summary."""
+def define_metrics(run: wandb.Run, *, best: bool) -> None:
+    """Draw every curve against the epoch.
+
+    Args:
+        best: keep the best and the last value of validation metrics in the summary. A W&B sweep cannot optimize such a metric.
+    """
     run.define_metric("epoch")
     run.define_metric("*", step_metric="epoch")
-    for name, best in BEST.items():
-        run.define_metric(name, step_metric="epoch", summary=f"{best},last")
+    for name, kind in BEST.items() if best else ():
+        run.define_metric(name, step_metric="epoch", summary=f"{kind},last")
 
 
-def summary_of(event: TrainingEnded, parameters: int) -> dict[str, Any]:
+def summary_of(event: TrainingEnded, parameters: int, *, best: bool) -> dict[str, Any]:
     """The summary at the end: the figures of the result under the names of the curves, and figures without a curve.
 
-    Those in ``BEST`` are left out, because W&B keeps them itself.
+    Args:
+        best: as for ``define_metrics``: W&B itself keeps validation metrics.
     """
-    named = {name: value for name, value in curves_of(event.summary).items() if name not in BEST}
+    named = {name: value for name, value in curves_of(event.summary).items() if not best or name not in BEST}
     return {**named, "status": event.status, "parameters": parameters}
 
 

@@ -26,7 +26,6 @@ from mnist_exp.runs.record import WandbRun
 
 SECONDS = 60.0  # the longest wait for the server, from login to the saved report
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
-LAST = {"val": ".last"}  # in W&B's summary, which has the best validation values, too
 MOST_IN_TITLE = 3  # arms
 LONGEST_TITLE = 120  # characters
 
@@ -155,7 +154,7 @@ def _blocks(report: Report, w: ModuleType, entity: str | None, project: str, *, 
         by_arm = _grid(w, arms, {"entity": entity, "project": project} if server else {})
         splits = [split for split in SPLITS if _is_recorded(arms, f"{split}_loss")]
         blocks += [w.H2(text="Curves"), by_arm(_curves(w, _group(arms), splits))]
-        blocks += [w.H2(text="Results"), by_arm(_bars(w, _group(arms), splits))]
+        blocks += [w.H2(text="Results"), by_arm(_bars(w, arms, splits))]
     if report.pairs:
         blocks += [w.H2(text=f"Against the baseline: {comparison.arms[comparison.baseline].label}")]
         blocks += [w.MarkdownBlock(text=f"{baseline_sentence(comparison)} {METHOD}\n\n{pairs_table(report.pairs)}")]
@@ -166,7 +165,7 @@ def _blocks(report: Report, w: ModuleType, entity: str | None, project: str, *, 
             name="all runs", filters=f"ID in {ids!r}", **({"entity": entity, "project": project} if server else {})
         )
         blocks += [w.H2(text="Settings and errors of single runs")]
-        blocks += [w.PanelGrid(runsets=[all_runs], panels=_of_single_runs(w, report, len(ids), splits))]
+        blocks += [w.PanelGrid(runsets=[all_runs], panels=_of_single_runs(w, report, arms, splits))]
     if comparison.problems:
         blocks += [w.H2(text="Not counted"), w.MarkdownBlock(text=problems_table(comparison))]
     return [*blocks, w.H2(text="Runs"), w.MarkdownBlock(text=_links(report))]
@@ -213,28 +212,33 @@ def _curves(w: ModuleType, key: str, splits: Sequence[str]) -> list[Any]:
     ]  # fmt: skip
 
 
-def _bars(w: ModuleType, key: str, splits: Sequence[str]) -> list[Any]:
-    accuracies = [
-        (f"{SPLITS[split]} accuracy", f"{split}/accuracy{LAST.get(split, '')}") for split in splits if split != "train"
-    ]
+def _in_summary(arms: Sequence[Arm], split: str) -> str:
+    """The name of an accuracy in W&B's summary, which has the best and the last validation value except in W&B sweeps."""
+    identities = [identity for arm in arms for run in arm.curves() if (identity := _identity(run))]
+    has_best = all(identity.arm is not None and identity.sweep is None for identity in identities)
+    return "val/accuracy.last" if split == "val" and has_best else f"{split}/accuracy"
+
+
+def _bars(w: ModuleType, arms: Sequence[Arm], splits: Sequence[str]) -> list[Any]:
+    accuracies = [(f"{SPLITS[split]} accuracy", _in_summary(arms, split)) for split in splits if split != "train"]
     return [
         w.BarPlot(
-            title=title, metrics=[metric], groupby=w.Config(key), groupby_aggfunc="mean",
+            title=title, metrics=[metric], groupby=w.Config(_group(arms)), groupby_aggfunc="mean",
             groupby_rangefunc="minmax",
         )
         for title, metric in [*accuracies, ("parameters", "parameters"), ("seconds", "seconds")]
     ]  # fmt: skip
 
 
-def _of_single_runs(w: ModuleType, report: Report, runs: int, splits: Sequence[str]) -> list[Any]:
+def _of_single_runs(w: ModuleType, report: Report, arms: Sequence[Arm], splits: Sequence[str]) -> list[Any]:
     """Panels of settings, where there are several, and of errors."""
     varied = report.comparison.varied
-    result = f"val/accuracy{LAST['val']}" if "val" in splits else "test/accuracy"
+    result = _in_summary(arms, "val" if "val" in splits else "test")
     columns = [w.ParallelCoordinatesPlotColumn(metric=w.Config(column.key)) for column in varied[:12]]
     columns.append(w.ParallelCoordinatesPlotColumn(metric=w.SummaryMetric(result)))
     panels = [w.ParallelCoordinatesPlot(columns=columns, title="settings and accuracy")] if varied else []
     panels += [w.ParameterImportancePlot(with_respect_to=result)] if varied else []
-    panels += [w.RunComparer(diff_only=True)] if runs > 1 else []
+    panels += [w.RunComparer(diff_only=True)] if sum(len(_ids(arm)) for arm in arms) > 1 else []
     panels += [w.MediaBrowser(title="pictures of errors", media_keys=["confusion_matrix", "worst_digits", "errors"])]
     return panels
 

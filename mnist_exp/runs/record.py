@@ -90,6 +90,7 @@ class WandbRun(Part):
     entity: str | None = None
     url: str | None = None
     arm: str | None = None  # its name in W&B's configuration
+    sweep: str | None = None  # of the W&B server
 
 
 class SearchTrial(Part):

@@ -159,7 +159,7 @@ class TestOffline:
             "entity": None,
             "group": "widths",
             "url": None,
-            "arm": None,
+            **{"arm": None, "sweep": None},
         }
 
     def test_curves_are_drawn_against_the_epoch(self, tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ class TestOnline:
             "entity": "somebody",
             "group": "widths",
             "url": f"{server.url}/somebody/mnist-exp/runs/{run.id}",
-            "arm": "lenet5",
+            **{"arm": "lenet5", "sweep": None},
         }
         assert warnings_of(caplog) == []
         said = [record.getMessage() for record in caplog.records if record.name == wandb_module.__name__]
@@ -798,7 +798,7 @@ class TestAgent:
             train(log)
         (run,) = server.runs.values()
         assert (run.id, run.sweep, run.project, run.exit_code) == ("r1", "s1", "theirs", 0)
-        assert (log.identity["id"], log.identity["project"]) == ("r1", "theirs")
+        assert (log.identity["id"], log.identity["project"], log.identity["sweep"]) == ("r1", "theirs", "s1")
         assert warnings_of(caplog) == []
 
     @pytest.mark.usefixtures("brief_start")
