@@ -129,6 +129,7 @@ class WandbLogger(Callback):
         self._of_agent = self._id == agent
         self._run: wandb.Run | None = None
         self.problem: str | None = None  # the first error
+        self._why_offline: str | None = None
         self._epoch = 0
         # Recorded in run.json. Valid after on_start; mode is online, offline, disabled or failed.
         self.identity: dict[str, str | None] = {
@@ -201,7 +202,7 @@ class WandbLogger(Callback):
                 # W&B's service answers before it has written the file; if it ended now, rows would be lost.
                 if not finished_within(deadline - time.monotonic(), Path(run.settings.sync_file)):
                     raise TimeoutError("W&B has not written the run's file to its end")
-        if self.problem is None:
+        if self.problem in {None, self._why_offline}:
             self._say_where()
         self._run = None
         if multiprocessing.parent_process() is not None:
@@ -226,8 +227,8 @@ class WandbLogger(Callback):
         self.identity |= {"id": run.id, "project": run.project, **found}
         define_metrics(run, best=not self._of_agent)
         if why_offline:
-            message = f"{why_offline}; this run is recorded offline, to upload it later: {self._sync_command}"
-            self._warn(message, repeated=self._in_sweep and why_offline in WandbLogger._told)
+            self._why_offline = f"{why_offline}; this run is recorded offline, to upload it later: {self._sync_command}"
+            self._warn(self._why_offline, repeated=self._in_sweep and why_offline in WandbLogger._told)
             WandbLogger._told.add(why_offline)
         else:
             self._say_where()

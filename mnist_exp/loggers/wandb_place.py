@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
+
+from mnist_exp.config import Wandb
+from mnist_exp.runs.reading import read_config, read_record
 
 PROJECT = "mnist-exp"  # as in conf/logger/wandb.yaml
 
@@ -35,3 +39,24 @@ def sync_command(directory: Path, project: str, entity: str | None, *, files: bo
     words += ["--wandb-project", place] if place != PROJECT else []
     words += ["--wandb-files"] if files else []
     return shlex.join(words)
+
+
+def upload_hint(folder: Path, names: Iterable[str], shown: Path) -> str | None:
+    """Where the runs of a sweep are on W&B, or how to upload those that are not; None if none was logged.
+
+    Args:
+        folder: of the sweep. names: of its run directories.
+        shown: ``folder`` as the user types it.
+    """
+    address = None
+    for name in names:
+        files = list((folder / name).glob("wandb/*run-*/run-*.wandb"))
+        if any(not file.with_suffix(".wandb.synced").exists() for file in files):
+            logger = read_config(folder / name).logger
+            if isinstance(logger, Wandb):
+                has_files = logger.upload_files or logger.save_code
+                return f"to upload: {sync_command(shown, logger.project, logger.entity, files=has_files)}"
+        if files and address is None:
+            recorded = read_record(folder / name).wandb
+            address = recorded.url.rpartition("/runs/")[0] if recorded and recorded.url else None
+    return address
