@@ -228,7 +228,8 @@ def callback_arguments(
     """
     return {
         "directory": directory.absolute(),
-        "name": run_name(config.name, config.seed, overrides, record.varied if record else None),
+        "name": f"{config.name}-{config.seed}",
+        "label": run_name(config.name, config.seed, overrides, record.varied if record else None),
         "arm": arm_name(config.name, overrides),
         "sweep": record.sweep if record else None,
         "config": config.plain(),

@@ -57,7 +57,7 @@ class WandbLogger(Callback):
     Args:
         directory: the run directory.
         folder: W&B keeps its own files in ``wandb/`` there; None: the run directory.
-        name: of the run, as W&B lists it; WANDB_NAME replaces it, except in jobs of a sweep, which need different names.
+        label: of the run, as W&B lists it; WANDB_NAME replaces it, except in jobs of a sweep, which need different names.
         arm: name of the runs with the same settings and any seed, for W&B's configuration, so that W&B can group by it.
         config: the resolved configuration.
         parameters: number of trainable parameters, for the summary.
@@ -84,7 +84,7 @@ class WandbLogger(Callback):
         self,
         *,
         directory: Path,
-        name: str,
+        label: str,
         config: Mapping[str, Any],
         parameters: int,
         run_id: str | None = None,
@@ -114,7 +114,7 @@ class WandbLogger(Callback):
         self._resumed = run_id is not None
         self._on_identity = on_identity
         self._mode: str = mode
-        self._name = name if sweep is not None else os.environ.get("WANDB_NAME") or name
+        self._name = label if sweep is not None else os.environ.get("WANDB_NAME") or label
         self._arm = arm
         self._in_sweep = sweep is not None
         self._project = str(project)

@@ -69,7 +69,7 @@ def log_again(path: Path, project: str, entity: str | None, *, files: bool) -> N
         logger = WandbLogger(
             directory=path,
             folder=Path(folder),
-            name=run_name(config.name, config.seed, overrides, record.varied),
+            label=run_name(config.name, config.seed, overrides, record.varied),
             arm=arm_name(config.name, overrides),
             config=config.plain(),
             parameters=record.parameters or 0,

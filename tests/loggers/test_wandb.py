@@ -89,7 +89,7 @@ def metrics(epoch: int, **values: float) -> EpochMetrics:
 
 
 def logger(directory: Path, **settings: Any) -> WandbLogger:
-    arguments = {"name": "lenet5-3", "config": {"optimizer": {"lr": 0.01}, "seed": 3}, "parameters": 61_706}
+    arguments = {"label": "lenet5-3", "config": {"optimizer": {"lr": 0.01}, "seed": 3}, "parameters": 61_706}
     return WandbLogger(directory=directory, **{**arguments, "timeout_seconds": SECONDS, **settings})
 
 
@@ -195,7 +195,7 @@ class TestOffline:
         monkeypatch.setattr(WandbLogger, "_told", set())
         monkeypatch.setenv("WANDB_NAME", "x")  # would give both the same name
         for name in "ab":
-            train(logger(tmp_path / name, name=name, sweep="widths"))
+            train(logger(tmp_path / name, label=name, sweep="widths"))
         assert only_warning(caplog).endswith(
             f"to upload it later: mnist-report {tmp_path} --wandb-sync"
         )  # once for the sweep
@@ -206,7 +206,7 @@ class TestOffline:
         assert a.id != b.id
 
     def test_two_runs_at_once_stay_two(self, tmp_path: Path) -> None:
-        logs = [logger(tmp_path / name, name=name) for name in "ab"]
+        logs = [logger(tmp_path / name, label=name) for name in "ab"]
         for log in logs:
             log.on_start(STARTED)
         for epoch in (1, 2, 3):
@@ -435,7 +435,7 @@ class TestOnline:
             use(server, monkeypatch)
             monkeypatch.setenv("WANDB_RUN_ID", "shared")  # would merge them
             for name in "ab":
-                train(logger(tmp_path / name, name=name))
+                train(logger(tmp_path / name, label=name))
         assert [(run.name, run.exit_code, len(run.history)) for run in server.runs.values()] == [
             ("a", 0, 3),
             ("b", 0, 3),
@@ -631,7 +631,7 @@ class TestTrouble:
         with WandbServer() as server:
             use(server, monkeypatch)
             server.delay = 0.1
-            log = WandbLogger(directory=tmp_path, name="n", config={}, parameters=1)
+            log = WandbLogger(directory=tmp_path, label="n", config={}, parameters=1)
             train(log)
         (settings,) = told
         assert log.identity["mode"] == "online"
@@ -821,7 +821,7 @@ class TestAgent:
         with WandbServer() as server:
             use(server, monkeypatch)
             for name in "ab":
-                train(logger(tmp_path / name, name=name, sweep="widths", project="ours"))
+                train(logger(tmp_path / name, label=name, sweep="widths", project="ours"))
         assert [(run.name, run.sweep, run.group, run.project) for run in server.runs.values()] == [
             ("a", None, "widths", "ours"),
             ("b", None, "widths", "ours"),
