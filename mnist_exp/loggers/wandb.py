@@ -120,9 +120,9 @@ class WandbLogger(Callback):
         self._project = str(project)
         self._entity = None if entity is None else str(entity)
         self._group = sweep if group is None else str(group)
-        self._about: dict[str, Any] = {"job_type": job_type, "notes": notes, "tags": [str(tag) for tag in tags]}
-        self._save_code = save_code
-        self._upload_files = upload_files
+        self._tags = tuple(str(tag) for tag in tags)
+        self._job_type, self._notes = (None if text is None else str(text) for text in (job_type, notes))
+        self._save_code, self._upload_files = save_code, upload_files
         self._timeout = float(timeout_seconds)
         agent = os.environ.get("WANDB_RUN_ID") if sweep is None and "WANDB_SWEEP_ID" in os.environ else None
         self._id = run_id or agent or _new_id()
@@ -282,7 +282,9 @@ class WandbLogger(Callback):
             name=self._name,
             id=None if self._of_agent else self._id,
             resume="allow" if self._resumed and mode == "online" else None,
-            **self._about,
+            job_type=self._job_type,
+            notes=self._notes,
+            tags=self._tags,
             config={**self._config, **origin_of(self._directory, self._arm)},
             dir=self._folder,
             mode=mode,
@@ -336,8 +338,7 @@ class WandbLogger(Callback):
 
     def _say_where(self) -> None:
         """Print the address of the run, or the command that uploads it."""
-        where = self.identity["url"] or f"recorded offline; to upload it: {self._sync_command}"
-        LOG.info("Weights & Biases: %s", where)
+        LOG.info("Weights & Biases: %s", self.identity["url"] or f"offline; to upload: {self._sync_command}")
 
 
 def _new_id() -> str:
