@@ -17,7 +17,6 @@ import logging
 import multiprocessing
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from mnist_exp.loggers.wandb_file import finished_within
 from mnist_exp.loggers.wandb_place import sync_command
 from mnist_exp.loggers.wandb_private import list_packages_once
-from mnist_exp.loggers.wandb_service import choose_mode, contained, end_service, service_died, within
+from mnist_exp.loggers.wandb_service import choose_mode, contained, end_service, service_died, undone_on_failure, within
 from mnist_exp.loggers.wandb_upload import (
     code_as_artifact,
     define_metrics,
@@ -38,7 +37,8 @@ from mnist_exp.loggers.wandb_upload import (
     summary_of,
 )
 from mnist_exp.runs.files import refuse_links_for_wandb
-from mnist_exp.training.events import Callback, EpochMetrics, TrainingEnded, TrainingStarted
+from mnist_exp.runs.reading import read_metrics
+from mnist_exp.training.events import Callback, EpochMetrics, TrainingEnded, TrainingStarted, curves_of
 
 if TYPE_CHECKING:
     import wandb
@@ -150,7 +150,7 @@ class WandbLogger(Callback):
             refuse_links_for_wandb(self._folder)
             with contained():
                 try:
-                    with self._undone_on_failure():
+                    with undone_on_failure(self._folder):
                         self._start(deadline)
                 except Exception as error:
                     if not service_died(error):
@@ -164,6 +164,11 @@ class WandbLogger(Callback):
             self._warn(f"could not start ({_one_line(error)}); training goes on without it")
         if self._on_identity is not None:
             self._on_identity(self.identity)
+        if self._resumed and self.identity["mode"] == "online":
+            with self._guarded():
+                # Those that W&B lost because its process was killed; it leaves out those that the server has.
+                for row in read_metrics(self._directory)[: event.first_epoch - 1]:
+                    self.log_row(row["epoch"], curves_of(row))
 
     def on_epoch(self, event: EpochMetrics) -> None:
         """Log one row of curves."""
@@ -251,7 +256,7 @@ class WandbLogger(Callback):
         began = time.monotonic()
         limit = max(0.5, START * (deadline - began))
         try:
-            with self._undone_on_failure():
+            with undone_on_failure(self._folder):
                 self._run = self._init("online", limit)
             return None
         except Exception as error:
@@ -303,18 +308,6 @@ class WandbLogger(Callback):
         """The command that uploads what W&B does not have: of the run, or of its whole sweep."""
         directory = self._directory.parent if self._in_sweep else self._directory
         return sync_command(directory, self._project, self._entity, files=self._upload_files or self._save_code)
-
-    @contextmanager
-    def _undone_on_failure(self) -> Iterator[None]:
-        """Delete the files of an attempt that failed."""
-        folder = self._folder / "wandb"
-        before = set(folder.glob("*run-*"))
-        try:
-            yield
-        except Exception:
-            for attempt in set(folder.glob("*run-*")) - before:
-                shutil.rmtree(attempt, ignore_errors=True)
-            raise
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

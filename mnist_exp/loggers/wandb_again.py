@@ -58,7 +58,7 @@ def log_again(path: Path, project: str, entity: str | None, *, files: bool) -> N
     from mnist_exp.config import Wandb
     from mnist_exp.loggers.wandb import WandbLogger
     from mnist_exp.runs.names import arm_name, run_name
-    from mnist_exp.training.events import TrainingEnded, TrainingStarted, curves_of
+    from mnist_exp.training.events import TrainingEnded, TrainingStarted
 
     run = read_run(path)
     config, record, overrides = run.config, run.record, read_overrides(path)
@@ -82,9 +82,7 @@ def log_again(path: Path, project: str, entity: str | None, *, files: bool) -> N
             timeout_seconds=SECONDS,
             **(stored.model_dump(include={"group", "job_type", "notes", "tags"}) if stored else {}),
         )
-        logger.on_start(TrainingStarted(config.name, config.trainer.epochs, 1, 0, 0))
-        for row in run.metrics if logger.identity["mode"] == "online" else ():
-            logger.log_row(row["epoch"], curves_of(row))
+        logger.on_start(TrainingStarted(config.name, config.trainer.epochs, len(run.metrics) + 1, 0, 0))
         last = record.final or (run.metrics[-1] if run.metrics else {})
         logger.on_end(TrainingEnded(run.status.value, record.error, {"seconds": record.seconds.get("total"), **last}))
     if logger.problem:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_exp.loggers.wandb_private import SERVICE_WAIT, disable_statistics, is_of_a_dead_service
@@ -122,3 +124,15 @@ def contained() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextmanager
+def undone_on_failure(directory: Path) -> Iterator[None]:
+    """Delete W&B's files in a directory that an attempt made which failed."""
+    before = set(directory.glob("wandb/*run-*"))
+    try:
+        yield
+    except Exception:
+        for attempt in set(directory.glob("wandb/*run-*")) - before:
+            shutil.rmtree(attempt, ignore_errors=True)
+        raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import os
 import pty
@@ -456,6 +458,19 @@ class TestOnline:
         assert run.resumed == 1
         assert run.exit_code == 0
         assert run.summary["status"] == "completed"
+
+    def test_rows_that_a_killed_process_of_wandb_lost_come_first_in_the_next_part(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lines = [json.dumps(metrics(epoch).as_row()) + "\n" for epoch in (1, 2)]
+        (tmp_path / "metrics.jsonl").write_text("".join(lines))
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            log = logger(tmp_path, run_id="abc")
+            log.on_start(dataclasses.replace(STARTED, first_epoch=3))
+            log.on_epoch(metrics(3))
+            log.on_end(TrainingEnded("completed", None, SUMMARY))
+        assert rows(server.runs["abc"].history) == [row(1), row(2), row(3)]
 
     def test_an_offline_run_in_two_parts_is_uploaded_by_the_printed_command(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
