@@ -60,6 +60,7 @@ def _shared_cache(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path)
     """One cache for all test processes: the bundled digits are parsed once, and each kind of kernel is compiled once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MNIST_EXP_CACHE", str(shared_folder / "cache"))
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))  # W&B copies files to it
         # Otherwise PyTorch itself sets this variable when it first needs the folder.
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield

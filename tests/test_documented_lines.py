@@ -35,7 +35,6 @@ ELSEWHERE = {
     "hydra.launcher.ray": "an override of hydra/launcher=ray; tests/sweeps/test_ray.py composes it",
     "wandb sweep": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "wandb agent": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
-    "wandb sync": "needs a server; tests/loggers/test_wandb.py has a stand-in",
     "--wandb-sync": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "records.py --document --tried": "needs runs with validation data; tests/scripts/test_campaign.py has them",
     "growth --write": "takes an hour; tests/scripts/test_benchmark.py runs each candidate and writes the document",
