@@ -22,7 +22,7 @@ from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.reports.test_set import HardDigit, TestSet
 from mnist_exp.runs import Run, RunDirectoryError, Status, find_runs, read_run
 from mnist_exp.runs.files import open_file
-from mnist_exp.runs.reading import read_predictions
+from mnist_exp.runs.reading import read_overrides, read_predictions
 
 
 @dataclass
@@ -162,7 +162,8 @@ def compare(paths: Iterable[Path], baseline: str | None = None) -> Comparison:
         more = f" (and {len(collector.problems) - 1} more)" if len(collector.problems) > 1 else ""
         raise RunDirectoryError(f"{first.reason}{more}")
     varied, common = split_settings([arm.settings for arm in arms])
-    for arm, label in zip(arms, labels([arm.name for arm in arms], varied), strict=True):
+    typed_words = [overrides_of(arm.any_run) for arm in arms]
+    for arm, label in zip(arms, labels([arm.name for arm in arms], varied, typed_words), strict=True):
         arm.label = label
     chosen, reason = choose(arms, baseline)
     test_set = collector.test_sets.get(arms[chosen].test_set or "")
@@ -255,6 +256,14 @@ class _Collector:
         arm.confusion = matrix if arm.confusion is None else arm.confusion + matrix
         own = calibration(probabilities[np.arange(len(truth)), predicted].astype(np.float64), correct)
         arm.calibration = own if arm.calibration is None else arm.calibration + own
+
+
+def overrides_of(run: Run) -> list[str]:
+    """The overrides of a run as typed; none where they are not known."""
+    try:
+        return read_overrides(run.path)
+    except RunDirectoryError:
+        return []
 
 
 def _recorded(run: Run, *path: str) -> Any:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mnist_exp.errors import as_typed
 from mnist_exp.reports import markdown, tables
+from mnist_exp.reports.answer import Answer
 from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures import Figure, for_page, shown_arms, style
 from mnist_exp.reports.pairwise import Pairwise
@@ -21,7 +22,7 @@ from mnist_exp.reports.test_set import HardDigit
 
 
 def page(
-    comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise], figures: Sequence[Figure], headline: str
+    comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise], figures: Sequence[Figure], answer: Answer
 ) -> str:
     """The content of ``report.html``."""
     environment = Environment(
@@ -46,7 +47,7 @@ def page(
         baseline=comparison.arms[comparison.baseline],
         sections={
             name: [figure for figure in figures if figure.section == name]
-            for name in ("curves", "pairwise", "costs", "settings", "errors")
+            for name in ("answer", "curves", "pairwise", "costs", "settings", "errors")
         },
         switches=[(arm.label, *style(index)) for index, arm in enumerate(curves)],
         hidden_arms=len(rows) - len(curves),
@@ -54,7 +55,8 @@ def page(
         first_confused=errors.spec["params"][0]["value"] if errors else "",
         digits=[_digit(digit) for digit in comparison.hard_digits],
         reproductions=reproductions(comparison),
-        headline=headline,
+        answer=answer,
+        meaning=markdown.MEANING,
         specs=_script_json({figure.name: for_page(figure) for figure in figures}),
         library=_library(),
     )

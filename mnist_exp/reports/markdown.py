@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from mnist_exp.errors import as_typed, printable
+from mnist_exp.reports.answer import Answer
 from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures import Figure
 from mnist_exp.reports.pairwise import Pairwise
@@ -14,10 +15,16 @@ from mnist_exp.reports.tables import Row, columns, interval, p_value, percent
 
 
 def document(
-    comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise], figures: Sequence[Figure], headline: str
+    comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise], figures: Sequence[Figure], answer: Answer
 ) -> str:
     """The content of ``report.md``."""
-    parts = [f"# {heading(comparison)}", _cell(headline)]
+    parts = [f"# {_cell(answer.title)}", _cell(answer.facts)]
+    for contrast in answer.contrasts:
+        parts.append(
+            f"- {_cell(contrast.sentence)}" + "".join(f"\n\n{_code(command)}" for command in contrast.commands)
+        )
+    parts += [f"To train more seeds:\n\n{_code(command)}" for command in answer.more_seeds]
+    parts += [f"{heading(comparison)}. {MEANING}", *_pictures(figures, "answer")]
     parts.append("\n".join(f"- {_cell(note)}" for note in comparison.notes))
     parts.append("## What differs")
     if comparison.varied:
@@ -80,6 +87,16 @@ METHOD = (
     "Student's paired t-test, or Welch's if fewer than two seeds are shared. Over images (testing on other images): McNemar's "
     "mid-p test on each pair of networks, merged over seeds. P-values are corrected for the number of comparisons by Holm's "
     "method."
+)
+
+
+MEANING = (
+    "Paired over seeds: runs with the same seed see the images in the same order, so arms are compared seed by seed, and the "
+    "luck that both share does not count; it shows whether other seeds would give a difference. By image: both networks "
+    "answer the same test images, and only those count that exactly one of them gets right; it shows whether other test "
+    "images would give a difference. More seeds: so many that a two-sided t-test at 5 % (for the baseline divided by the "
+    "number of comparisons) finds the difference in 8 of 10 repetitions (power 80 %), if it is as large as measured and the "
+    "spread over seeds stays as it is; from few seeds this is a rough number."
 )
 
 

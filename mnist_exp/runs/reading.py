@@ -149,6 +149,24 @@ def read_config(path: Path) -> Config:
         raise RunDirectoryError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from error
 
 
+def read_overrides(path: Path) -> list[str]:
+    """``overrides.yaml`` of a run directory: the overrides as typed; none if the file is missing.
+
+    Raises:
+        RunDirectoryError: it is damaged, or no list of texts.
+    """
+    file = path / "overrides.yaml"
+    try:
+        content = yaml.load(read_file(file, LARGEST_TEXT), LOADER)  # noqa: S506  # a SafeLoader, in C where there is libyaml
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RunDirectoryError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, list) or not all(isinstance(word, str) for word in content):
+        raise RunDirectoryError(f"{file} should be a list of overrides")
+    return content
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``, without a last line that is incomplete.
 

@@ -47,7 +47,7 @@ def accuracies(rows: Sequence[Row]) -> Figure:
         "Test accuracy of the result: each seed (ticks), mean (point) and 95 % interval of the mean over seeds "
         f"(line, cut at the edge of the picture; none where there is one seed); {seeds_of(row.arm for row in shown)}.{more}"
     )
-    return Figure("accuracy", "Test accuracy by arm", caption, "pairwise", spec, height=height)
+    return Figure("accuracy", "Test accuracy by arm", caption, "answer", spec, height=height)
 
 
 def differences(pairs: Sequence[Pairwise], baseline: str) -> Figure:
