@@ -77,6 +77,32 @@ class Answer:
         return " ".join(filter(None, (f"{self.title}.", self.facts, *(c.sentence for c in self.contrasts))))
 
 
+# Words of a report, and what they mean.
+MEANING = (
+    (
+        "Paired over seeds",
+        "Runs with the same seed see the training images in the same order. So two arms are compared seed by seed, and luck "
+        "that both share does not count. The interval shows where the difference would be with other seeds",
+    ),
+    (
+        "By image",
+        "Two networks answer the same test images, and only those count that exactly one of them gets right. This shows "
+        "whether other test images of the same kind would give a difference, too",
+    ),
+    (
+        "Real, not shown, too few seeds",
+        "Real: with other seeds and other images, chance alone would give so large a difference in less than 5 % of all "
+        "cases (p < 0.05; against the baseline corrected for the number of comparisons). Not shown does not mean that the "
+        "arms are equal",
+    ),
+    (
+        "More needed",
+        "So many seeds that a two-sided t-test at 5 % (against the baseline divided by the number of comparisons) finds the "
+        "difference in 8 of 10 repetitions (power 80 %), if the true difference is as large as the measured one, and the "
+        "spread over seeds is normal and stays as measured. From a few seeds this is a rough number",
+    ),
+)
+NOTHING = 1e-12  # a smaller difference of accuracies is rounding
 FEW = 3  # with fewer seeds the spread cannot be estimated well enough for a number of seeds
 
 
@@ -93,31 +119,26 @@ def answer(comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise
     known = [row for row in rows if row.accuracy]
     if not known:
         return Answer("No run has completed yet", "There is no result; the curves show the epochs so far.")
-    best, by_validation = known[0], is_ranked_by_validation(rows)
-    title = f"{best.arm.label} is best" if len(comparison.arms) > 1 else best.arm.label
-    title = f"{title}: {percent(best.mean)} test accuracy"
-    facts = _facts(best, by_validation)
+    best = known[0]
+    figures = f"{percent(best.mean)} test accuracy"
+    if is_ranked_by_validation(rows):
+        figures = f"{percent(best.validation_mean)} validation accuracy, {figures}"
+    facts = _facts(best)
     if len(comparison.arms) == 1:
         more = FEW - len(best.arm.runs)
-        return Answer(title, facts, more_seeds=_commands([best.arm], more) if more > 0 else ())
+        return Answer(f"{best.arm.label}: {figures}", facts, more_seeds=_commands([best.arm], more) if more > 0 else ())
     if best.is_baseline:
         facts += f" It is the baseline ({comparison.reason})."
-    return Answer(title, facts, tuple(_contrasts(comparison, known, pairs)))
+    return Answer(f"{best.arm.label} is best: {figures}", facts, tuple(_contrasts(comparison, known, pairs)))
 
 
-def _facts(row: Row, by_validation: bool) -> str:
+def _facts(row: Row) -> str:
     assert row.accuracy is not None
     spread = row.accuracy.interval
-    parts = [
-        "One seed; another seed may give another result."
-        if spread is None
-        else f"Mean of {row.accuracy.n} seeds; 95 % interval over seeds {100 * spread.low:.2f} to {100 * spread.high:.2f} %."
-    ]
-    if by_validation:
-        parts.append(f"Chosen by validation accuracy ({percent(row.validation_mean)}); the test images chose nothing.")
-    elif row.accuracy:
-        parts.append("")
-    return " ".join(filter(None, parts))
+    if spread is None:
+        return "One seed; another seed may give another result."
+    over_seeds = f"{100 * spread.low:.2f} to {100 * spread.high:.2f} %"
+    return f"Mean of {row.accuracy.n} seeds; 95 % interval of the test accuracy over seeds {over_seeds}."
 
 
 def _contrasts(comparison: Comparison, known: Sequence[Row], pairs: Sequence[Pairwise]) -> Iterable[Contrast]:
@@ -152,12 +173,15 @@ def _contrast(pair: Pairwise, opponent: Arm, role: str, comparisons: int) -> Con
                 f"seed: {_count(more)} more needed for a first estimate.",
                 more,
             )
-        if abs(seeds.mean) < 1e-12:
+        if abs(seeds.mean) < NOTHING:
             return Contrast(pair, opponent, role, Finding.NOT_SHOWN, f"All {n} seeds give both arms the same accuracy.")
         return too_few("The difference is the same with every seed, so its spread is not known: 1 more needed.", 1)
+    if abs(seeds.mean) < NOTHING:
+        reason = f"The means are equal; {n} seeds of each can tell {100 * plan.detectable:.2f} points apart."
+        return Contrast(pair, opponent, role, Finding.NOT_SHOWN, reason)
     if pair.seeds_p < 1 - LEVEL:
         return _shown(pair, opponent, role)
-    points = f"{100 * abs(seeds.mean):.2f} points"
+    points = f"{100 * abs(seeds.mean):.2g} points"
     if plan.needed is not None and plan.needed > n:
         more = plan.needed - n
         return too_few(f"About {more} more needed to tell {points} apart.", more)
@@ -166,22 +190,19 @@ def _contrast(pair: Pairwise, opponent: Arm, role: str, comparisons: int) -> Con
 
 def _shown(pair: Pairwise, opponent: Arm, role: str) -> Contrast:
     assert pair.seeds is not None
-    chance = f"So large a difference is rare by chance: p {_is(pair.seeds_p)} over seeds"
+    p = f"p {_is(pair.seeds_p)} over seeds" + ("" if pair.images_p is None else f", p {_is(pair.images_p)} by image")
     if pair.images_p is not None and pair.images_p >= 1 - LEVEL:
-        reason = (
-            f"Other seeds would show it on these test images, but other test images may not: p {_is(pair.seeds_p)} over "
-            f"seeds, {_is(pair.images_p)} by image, {pair.in_images} test images."
-        )
+        reason = f"Other seeds would show it on these test images, but other test images may not ({p})."
         return Contrast(pair, opponent, role, Finding.NOT_SHOWN, reason)
-    reason = f"{chance}, {_is(pair.images_p)} by image." if pair.images_p is not None else f"{chance}."
+    reason = f"So large a difference is rare by chance ({p})."
     if pair.seeds.mean < 0:
-        reason = f"{pair.arm.label} is the worse one on the test images. {reason}"
+        reason = f"{pair.arm.label} is worse on the test images. {reason}"
     return Contrast(pair, opponent, role, Finding.REAL, reason)
 
 
 def _not_shown(plan: SeedPlan, n: int, points: str) -> str:
-    able = f"{n} seeds can tell {100 * plan.detectable:.2f} points apart"
-    return f"{able}; more than {MOST_SEEDS} would be needed for {points}, less than the luck of a seed."
+    able = f"{n} seeds of each can tell {100 * plan.detectable:.2f} points apart"
+    return f"{able}; for {points}, which is less than the luck of a seed, more than {MOST_SEEDS} would be needed."
 
 
 def _is(value: float | None) -> str:

@@ -45,6 +45,11 @@ class Report:
     def headline(self) -> str:
         return self.answer.headline
 
+    @property
+    def parts(self) -> html.Parts:
+        """The arguments of the functions that write it."""
+        return self.comparison, self.rows, self.pairs, self.figures, self.answer
+
 
 def build(comparison: Comparison) -> Report:
     """Compute the content of a report."""
@@ -77,7 +82,7 @@ def write(report: Report, output: Path, others: Mapping[str, str] | None = None)
         output.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=output, prefix=".writing-") as temporary:
             staged = Path(temporary)
-            names = _write_into(staged, report, others or {})
+            names = _write_into(staged, report, others or {}, output)
             _refuse_folders(output, names)
             figures = output / "figures"
             figures.mkdir(exist_ok=True)
@@ -94,8 +99,8 @@ def write(report: Report, output: Path, others: Mapping[str, str] | None = None)
     return [output / name for name in names if "/" not in name]
 
 
-def _write_into(folder: Path, report: Report, others: Mapping[str, str]) -> list[str]:
-    """Write all files, and return their names below ``folder``."""
+def _write_into(folder: Path, report: Report, others: Mapping[str, str], output: Path) -> list[str]:
+    """Write all files, and return their names below ``folder``; they will be moved to ``output``."""
     (folder / "figures").mkdir()
 
     def save(figure: Figure) -> list[str]:
@@ -104,11 +109,11 @@ def _write_into(folder: Path, report: Report, others: Mapping[str, str]) -> list
         (folder / "figures" / f"{figure.name}.png").write_bytes(png)
         return [f"figures/{figure.name}.svg", f"figures/{figure.name}.png"]
 
-    parts = (report.comparison, report.rows, report.pairs, report.figures, report.answer)
+    parts = report.parts
     with ThreadPoolExecutor(max_workers=2) as pool:
         drawn = pool.map(save, report.figures)
         contents = {
-            "report.html": html.page(*parts),
+            "report.html": html.page(*parts, folder=output),
             "report.md": markdown.document(*parts),
             "results.csv": results_csv(report.comparison),
             **others,

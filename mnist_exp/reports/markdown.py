@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from mnist_exp.errors import as_typed, printable
-from mnist_exp.reports.answer import Answer
+from mnist_exp.reports.answer import MEANING, Answer
 from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures import Figure
 from mnist_exp.reports.pairwise import Pairwise
@@ -20,11 +20,11 @@ def document(
     """The content of ``report.md``."""
     parts = [f"# {_cell(answer.title)}", _cell(answer.facts)]
     for contrast in answer.contrasts:
-        parts.append(
-            f"- {_cell(contrast.sentence)}" + "".join(f"\n\n{_code(command)}" for command in contrast.commands)
-        )
+        parts += [_cell(contrast.sentence), *map(_code, contrast.commands)]
     parts += [f"To train more seeds:\n\n{_code(command)}" for command in answer.more_seeds]
-    parts += [f"{heading(comparison)}. {MEANING}", *_pictures(figures, "answer")]
+    parts += [*_pictures(figures, "answer"), f"{heading(comparison)}."]
+    if answer.contrasts:
+        parts.append("\n".join(f"- **{title}**: {text}" for title, text in MEANING))
     parts.append("\n".join(f"- {_cell(note)}" for note in comparison.notes))
     parts.append("## What differs")
     if comparison.varied:
@@ -72,9 +72,12 @@ def document(
 
 
 def heading(comparison: Comparison) -> str:
-    """The title: the number of runs and of arms."""
+    """The number of runs and of arms."""
     runs, arms = comparison.found, len(comparison.arms)
-    return f"Comparison of {runs} {'run' if runs == 1 else 'runs'} in {arms} {'arm' if arms == 1 else 'arms'}"
+    number = f"{runs} run{'' if runs == 1 else 's'}"
+    if arms == 1:
+        return f"Report on {number}" + (" that differ in their seed" if runs > 1 else "")
+    return f"Comparison of {number} in {arms} arms"
 
 
 def baseline_sentence(comparison: Comparison) -> str:
@@ -87,16 +90,6 @@ METHOD = (
     "Student's paired t-test, or Welch's if fewer than two seeds are shared. Over images (testing on other images): McNemar's "
     "mid-p test on each pair of networks, merged over seeds. P-values are corrected for the number of comparisons by Holm's "
     "method."
-)
-
-
-MEANING = (
-    "Paired over seeds: runs with the same seed see the images in the same order, so arms are compared seed by seed, and the "
-    "luck that both share does not count; it shows whether other seeds would give a difference. By image: both networks "
-    "answer the same test images, and only those count that exactly one of them gets right; it shows whether other test "
-    "images would give a difference. More seeds: so many that a two-sided t-test at 5 % (for the baseline divided by the "
-    "number of comparisons) finds the difference in 8 of 10 repetitions (power 80 %), if it is as large as measured and the "
-    "spread over seeds stays as it is; from few seeds this is a rough number."
 )
 
 

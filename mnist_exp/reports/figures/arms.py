@@ -9,6 +9,7 @@ from mnist_exp.reports.figures.parts import COLOURS, DOT, DOTS, Figure, layer, s
 from mnist_exp.reports.pairwise import Pairwise
 from mnist_exp.reports.tables import Row
 
+VALIDATION = {"type": "point", "shape": "diamond", "filled": False, "size": 70, "color": COLOURS[2], "strokeWidth": 1.5}
 INTERVAL = {"type": "rule", "strokeWidth": 2, "color": COLOURS[0], "clip": True}
 
 
@@ -29,7 +30,14 @@ def accuracies(rows: Sequence[Row]) -> Figure:
             for seed, value in row.arm.final("test_accuracy").items()
         ]
     y, height = rows_of([row.arm.label for row in shown])
-    x = accuracy_axis([seed["accuracy"] for seed in single])
+    held_out = [
+        {"arm": row.arm.label, "accuracy": row.validation.mean, "n": row.validation.n}
+        for row in shown
+        if row.validation
+    ]
+    x = accuracy_axis(
+        [value["accuracy"] for value in [*single, *held_out]], "accuracy" if held_out else "test accuracy"
+    )
     place, span = {"field": "accuracy", **x}, {"x": {"field": "low", **x}, "x2": {"field": "high"}}
     tick = {"type": "tick", "color": COLOURS[1], "thickness": 1.5, "size": 10}
     accuracy = tip("accuracy", ".2%")
@@ -37,17 +45,36 @@ def accuracies(rows: Sequence[Row]) -> Figure:
     spec = {
         "encoding": {"y": {"field": "arm", **y}},
         "layer": [
+            layer(
+                VALIDATION,
+                held_out,
+                x=place,
+                tooltip=[tip("arm"), tip("n", title="seeds"), tip("accuracy", ".2%", "validation accuracy")],
+            ),
             layer(tick, single, x=place, tooltip=[tip("arm"), tip("seed"), accuracy]),
             layer(INTERVAL, [mean for mean in means if mean["low"] is not None], **span),
             layer(DOT, means, x=place, tooltip=of_mean),
         ],
     }
     more = f" The best {DOTS} of {len(rows)} arms." if len(rows) > DOTS else ""
+    ranking = (
+        "Diamonds: mean validation accuracy, by which the arms are ranked; " if len(held_out) == len(shown) else ""
+    )
     caption = (
         "Test accuracy of the result: each seed (ticks), mean (point) and 95 % interval of the mean over seeds "
-        f"(line, cut at the edge of the picture; none where there is one seed); {seeds_of(row.arm for row in shown)}.{more}"
+        f"(line, cut at the edge of the picture; none where there is one seed). {ranking}"
+        f"{seeds_of(row.arm for row in shown)}.{more}"
     )
-    return Figure("accuracy", "Test accuracy by arm", caption, "answer", spec, height=height)
+    return Figure(
+        "accuracy", "Accuracy by arm" if held_out else "Test accuracy by arm", caption, "answer", spec, height=height
+    )
+
+
+def _within(means: Sequence[Spec], points: Sequence[float]) -> list[float]:
+    """The ends of the intervals, as far as they do not make the axis more than three times as wide as the points do."""
+    low, high = min(points), max(points)
+    ends = [mean[end] for mean in means for end in ("low", "high") if mean[end] is not None]
+    return [min(max(end, 2 * low - high), 2 * high - low) for end in ends]
 
 
 def differences(pairs: Sequence[Pairwise], baseline: str) -> Figure:
