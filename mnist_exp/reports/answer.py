@@ -122,14 +122,14 @@ def answer(comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise
     best = known[0]
     figures = f"{percent(best.mean)} test accuracy"
     if is_ranked_by_validation(rows):
-        figures = f"{percent(best.validation_mean)} validation accuracy, {figures}"
+        figures = f"{percent(best.validation_mean)} validation and {figures}"
     facts = _facts(best)
     if len(comparison.arms) == 1:
         more = FEW - len(best.arm.runs)
         return Answer(f"{best.arm.label}: {figures}", facts, more_seeds=_commands([best.arm], more) if more > 0 else ())
     if best.is_baseline:
         facts += f" It is the baseline ({comparison.reason})."
-    return Answer(f"{best.arm.label} is best: {figures}", facts, tuple(_contrasts(comparison, known, pairs)))
+    return Answer(f"Best arm: {best.arm.label}, {figures}", facts, tuple(_contrasts(comparison, known, pairs)))
 
 
 def _facts(row: Row) -> str:
@@ -181,7 +181,7 @@ def _contrast(pair: Pairwise, opponent: Arm, role: str, comparisons: int) -> Con
         return Contrast(pair, opponent, role, Finding.NOT_SHOWN, reason)
     if pair.seeds_p < 1 - LEVEL:
         return _shown(pair, opponent, role)
-    points = f"{100 * abs(seeds.mean):.2g} points"
+    points = f"{100 * abs(seeds.mean):{'.2f' if abs(seeds.mean) >= 5e-5 else '.1g'}} points"
     if plan.needed is not None and plan.needed > n:
         more = plan.needed - n
         return too_few(f"About {more} more needed to tell {points} apart.", more)

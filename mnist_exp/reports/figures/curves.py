@@ -112,11 +112,11 @@ def _keep_positive(values: Sequence[Spec], arms: Sequence[Arm]) -> float | None:
 
 
 def _ticks(ends: Sequence[float]) -> list[float]:
-    """Ticks for any part of a log axis that the page may zoom to."""
+    """Ticks of a log axis, dense enough for any part of it that the page may zoom to; those that would overlap are hidden."""
     low, high = min(ends), max(ends)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    fine = (rounded(factor * 10.0**power) for power in powers for factor in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
-    return [tick for tick in fine if low <= tick <= high] if high / low < 10 else log_ticks(low, high)
+    fine = (rounded(factor * 10.0**power) for power in powers for factor in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8))
+    return [tick for tick in fine if low <= tick <= high] if high / low < 50 else log_ticks(low, high)
 
 
 def _all_at_an_epoch(arms: Sequence[Arm], values: Sequence[Spec], form: str) -> Spec:
