@@ -116,7 +116,11 @@ class TestArms:
             "Against the baseline base: +2.35 points (95 % interval +2.14 to +2.56): real. So large a difference is rare by "
             "chance (p <0.001 over seeds, p <0.001 by image)."
         )
-        assert (against_second.opponent.label, against_second.finding, against_second.more) == ("single", "too few seeds", 2)
+        assert (against_second.opponent.label, against_second.finding, against_second.more) == (
+            "single",
+            "too few seeds",
+            2,
+        )
 
 
 class TestPairs:
