@@ -103,6 +103,7 @@ MEANING = (
     ),
 )
 NOTHING = 1e-12  # a smaller difference of accuracies is rounding
+ENOUGH = 5  # seeds from which the spread is known within a factor of about two
 FEW = 3  # with fewer seeds the spread cannot be estimated well enough for a number of seeds
 
 
@@ -184,7 +185,8 @@ def _contrast(pair: Pairwise, opponent: Arm, role: str, comparisons: int) -> Con
     points = f"{100 * abs(seeds.mean):{'.2f' if abs(seeds.mean) >= 5e-5 else '.1g'}} points"
     if plan.needed is not None and plan.needed > n:
         more = plan.needed - n
-        return too_few(f"About {more} more needed to tell {points} apart.", more)
+        rough = f" A rough number: the spread is known from {n} seeds only." if n < ENOUGH else ""
+        return too_few(f"About {more} more needed to tell {points} apart.{rough}", more)
     return Contrast(pair, opponent, role, Finding.NOT_SHOWN, _not_shown(plan, n, points))
 
 
@@ -243,10 +245,18 @@ def _commands(arms: Sequence[Arm], more: int) -> tuple[str, ...]:
     if joined is not None:
         words, missing = [joined], missing[:1]
     return tuple(
-        shlex.join(["mnist-train", "-m", *own, f"seed={','.join(map(str, seeds))}", _place(arms)])
+        shlex.join(["mnist-train", "-m", *own, _seeds(seeds), _place(arms)])
         for own, seeds in zip(words, missing, strict=True)
         if seeds
     )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """The override for these seeds."""
+    first, last = seeds[0], seeds[-1]
+    if len(seeds) > 4 and list(seeds) == list(range(first, last + 1)):
+        return f"seed=range({first},{last + 1})"
+    return f"seed={','.join(map(str, seeds))}"
 
 
 def _key(word: str) -> str:

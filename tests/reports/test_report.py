@@ -462,7 +462,7 @@ class TestSweeps:
         assert len(drawn) == CURVES
         assert made.comparison.arms[made.comparison.baseline].label in drawn
         write(made, tmp_path / "out")
-        assert "the 3 others are in the tables only" in (tmp_path / "out" / "report.html").read_text()
+        assert "The figures show 12 of 15 arms" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("image_size", [28, 32])

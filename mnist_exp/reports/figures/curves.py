@@ -14,6 +14,8 @@ from mnist_exp.reports.figures.parts import Figure, by_arm, layer, seeds_of, swi
 
 SPLITS = {"test": "test", "validation": "val", "training": "train"}  # as shown, and in the records
 STROKES = {"test": 2.5, "validation": 1.25, "training": 1.0}  # width in pixels
+# On more than about two powers of ten only these have ticks; on less, so many that a part has some, too.
+TICKS = {"expr": "log(domain('y')[1] / domain('y')[0]) > 5 ? 2 : 8"}
 OPACITIES = {"test": 1.0, "validation": 0.9, "training": 0.55}
 
 
@@ -62,7 +64,7 @@ def _curve(arms: Sequence[Arm], metric: str, values: list[Spec]) -> Figure:
     epochs = [value["epoch"] for value in values]
     x = {"field": "epoch", "type": "quantitative", "title": "epoch", "scale": {"nice": False, "zero": False},
          "axis": {"values": epoch_ticks(epochs), "format": "d", "grid": False}}  # fmt: skip
-    axis = {"format": PERCENT if metric == "error" else NUMBER, "labelOverlap": "greedy", "tickCount": 8}
+    axis = {"format": PERCENT if metric == "error" else NUMBER, "labelOverlap": "greedy", "tickCount": TICKS}
     scale = {"type": "log", "nice": False, "padding": 8}
     y: Spec = {"type": "quantitative", "title": name, "scale": scale, "axis": axis}
     colour: Spec = by_arm(arms)

@@ -49,9 +49,7 @@ async function draw(names) {
 
 function restore() { // the state of all controls, after they were made or replaced
   for (const button of all(".switch [data-arm]")) button.setAttribute("aria-pressed", !chosen.hidden.has(button.dataset.arm));
-  const boxes = all("[data-split]");
-  if (chosen.splits === null && boxes.length) chosen.splits = boxes.filter(box => box.checked).map(box => box.dataset.split); // none: as drawn
-  for (const box of boxes) box.checked = chosen.splits.includes(box.dataset.split);
+  for (const box of all("[data-split]")) if (chosen.splits !== null) box.checked = chosen.splits.includes(box.dataset.split);
   const zoom = document.getElementById("first");
   if (zoom && chosen.first !== null) zoom.value = chosen.first;
   if (zoom) document.getElementById("first-shown").textContent = zoom.value;
