@@ -13,6 +13,7 @@ from mnist_exp.errors import as_override
 from mnist_exp.reports.collect import Arm, Comparison
 from mnist_exp.reports.pairwise import Pairwise, compare_pair
 from mnist_exp.reports.reproduction import words_of
+from mnist_exp.reports.settings import natural
 from mnist_exp.reports.statistics import LEVEL, MOST_SEEDS, SeedPlan, plan_seeds
 from mnist_exp.reports.tables import Row, is_ranked_by_validation, p_value, percent
 from mnist_exp.runs.reading import Run
@@ -161,9 +162,10 @@ def _contrast(pair: Pairwise, opponent: Arm, role: str, comparisons: int) -> Con
         return Contrast(pair, opponent, role, None, f"{pair.verdict}.")
     fewest = min(len(arm.runs), len(opponent.runs))
     n = seeds.n or fewest
+    ordered = sorted((arm, opponent), key=lambda one: natural(one.label))
 
     def too_few(reason: str, more: int) -> Contrast:
-        return Contrast(pair, opponent, role, Finding.TOO_FEW, reason, more, _commands([arm, opponent], more))
+        return Contrast(pair, opponent, role, Finding.TOO_FEW, reason, more, _commands(ordered, more))
 
     plan = plan_seeds(seeds, n, max(comparisons, 1))
     if plan is None or pair.seeds_p is None:

@@ -25,8 +25,10 @@ function signals() {
 }
 
 function apply(names = Object.keys(views)) {
-  const values = signals();
   for (const name of names) {
+    const values = signals();
+    const own = (specs[name].params || []).find(param => param.name === "shown")?.value || [];
+    if (!own.some(label => values.shown?.includes(label))) values.shown = null; // an empty figure has no scales
     const known = (specs[name].params || []).map(param => param.name).filter(param => param in values && values[param] !== null);
     for (const param of known) views[name].signal(param, values[param]);
     if (known.length) views[name].runAsync();
