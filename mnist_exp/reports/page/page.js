@@ -150,7 +150,8 @@ async function savePng(name) { // on white, with its title and the legend that t
   const spec = structuredClone(specs[name]);
   const walk = node => {
     if (!node || typeof node !== "object") return;
-    if (node.legend === null && node.field !== "split") delete node.legend;
+    if (node.legend === null && node.field === "arm") node.legend = {symbolType: "stroke", symbolSize: 500, symbolStrokeWidth: 2, symbolOpacity: 1};
+    else if (node.legend === null && node.field === "front") delete node.legend;
     for (const [key, value] of Object.entries(node)) value === "currentColor" ? node[key] = "#1c1e21" : walk(value);
   };
   walk(spec);
@@ -158,9 +159,9 @@ async function savePng(name) { // on white, with its title and the legend that t
   for (const param of spec.params || []) if (param.name in values && values[param.name] !== null) param.value = values[param.name];
   Object.assign(spec, {width: Math.max(640, document.getElementById(`plot-${name}`).offsetWidth), background: "white", padding: 12});
   spec.title = {text: document.querySelector(`[data-figure="${name}"] h3`).textContent, anchor: "start"};
-  const view = new vega.View(vega.parse(vegaLite.compile(spec).spec), {renderer: "none"});
-  save(`${name}.png`, await view.toImageURL("png", 2));
-  view.finalize();
+  const made = await vegaEmbed(document.createElement("div"), spec, {actions: false, renderer: "svg"});
+  save(`${name}.png`, await made.view.toImageURL("png", 2));
+  made.finalize();
 }
 
 function csv(spec) { // all data of the figure; the column layer tells its parts from one another
