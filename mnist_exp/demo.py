@@ -16,9 +16,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.data.photographs import decoded
-from mnist_exp.errors import UsageError, announce_loading
+from mnist_exp.errors import UsageError
 from mnist_exp.loopback import LocalHandler, LocalServer, security_policy
 from mnist_exp.runs import RunDirectoryError
+from mnist_exp.torch_import import import_torch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,13 +38,14 @@ def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> lis
     Raises:
         RunDirectoryError: no network can be loaded.
     """
-    announce_loading()
-    from mnist_exp.reader import Classifier
     from mnist_exp.reports.collect import paths_of
 
     networks: list[Classifier] = []
     problems: list[str] = []
-    paths = paths_of(patterns)
+    paths = paths_of(patterns)  # before torch is imported, because a mistake is likely here
+    import_torch()
+    from mnist_exp.reader import Classifier
+
     for path in paths[:MAX_NETWORKS]:
         try:
             networks.append(Classifier(path, trusted))

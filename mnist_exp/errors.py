@@ -52,12 +52,6 @@ def report(error: Exception, command: str = "mnist-train") -> None:
         print(f"{command}: {printable(line)}", file=sys.stderr)
 
 
-def announce_loading() -> None:
-    """Print on a terminal that PyTorch is being loaded, because nothing else is shown for seconds. Call it before the import."""
-    if "torch" not in sys.modules and sys.stderr.isatty():
-        print("loading PyTorch", file=sys.stderr, flush=True)
-
-
 def printable(line: str) -> str:
     """The text with control characters escaped, so that a stranger's record cannot control the terminal."""
     return "".join(letter if letter.isprintable() or letter == "\t" else ascii(letter)[1:-1] for letter in line)

@@ -70,19 +70,23 @@ SIZES = {"--seeds", "--runs", "--epochs", "--images", "--jobs", "--repetitions"}
 PRINTS_ONLY = re.compile(r"--(help|cfg|info|hydra-help|version)\b")
 
 
+def without_comment(text: str) -> str:
+    return re.sub(r"\s+#.*", "", text)
+
+
 def runnable(lines: list[Line]) -> list[Line]:
     """Each line once, without those that are tested elsewhere."""
     found: dict[str, Line] = {}
     for line in lines:
         if not any(part in line.text for part in ELSEWHERE):
-            found.setdefault(re.sub(r"\s+#.*", "", line.text), line)
+            found.setdefault(without_comment(line.text), line)
     return list(found.values())
 
 
 DOCUMENTED = documented()
 LINES = runnable(DOCUMENTED)
-# One of each kind, without the server that has everything imported already.
-COLD = [
+# One of each kind, and one of each script: without the server that has everything imported already.
+COLD = {
     *(
         "mnist-train data=mnist5k",
         "mnist-train -m seed=0,1,2",
@@ -95,7 +99,14 @@ COLD = [
         "mnist-predict runs/lenet5-0 digit.png",
         "mnist-demo runs",
     ),
-]
+    *(
+        f"python scripts/{name}.py --document"
+        for name in ("records", "regularization", "reproduce", "scaling", "benchmark")
+    ),
+    "python scripts/draw.py model=lenet5 --output lenet5.png",
+    "python scripts/benchmark_sweep.py cost",
+    "python scripts/benchmark_report.py --runs 1000 --epochs 50 --images 10000",
+}
 
 
 SERVES = re.compile(r"^mnist-demo|--serve\b")  # runs until it is interrupted
@@ -198,14 +209,20 @@ def serve(text: str, where: Path, environment: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("line", LINES, ids=[line.text for line in LINES])
 def test_line(line: Line, tmp_path: Path, examples: Examples) -> None:
-    type_in(line, tmp_path, examples, examples.environment)
+    environment = examples.environment
+    if without_comment(line.text) in COLD:
+        environment = {**environment, "PATH": os.pathsep.join([str(BIN), os.environ["PATH"]])}
+    type_in(line, tmp_path, examples, environment)
 
 
-@pytest.mark.parametrize("text", COLD)
-def test_line_in_a_process_that_imports_everything_itself(text: str, tmp_path: Path, examples: Examples) -> None:
-    (line,) = (line for line in LINES if re.sub(r"\s+#.*", "", line.text) == text)
-    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
-    type_in(line, tmp_path, examples, {**examples.environment, "PATH": path})
+def test_each_command_and_each_script_has_a_line_that_imports_everything_itself() -> None:
+    documented = {without_comment(line.text) for line in LINES}
+    assert documented >= COLD
+
+    def programs(lines: set[str]) -> set[str]:
+        return {re.match(r"python \S+|\S+", text)[0] for text in lines if not text.startswith("wandb")}  # type: ignore[index]
+
+    assert programs(COLD) == programs(documented)
 
 
 CLUSTERS = [line.text for line in DOCUMENTED if re.match("mnist-train .*launcher=(submitit_slurm|ray)", line.text)]
@@ -231,7 +248,7 @@ def test_help(command: str, tmp_path: Path, examples: Examples) -> None:
         [BIN / command, "--help"], cwd=tmp_path, env=examples.environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    known = {re.sub(r"\s+#.*", "", line.text) for line in LINES}
+    known = {without_comment(line.text) for line in LINES}
     for number, line in enumerate(runnable(list(in_help(done.stdout, f"{command} --help")))):
         if line.text not in known:
             (tmp_path / str(number)).mkdir()
@@ -256,7 +273,7 @@ def test_zsh_reads_each_line_as_bash_does(tmp_path: Path, echoing: Path) -> None
     environment = {**os.environ, "PATH": os.pathsep.join([str(echoing), os.environ["PATH"]])}
     different = []
     for line in DOCUMENTED:
-        text = re.sub(r"\s+#.*", "", line.text)
+        text = without_comment(line.text)
         if re.search(r"""[][(){}*?~^!<>$|;&'"]| =""", text):
             read = [
                 subprocess.run(

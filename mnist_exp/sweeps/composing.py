@@ -17,10 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.compose import directory_part_of, groups, resolve, with_choices_checked
 from mnist_exp.config import Config, ImageProperties, check
-from mnist_exp.errors import UsageError, announce_loading
+from mnist_exp.errors import UsageError
 from mnist_exp.explain import as_usage_error
 from mnist_exp.runs.directory import resume_command
 from mnist_exp.stored import check_runs_named
+from mnist_exp.torch_import import import_torch
 
 
 class JobComposer:
@@ -156,7 +157,7 @@ def _compose(
             )
         checked = check(tree)
         check_runs_named(checked)
-        announce_loading()
+        import_torch()
         from mnist_exp.build import check_parts
 
         check_parts(_with_image_size(checked, found), Path(composed.hydra.sweep.dir) / str(index))

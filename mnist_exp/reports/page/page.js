@@ -9,7 +9,7 @@ const all = (selector, within = document) => [...within.querySelectorAll(selecto
 // ---- figures
 
 function formatTooltip(value, sanitize) {
-  const rows = Object.entries(value).filter(([, text]) => !["NaN", "undefined", "null"].includes(text));
+  const rows = Object.entries(value).filter(([, text]) => !/^(NaN|undefined|null)/.test(text)); // curves that end before
   const [first, ...rest] = rows;
   if (first && first[0] === "epoch" && !("arm" in value)) { // all curves at one epoch: best first
     const number = text => parseFloat(text.replace(/[,%]/g, ""));
