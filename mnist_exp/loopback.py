@@ -1,4 +1,4 @@
-"""A web server for this machine only: the shared parts of ``mnist-demo`` and ``mnist-report --serve``.
+"""A web server for this machine only: the shared parts of the drawing page and of the live report.
 
 It listens on the loopback interface, refuses requests of other sites' pages, closes idle connections and bounds their number.
 """

@@ -59,7 +59,7 @@ def page(
 
 
 def live_page(report_parts: Parts, version: int) -> str:
-    """The page that ``mnist-report --serve`` shows; it asks the server for what changes.
+    """The page of the live report; it asks the server for what changes.
 
     Args:
         report_parts: the arguments of ``page`` except the last.

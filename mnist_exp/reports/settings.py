@@ -139,9 +139,11 @@ def labels(
     if len(set(names)) > 1 or (not all(plain) and (any(plain) or not varied)):
         parts = [[name, *others] for name, others in zip(names, choices, strict=True)]
     result = _with_settings(parts, everyone, columns)
-    for text, count in Counter(result).items():
-        members = [index for index in everyone if result[index] == text]
-        if count > 1 or len(text) > longest:
+    same: dict[str, list[int]] = defaultdict(list)
+    for index, text in enumerate(result):
+        same[text].append(index)
+    for text, members in same.items():
+        if len(members) > 1 or len(text) > longest:
             _complete(result, parts, members, columns, varied, longest)
     return _unique(result, longest)
 
