@@ -139,30 +139,28 @@ def labels(
     if len(set(names)) > 1 or (not all(plain) and (any(plain) or not varied)):
         parts = [[name, *others] for name, others in zip(names, choices, strict=True)]
     result = _with_settings(parts, everyone, columns)
+    if max(map(len, result)) > longest:
+        columns = _needed(everyone, columns, parts)
+        result = _with_settings(parts, everyone, columns)
     same: dict[str, list[int]] = defaultdict(list)
     for index, text in enumerate(result):
         same[text].append(index)
-    for text, members in same.items():
-        if len(members) > 1 or len(text) > longest:
-            _complete(result, parts, members, columns, varied, longest)
+    for members in same.values():
+        if len(members) > 1:
+            more = _distinguishing(members, [column for column in varied if column not in columns])
+            completed = _with_settings(parts, members, [*columns, *more])
+            if max(map(len, completed)) > longest:
+                completed = _with_settings(parts, members, [*columns, *_needed(members, more, parts)])
+            for index, label in zip(members, completed, strict=True):
+                result[index] = label
     return _unique(result, longest)
 
 
-def _complete(
-    result: list[str], parts: Sequence[Sequence[str]], members: Sequence[int],
-    columns: Sequence[Varied], varied: Sequence[Varied], longest: int,
-) -> None:  # fmt: skip
-    """Replace labels that are equal or too long."""
-    more = [column for column in varied if column not in columns and len({column.shown(i) for i in members}) > 1]
-    kinds = [column for column in more if column.key.endswith("._target_")]
-    more = kinds + [column for column in more if column not in kinds and not _follows_from(kinds, column, members)]
-    all_columns = [*columns, *more]
-    for index, label in zip(members, _with_settings(parts, members, all_columns), strict=True):
-        result[index] = label
-    if max(len(result[index]) for index in members) > longest:
-        needed = _needed(range(len(parts)), all_columns, parts)
-        for index, label in zip(members, _with_settings(parts, members, needed), strict=True):
-            result[index] = label
+def _distinguishing(members: Sequence[int], columns: Sequence[Varied]) -> list[Varied]:
+    """The settings that differ between some arms, kinds first, without those that follow from a kind."""
+    differ = [column for column in columns if len({column.shown(index) for index in members}) > 1]
+    kinds = [column for column in differ if column.key.endswith("._target_")]
+    return kinds + [column for column in differ if column not in kinds and not _follows_from(kinds, column, members)]
 
 
 def _follows_from(kinds: Sequence[Varied], column: Varied, members: Sequence[int]) -> bool:
@@ -252,11 +250,15 @@ def _said_of_all(column: Varied, others: Sequence[Varied]) -> list[str]:
 
 
 def _needed(members: Sequence[int], columns: Sequence[Varied], parts: Sequence[Sequence[str]]) -> list[Varied]:
-    """The settings without which some labels would be equal."""
-    kept = list(columns)
+    """The settings without which more labels would be equal."""
+
+    def distinct(kept: Sequence[Varied]) -> int:
+        return len({(*parts[index], *(column.shown(index) for column in kept)) for index in members})
+
+    kept, most = list(columns), distinct(columns)
     for column in reversed(columns):
         others = [other for other in kept if other is not column]
-        if len({(*parts[index], *(other.shown(index) for other in others)) for index in members}) == len(members):
+        if distinct(others) == most:
             kept = others
     return kept
 
