@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -190,13 +191,34 @@ def run_hydra_app(options: argparse.Namespace, task: Callable[[DictConfig], Any]
     """
     from hydra._internal.utils import _run_hydra
 
-    _run_hydra(
-        args=options,
-        args_parser=hydra_flags(),
-        task_function=task,
-        config_path=options.config_path or str(CONF),
-        config_name=options.config_name or "train",
-    )
+    with nullcontext() if _may_set_mode(options) else _mode_not_composed():
+        _run_hydra(
+            args=options,
+            args_parser=hydra_flags(),
+            task_function=task,
+            config_path=options.config_path or str(CONF),
+            config_name=options.config_name or "train",
+        )
+
+
+def _may_set_mode(options: argparse.Namespace) -> bool:
+    """Whether something other than ``--multirun`` may decide between one run and several; in ``conf`` only sweeps do."""
+    keys = {override.lstrip("+~").partition("=")[0] for override in options.overrides}
+    own = options.config_dir or options.config_path or options.config_name
+    return bool(own or keys & {"sweep", "hydra", "hydra.mode", "hydra.searchpath"})
+
+
+@contextmanager
+def _mode_not_composed() -> Iterator[None]:
+    """Keep Hydra from composing the whole configuration once more, only to read ``hydra.mode``: half of its time."""
+    from hydra._internal.hydra import Hydra
+
+    original = Hydra.get_mode
+    setattr(Hydra, "get_mode", lambda *arguments, **options: None)  # noqa: B010  # mypy allows no other assignment
+    try:
+        yield
+    finally:
+        setattr(Hydra, "get_mode", original)  # noqa: B010  # see above
 
 
 def composing_code() -> CodeType:
