@@ -53,12 +53,6 @@ def report(error: Exception, command: str = "mnist-train") -> None:
         print(f"{command}: {printable(line)}", file=sys.stderr)
 
 
-def announce_loading() -> None:
-    """Print on a terminal that PyTorch is being loaded, because nothing else is shown for seconds. Call it before the import."""
-    if "torch" not in sys.modules and sys.stderr.isatty():
-        print("loading PyTorch", file=sys.stderr, flush=True)
-
-
 def print_any_text() -> None:
     """Let standard output show as escapes what its encoding does not have, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):

@@ -17,11 +17,12 @@ from hydra.errors import HydraException
 
 from mnist_exp.compose import CONF, resolve
 from mnist_exp.config import Config, Data, OwnData, check
-from mnist_exp.errors import UsageError, announce_loading, as_typed
+from mnist_exp.errors import UsageError, as_typed
 from mnist_exp.explain import explain_composition
 from mnist_exp.runs import Run, read_run, write_atomically
 from mnist_exp.runs.files import exists
 from mnist_exp.stored import changed, describe_data, parse, with_existing_folder
+from mnist_exp.torch_import import import_torch
 from mnist_exp.trust import check_target_types
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def evaluate_run(
     run = read_run(path)
     config = data_to_evaluate(run, overrides)  # before torch is imported, because a mistake is likely here
 
-    announce_loading()
+    import_torch()
     from mnist_exp.components import build_objective
     from mnist_exp.device import choose_device, prepare_torch
     from mnist_exp.experiment import predictions

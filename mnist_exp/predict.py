@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from mnist_exp.data.files import DataError, describe
 from mnist_exp.data.handwriting import SeveralMarks
 from mnist_exp.data.photographs import SUFFIXES, read_picture
-from mnist_exp.errors import UsageError, announce_loading
+from mnist_exp.errors import UsageError
+from mnist_exp.runs import read_run
+from mnist_exp.torch_import import import_torch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +54,8 @@ def classify(
     Raises:
         UsageError, RunDirectoryError: there is no trained network in ``directory``, or ``show`` cannot be written.
     """
-    announce_loading()
+    read_run(directory)  # before torch is imported, because a mistake is likely here
+    import_torch()
     from mnist_exp.reader import Classifier
 
     network = Classifier(directory, trusted)

@@ -18,13 +18,14 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from mnist_exp.compose import PACKAGE, resolve
 from mnist_exp.config import check
-from mnist_exp.errors import UsageError, announce_loading
+from mnist_exp.errors import UsageError
 from mnist_exp.explain import wrap_errors_for_hydra
 from mnist_exp.hashing import HASH_VERSION, config_hash
 from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.directory import refuse_unless_free
 from mnist_exp.runs.provenance import provenance
 from mnist_exp.stored import check_resume, check_runs_named, resumed
+from mnist_exp.torch_import import import_torch
 
 if TYPE_CHECKING:
     from mnist_exp.build import Parts
@@ -63,14 +64,14 @@ class CheckBeforeRun(Callback):
             refuse_unless_free(Path(config.hydra.run.dir))
             checked = checked.with_absolute_paths(here)
             began = time.perf_counter()
-            if not checked.quiet:
-                announce_loading()
+            import_torch(announced=not checked.quiet)
             from mnist_exp.build import build, check_parts
             from mnist_exp.components import callback_arguments
 
             if checked.data.image_size is not None:
                 check_parts(checked, directory)  # before data are read or downloaded
-            parts = build(checked, callback_arguments=callback_arguments(directory, checked))
+            overrides = list(config.hydra.overrides.task)
+            parts = build(checked, callback_arguments=callback_arguments(directory, checked, overrides))
             CheckBeforeRun.built = parts, time.perf_counter() - began
 
 
@@ -142,8 +143,7 @@ def train(run: RunDirectory, built: tuple[Parts, float] | None = None, *, in_swe
 
     with StopRequest() as stop:
         began = time.perf_counter()
-        if not run.config.quiet:
-            announce_loading()
+        import_torch(announced=not run.config.quiet)
         from mnist_exp.experiment import run_experiment
 
         parts, seconds = built or (None, 0.0)

@@ -14,13 +14,12 @@ import time
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from synthetic_runs import write_run
 
-CONF = Path(__file__).parents[1] / "conf"
+from mnist_exp.compose import CONF, resolve
 
 
 def main() -> None:
@@ -49,7 +48,7 @@ def main() -> None:
 def generate(folder: Path, options: argparse.Namespace) -> None:
     """A sweep of learning rate and dropout, ``options.seeds`` runs an arm."""
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        tree = OmegaConf.to_container(compose("train", overrides=["name=sweep", "data=mnist5k"]), resolve=True)
+        tree = resolve(compose("train", overrides=["name=sweep", "data=mnist5k"]))
     for arm in range(-(-options.runs // options.seeds)):
         lr, p = round(0.001 * 1.05**arm, 6), (arm % 7) / 10
         own = {

@@ -35,7 +35,6 @@ ELSEWHERE = {
     "hydra.launcher.ray": "an override of hydra/launcher=ray; tests/sweeps/test_ray.py composes it",
     "wandb sweep": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "wandb agent": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
-    "wandb sync": "needs a server; tests/loggers/test_wandb.py has a stand-in",
     "--wandb-sync": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "records.py --document --tried": "needs runs with validation data; tests/scripts/test_campaign.py has them",
     "growth --write": "takes an hour; tests/scripts/test_benchmark.py runs each candidate and writes the document",
@@ -70,19 +69,23 @@ SIZES = {"--seeds", "--runs", "--epochs", "--images", "--jobs", "--repetitions"}
 PRINTS_ONLY = re.compile(r"--(help|cfg|info|hydra-help|version)\b")
 
 
+def without_comment(text: str) -> str:
+    return re.sub(r"\s+#.*", "", text)
+
+
 def runnable(lines: list[Line]) -> list[Line]:
     """Each line once, without those that are tested elsewhere."""
     found: dict[str, Line] = {}
     for line in lines:
         if not any(part in line.text for part in ELSEWHERE):
-            found.setdefault(re.sub(r"\s+#.*", "", line.text), line)
+            found.setdefault(without_comment(line.text), line)
     return list(found.values())
 
 
 DOCUMENTED = documented()
 LINES = runnable(DOCUMENTED)
-# One of each kind, without the server that has everything imported already.
-COLD = [
+# One of each kind, and one of each script: without the server that has everything imported already.
+COLD = {
     *(
         "mnist-train data=mnist5k",
         "mnist-train -m seed=0,1,2",
@@ -95,7 +98,17 @@ COLD = [
         "mnist-predict runs/lenet5-0 digit.png",
         "mnist-demo runs",
     ),
-]
+    *(
+        f"python scripts/{name}.py --document"
+        for name in ("records", "regularization", "reproduce", "scaling", "benchmark")
+    ),
+    "python scripts/draw.py model=lenet5 --output lenet5.png",
+    "python scripts/benchmark_sweep.py cost",
+    "python scripts/benchmark_report.py --runs 1000 --epochs 50 --images 10000",
+}
+
+
+SERVES = re.compile(r"^mnist-demo|--serve\b")  # runs until it is interrupted
 
 
 def as_typed(line: Line) -> str:
@@ -112,13 +125,14 @@ def shortened(text: str) -> str:
     more: list[str] = []
     if command.startswith("mnist-train") and not PRINTS_ONLY.search(command) and "resume=" not in command:
         preset = re.search(r"\bsweep=(\w+)", command)
-        logger = "logger=none" if "experiment=" in command else "logger.mode=offline"
+        # W&B, the default, only in lines of COLD and where the line is about it: it takes as long as all the rest.
+        logger = "logger.mode=offline" if command in COLD or re.search("logger|wandb", command) else "logger=none"
         more = [*TRAINING, logger, *(SWEEPS.get(preset[1], ["seed=0"]) if preset else [])]
         if preset and preset[1] == "data_fraction":
             more.remove("data.limit=128")
     elif script := re.match(r"python scripts/(\w+)\.py", command):
         more = SCRIPTS.get(script[1], []) if "--document" not in command else []
-    elif command.startswith("mnist-demo"):
+    elif SERVES.search(command):
         more = ["--port 0"]
     given = {key for key, value in re.findall(r"([\w./]+|--\w+)[= ](\S+)", command) if key not in SIZES}
     given |= {"logger.mode"} if "logger=none" in command else set()
@@ -128,15 +142,15 @@ def shortened(text: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def examples(warm_commands: WarmCommands, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    return Examples(tmp_path_factory.mktemp("examples"), shared_folder / "cache of examples", warm_commands)
+def examples(warm_commands: WarmCommands, shared_folder: Path) -> Examples:
+    return Examples(shared_folder / "examples", shared_folder / "cache of examples", warm_commands)
 
 
 def type_in(line: Line, where: Path, examples: Examples, environment: dict[str, str]) -> None:
     """Type the line into bash, and look at what it did."""
     text = as_typed(line)
     examples.provide(text, where)
-    if text.startswith("mnist-demo"):
+    if SERVES.search(text):
         return serve(shortened(text), where, environment)
     done = subprocess.run(
         ["bash", "-c", shortened(text)], cwd=where, env=environment, capture_output=True, text=True, check=False
@@ -193,16 +207,28 @@ def serve(text: str, where: Path, environment: dict[str, str]) -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("line", LINES, ids=[line.text for line in LINES])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, id=line.text, marks=[pytest.mark.slow] if "scripts/benchmark" in line.text else [])
+        for line in LINES
+    ],
+)
 def test_line(line: Line, tmp_path: Path, examples: Examples) -> None:
-    type_in(line, tmp_path, examples, examples.environment)
+    environment = examples.environment
+    if without_comment(line.text) in COLD:
+        environment = {**environment, "PATH": os.pathsep.join([str(BIN), os.environ["PATH"]])}
+    type_in(line, tmp_path, examples, environment)
 
 
-@pytest.mark.parametrize("text", COLD)
-def test_line_in_a_process_that_imports_everything_itself(text: str, tmp_path: Path, examples: Examples) -> None:
-    (line,) = (line for line in LINES if re.sub(r"\s+#.*", "", line.text) == text)
-    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
-    type_in(line, tmp_path, examples, {**examples.environment, "PATH": path})
+def test_each_command_and_each_script_has_a_line_that_imports_everything_itself() -> None:
+    documented = {without_comment(line.text) for line in LINES}
+    assert documented >= COLD
+
+    def programs(lines: set[str]) -> set[str]:
+        return {re.match(r"python \S+|\S+", text)[0] for text in lines if not text.startswith("wandb")}  # type: ignore[index]
+
+    assert programs(COLD) == programs(documented)
 
 
 CLUSTERS = [line.text for line in DOCUMENTED if re.match("mnist-train .*launcher=(submitit_slurm|ray)", line.text)]
@@ -228,7 +254,7 @@ def test_help(command: str, tmp_path: Path, examples: Examples) -> None:
         [BIN / command, "--help"], cwd=tmp_path, env=examples.environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    known = {re.sub(r"\s+#.*", "", line.text) for line in LINES}
+    known = {without_comment(line.text) for line in LINES}
     for number, line in enumerate(runnable(list(in_help(done.stdout, f"{command} --help")))):
         if line.text not in known:
             (tmp_path / str(number)).mkdir()
@@ -253,7 +279,7 @@ def test_zsh_reads_each_line_as_bash_does(tmp_path: Path, echoing: Path) -> None
     environment = {**os.environ, "PATH": os.pathsep.join([str(echoing), os.environ["PATH"]])}
     different = []
     for line in DOCUMENTED:
-        text = re.sub(r"\s+#.*", "", line.text)
+        text = without_comment(line.text)
         if re.search(r"""[][(){}*?~^!<>$|;&'"]| =""", text):
             read = [
                 subprocess.run(

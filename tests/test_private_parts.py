@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 from collections.abc import Callable
 from importlib import import_module
@@ -17,6 +18,7 @@ import pytest
 import torch
 import wandb
 from hydra import compose, initialize_config_dir, version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
@@ -139,6 +141,46 @@ def test_hydras_application_runs_a_task(tmp_path: Path) -> None:
     with restored():
         run_hydra_app(options, lambda config: seen.append(config.seed))
     assert seen == [7]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "jobs", "compositions"),
+    [
+        (["seed=1", "hydra.run.dir=run"], 1, 1),
+        (["-m", "seed=1,2", "hydra.sweep.dir=sweep"], 2, 2),  # one of the sweep, and one of its jobs
+        (["hydra.mode=MULTIRUN", "seed=1,2", "hydra.sweep.dir=sweep"], 2, 3),
+        (["sweep=seeds", "seed=1,2", "hydra.sweep.dir=sweep"], 2, 3),
+        (["--config-dir", "own", "+several=yes", "seed=1,2", "hydra.sweep.dir=sweep"], 2, 3),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_hydra_composes_for_its_mode_only_if_something_may_set_it(
+    arguments: list[str],
+    jobs: int,
+    compositions: int,
+    small: list[str],
+    tmp_path: Path,
+    mnist_train: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "own" / "several").mkdir(parents=True)
+    (tmp_path / "own" / "several" / "yes.yaml").write_text("# @package _global_\nhydra:\n  mode: MULTIRUN\n")
+    calls = []
+    original = ConfigLoaderImpl.load_configuration
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(options)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    assert mnist_train(*small, "trainer.epochs=1", "data.limit=64", "quiet=true", *arguments) == 0
+    assert len(list(tmp_path.rglob("run.json"))) == jobs
+    assert len(calls) == compositions
+
+
+def test_only_sweeps_set_hydras_mode() -> None:
+    setting = [path for path in CONF.rglob("*.yaml") if re.search(r"^\s+mode:\s*(MULTI)?RUN", path.read_text(), re.M)]
+    assert {path.parent.relative_to(CONF).as_posix() for path in setting} == {"sweep"}
 
 
 def test_hydras_launcher_for_this_process_and_its_sweeper() -> None:

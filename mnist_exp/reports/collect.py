@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.reports.test_set import HardDigit, TestSet
 from mnist_exp.runs import Run, RunDirectoryError, Status, find_runs, read_run
 from mnist_exp.runs.files import open_file
-from mnist_exp.runs.reading import read_predictions
+from mnist_exp.runs.reading import read_overrides, read_predictions
 
 
 @dataclass
@@ -152,17 +152,29 @@ def compare(paths: Iterable[Path], baseline: str | None = None) -> Comparison:
         RunDirectoryError: none of them can be read.
         UsageError: ``baseline`` matches no arm, or more than one.
     """
-    collector = _Collector()
+    collector = Collector()
     paths = list(paths)
     for path in paths:
         collector.add(path)
+    return comparison_of(collector, len(paths), baseline)
+
+
+def comparison_of(collector: Collector, found: int, baseline: str | None = None) -> Comparison:
+    """The comparison of the runs that were added.
+
+    Args:
+        found: number of run directories.
+
+    Raises: as ``compare``.
+    """
     arms = collector.ordered_arms()
     if not arms:
         first = collector.problems[0]
         more = f" (and {len(collector.problems) - 1} more)" if len(collector.problems) > 1 else ""
         raise RunDirectoryError(f"{first.reason}{more}")
     varied, common = split_settings([arm.settings for arm in arms])
-    for arm, label in zip(arms, labels([arm.name for arm in arms], varied), strict=True):
+    typed_words = [overrides_of(arm.any_run) for arm in arms]
+    for arm, label in zip(arms, labels([arm.name for arm in arms], varied, typed_words), strict=True):
         arm.label = label
     chosen, reason = choose(arms, baseline)
     test_set = collector.test_sets.get(arms[chosen].test_set or "")
@@ -175,11 +187,11 @@ def compare(paths: Iterable[Path], baseline: str | None = None) -> Comparison:
         problems=collector.problems + _not_completed(arms),
         notes=[*collector.notes, *_notes(arms)],
         hard_digits=test_set.hardest() if test_set else [],
-        found=len(paths),
+        found=found,
     )
 
 
-class _Collector:
+class Collector:
     """Reads runs one by one and adds them to their arms."""
 
     def __init__(self) -> None:
@@ -188,19 +200,30 @@ class _Collector:
         self.notes: list[str] = []
         self.test_sets: dict[str, TestSet] = {}
 
+    def copy(self) -> Collector:
+        """A collector with the same runs, to which others can be added that are not complete."""
+        other = Collector()
+        other.arms = {
+            key: replace(arm, runs=dict(arm.runs), others=list(arm.others), correct=dict(arm.correct))
+            for key, arm in self.arms.items()
+        }
+        other.problems, other.notes, other.test_sets = list(self.problems), list(self.notes), self.test_sets
+        return other
+
     def add(self, path: Path) -> None:
+        """Read a run and add it; a run that cannot be read becomes a problem."""
         try:
-            if not is_unicode(str(path)):
-                raise RunDirectoryError(f"{printable(str(path))}: the name is no text; rename it")
-            run = read_run(path)
-            settings = hashed_config(run.config)
-            seed = int(settings.pop("seed"))
-            final = run.record.final or {}
-            if run.status == Status.COMPLETED and not {"test_accuracy", "test_loss", "images_seen"} <= final.keys():
-                raise RunDirectoryError(f"{path / 'run.json'}: a completed run without its final metrics")
+            self.add_run(read_result(path))
         except RunDirectoryError as error:
-            self.problems.append(Problem(printable(str(path)), "unreadable", str(error), 0, None))
-            return
+            self.add_unreadable(path, error)
+
+    def add_unreadable(self, path: Path, error: RunDirectoryError) -> None:
+        self.problems.append(Problem(printable(str(path)), "unreadable", str(error), 0, None))
+
+    def add_run(self, run: Run) -> None:
+        path = run.path
+        settings = hashed_config(run.config)
+        seed = int(settings.pop("seed"))
         if cut_off(path, run):
             self.notes.append(f"{path / 'metrics.jsonl'} ends in an incomplete line, which is left out")
         key = json.dumps(settings, sort_keys=True)
@@ -259,6 +282,29 @@ class _Collector:
         arm.calibration = own if arm.calibration is None else arm.calibration + own
 
 
+def read_result(path: Path) -> Run:
+    """Read a run.
+
+    Raises:
+        RunDirectoryError: it cannot be read, or is complete without a result.
+    """
+    if not is_unicode(str(path)):
+        raise RunDirectoryError(f"{printable(str(path))}: the name is no text; rename it")
+    run = read_run(path)
+    final = run.record.final or {}
+    if run.status == Status.COMPLETED and not {"test_accuracy", "test_loss", "images_seen"} <= final.keys():
+        raise RunDirectoryError(f"{path / 'run.json'}: a completed run without its final metrics")
+    return run
+
+
+def overrides_of(run: Run) -> list[str]:
+    """The overrides of a run as typed; none where they are not known."""
+    try:
+        return read_overrides(run.path)
+    except RunDirectoryError:
+        return []
+
+
 def _recorded(run: Run, *path: str) -> Any:
     """A value of ``run.json``; None if it is missing."""
     value: Any = run.record
@@ -272,6 +318,7 @@ def _not_completed(arms: Sequence[Arm]) -> list[Problem]:
     for arm in arms:
         for run in arm.others:
             reason = run.record.error or {
+                Status.WAITING: "not started yet",
                 Status.RUNNING: "still running: counted when it is complete",
                 Status.KILLED: f"its process ended without recording why; to continue it: mnist-train {typed('resume', run.path)}",
             }.get(run.status, "no reason recorded")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import zipfile
@@ -148,19 +147,21 @@ def read_config(path: Path) -> Config:
 
 
 def read_overrides(path: Path) -> list[str]:
-    """``overrides.yaml`` of a run directory: the overrides as typed.
+    """``overrides.yaml`` of a run directory: the overrides as typed; none if the file is missing.
 
     Raises:
-        RunDirectoryError: it is missing or damaged.
+        RunDirectoryError: it is damaged, or no list of texts.
     """
     file = path / "overrides.yaml"
     try:
-        overrides = load_yaml(read_file(file, LARGEST_TEXT))
+        content = load_yaml(read_file(file, LARGEST_TEXT))
+    except FileNotFoundError:
+        return []
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{file} cannot be read: {error}") from error
-    if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
-        raise RunDirectoryError(f"{file} cannot be read: it should be a list of texts")
-    return overrides
+    if not isinstance(content, list) or not all(isinstance(word, str) for word in content):
+        raise RunDirectoryError(f"{file} should be a list of overrides")
+    return content
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -179,8 +180,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = METRICS.validate_python(json.loads(line))
-        except (ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
+            row = METRICS.validate_python(from_json(line))  # unlike json, one string for each name in all files
+        except ValueError as error:  # pydantic's ValidationError is one
             if number == len(lines) and not line.endswith(b"}"):
                 break
             raise RunDirectoryError(f"{file}, line {number}: not a metrics line") from error

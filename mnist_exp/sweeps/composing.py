@@ -18,10 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_exp.compose import directory_part_of, groups, resolve, with_choices_checked
 from mnist_exp.config import Config, ImageProperties, check
-from mnist_exp.errors import UsageError, announce_loading
+from mnist_exp.errors import UsageError
 from mnist_exp.explain import as_usage_error
 from mnist_exp.runs.directory import resume_command
 from mnist_exp.stored import check_runs_named
+from mnist_exp.torch_import import import_torch
 
 
 class JobComposer:
@@ -228,7 +229,7 @@ def _compose(
             )
         checked = check(tree)
         check_runs_named(checked)
-        announce_loading()
+        import_torch()
         from mnist_exp.build import check_parts
 
         sized = _with_image_size(checked, known.found)

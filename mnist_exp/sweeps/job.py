@@ -207,7 +207,7 @@ def _fork(*arguments: Any) -> Any:
     start method is set here because a launcher's worker may have another (loky), which a new process does not have.
     """
     multiprocessing.set_start_method("forkserver", force=True)
-    multiprocessing.set_forkserver_preload(["mnist_exp.experiment"])
+    multiprocessing.set_forkserver_preload(["mnist_exp.sweeps.preload"])
     process = multiprocessing.Process(target=_run_job, args=arguments)
     # Terminals and schedulers send signals to every process. The server, and a job that has no handler yet, must not die
     # of one, so they start with these signals blocked; StopRequest unblocks them. Python's resource tracker is started
