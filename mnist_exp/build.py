@@ -167,7 +167,7 @@ def check_parts(config: Config, directory: Path, trusted: Trusted = None) -> Non
     optimizer = build_optimizer(config.optimizer, model, decay_all=config.regularization.decay_all)
     build_scheduler(config.scheduler, optimizer, config.trainer.epochs, steps_per_epoch=100)
     further = {"parameters": count_parameters(model), "on_identity": lambda identity: None}
-    build_callbacks(config, {**callback_arguments(directory, config), **further})
+    build_callbacks(config, {**callback_arguments(directory, config, ()), **further})
 
 
 def build_training(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from mnist_exp.data.splits import labelled, prepare
 from mnist_exp.errors import UsageError, as_typed, explain_validation
 from mnist_exp.models import LayerRow, layer_table
 from mnist_exp.runs import RunRecord
+from mnist_exp.runs.names import arm_name, run_name
 from mnist_exp.torch_private import defer_dynamo
 from mnist_exp.training import Callback, Objective, evaluate, parameter_groups
 from mnist_exp.trust import find_target, instantiate, run_id_to_use
@@ -215,16 +216,21 @@ def build_scheduler(
     return scheduler
 
 
-def callback_arguments(directory: Path, config: Config, record: RunRecord | None = None) -> dict[str, Any]:
+def callback_arguments(
+    directory: Path, config: Config, overrides: Sequence[str], record: RunRecord | None = None
+) -> dict[str, Any]:
     """Values about the run for callbacks, by the name of the constructor's argument.
 
     Args:
         directory: of the run.
+        overrides: as typed.
         record: of a run that exists already.
     """
     return {
         "directory": directory.absolute(),
         "name": f"{config.name}-{config.seed}",
+        "label": run_name(config.name, config.seed, overrides, record.varied if record else None),
+        "arm": arm_name(config.name, overrides),
         "sweep": record.sweep if record else None,
         "config": config.plain(),
         "run_id": run_id_to_use(record.wandb if record else None, config.logger),

@@ -1,4 +1,4 @@
-"""Composition of the configuration: the folder ``conf/``, its groups and choices, interpolations, the help text.
+"""Composition of the configuration: the folder ``conf/``, its groups and choices, interpolations.
 
 Only Hydra is imported, so that a mistyped key is reported quickly. All private parts of Hydra and OmegaConf that this
 package uses are at the end of this module.
@@ -7,6 +7,7 @@ package uses are at the end of this module.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -29,22 +30,20 @@ CONF = PACKAGE.parent / "conf" if (PACKAGE.parent / "conf" / "train.yaml").is_fi
 # Groups that may be empty: null, or deleted with ~GROUP. A run needs a choice of every other group.
 OPTIONAL = ("logger", "callbacks", "experiment", "sweep")
 
+
+def _from_environment(name: str, default: str | None = None) -> str | None:
+    """The environment variable; ``default`` if it is empty or not set."""
+    return os.environ.get(name) or default
+
+
+def _list_from_environment(name: str) -> list[str]:
+    """The words between the commas in the environment variable."""
+    return [word.strip() for word in os.environ.get(name, "").split(",") if word.strip()]
+
+
+OmegaConf.register_new_resolver("environment", _from_environment, replace=True)
+OmegaConf.register_new_resolver("environment_list", _list_from_environment, replace=True)
 OmegaConf.register_new_resolver("run_token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
-
-
-HELP = """\
-mnist-train: train LeNet-5 variants and MLPs on MNIST.
-
-  mnist-train                                            LeNet-5 on full MNIST
-  mnist-train model=mlp regularization=dropout seed=3    another choice of a group, another value
-  mnist-train -m seed=0,1,2                              several runs
-  mnist-train -m sweep=mlp_width                         a whole sweep; the same command finishes it later
-  mnist-train -m sweep.resume=DIR                        finish any sweep
-  mnist-train resume=DIR                                 continue an interrupted run
-  mnist-train --cfg job --resolve                        print the configuration, run nothing
-
-mnist-eval DIR evaluates a finished run; mnist-report DIR... compares runs. --hydra-help explains Hydra's own flags.
-"""
 
 
 def first_comment(file: Path) -> str:
@@ -52,25 +51,6 @@ def first_comment(file: Path) -> str:
     with file.open(encoding="utf-8") as lines:
         comments = (line.removeprefix("# ").rstrip() for line in lines if line.startswith("# "))
         return next((comment for comment in comments if not comment.startswith("@package")), "")
-
-
-def help_text() -> str:
-    """The output of ``--help``: examples, every choice with the first comment of its file, and the keys of train.yaml.
-
-    Hydra's own help composes every file of ``conf/``, which is slow with many presets.
-    """
-    groups: dict[str, list[str]] = {}
-    for file in sorted(CONF.rglob("*.yaml")):
-        group, _, choice = file.relative_to(CONF).with_suffix("").as_posix().partition("/")
-        if group == "hydra":
-            group, _, choice = f"hydra/{choice}".rpartition("/")
-        if choice and not choice.startswith("common/"):
-            groups.setdefault(group, []).append(f"  {f'{group}={choice}':34s} {first_comment(file)}")
-    knobs = (CONF / "train.yaml").read_text(encoding="utf-8").partition("\n\n")[2].partition("\nhydra:")[0]
-    sections = [HELP, "Choices (--cfg job prints the knobs of each)"]
-    sections += ["\n".join(choices) for choices in groups.values()]
-    sections += ["Knobs of the run itself", "\n".join(f"  {line}" for line in knobs.strip().splitlines())]
-    return "\n\n".join(section.rstrip() for section in sections) + "\n"
 
 
 def required_groups() -> list[str]:

@@ -186,7 +186,10 @@ class Wandb(Section):
     entity: Text | None = None
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     group: Text | None = None
+    job_type: Text | None = None
+    notes: Text | None = None
     tags: list[Text] = []
+    save_code: bool = False
     upload_files: bool = False
     timeout_seconds: Positive = 15.0
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import yaml
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from mnist_exp.build import Parts, build
@@ -30,6 +30,7 @@ from mnist_exp.runs import RunDirectory, Status, write_atomically
 from mnist_exp.runs.directory import resume_command
 from mnist_exp.runs.files import exists
 from mnist_exp.runs.provenance import available_cores, peak_memory, reset_peak_memory
+from mnist_exp.runs.reading import read_overrides
 from mnist_exp.signals import StopRequest
 from mnist_exp.stored import describe_data
 from mnist_exp.training import (
@@ -105,7 +106,7 @@ def run_experiment(
 
 def _options_to_resume(run: RunDirectory) -> list[str]:
     """The options that ``mnist-train resume=DIR`` needs to send this run to the same logger and to trust the same packages."""
-    default = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text(encoding="utf-8"))
+    default = OmegaConf.to_container(OmegaConf.load(CONF / "logger" / "wandb.yaml"), resolve=True)
     _, settings = logger_to_use(run.config.logger, Wandb.model_validate(default), ())
     return settings + [word for package in sorted(own_packages(run.config)) for word in ("--trust", package)]
 
@@ -194,7 +195,7 @@ def _build(run: RunDirectory, has_checkpoint: bool) -> Parts:
             threads=run.record.threads,
             backend=backend,
             has_checkpoint=has_checkpoint,
-            callback_arguments=callback_arguments(run.path, run.config, run.record),
+            callback_arguments=callback_arguments(run.path, run.config, read_overrides(run.path), run.record),
         )
     except DataRefused as error:
         moved = has_checkpoint and run.config.data.folder

@@ -51,6 +51,12 @@ def _with_int_for_whole_numbers(node: Any) -> Any:
     return int(node) if isinstance(node, float) and node.is_integer() and abs(node) < 2**53 else node
 
 
+def changes_result(override: str) -> bool:
+    """Whether an override, such as ``optimizer.lr=0.1``, sets something that is computed with; see ``NOT_HASHED``."""
+    key = override.lstrip("+").partition("=")[0]
+    return not any(key == ignored or key.startswith(f"{ignored}.") for ignored in NOT_HASHED)
+
+
 def is_our_logger(callback: Component) -> bool:
     """Whether a callback is a logger of this package; loggers do not change what is computed."""
     return callback.target.startswith("mnist_exp.loggers.")

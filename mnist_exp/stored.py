@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -20,8 +19,8 @@ from mnist_exp.config import Component, Config, Data, OwnData, Wandb, check, che
 from mnist_exp.errors import UsageError, nearest, report
 from mnist_exp.hashing import HASH_VERSION, config_hash, is_our_logger
 from mnist_exp.runs.directory import resume_command
-from mnist_exp.runs.files import open_file, refuse_links
-from mnist_exp.runs.reading import read_config, read_metrics, read_record
+from mnist_exp.runs.files import refuse_links
+from mnist_exp.runs.reading import read_config, read_metrics, read_overrides, read_record
 from mnist_exp.runs.record import RunRecord, Status
 from mnist_exp.runs.sweep import read_sweep
 from mnist_exp.trust import logger_to_use
@@ -244,8 +243,7 @@ def _command(path: Path, record: RunRecord, epochs: int) -> str:
     """The command for a new run with the same settings and another number of epochs."""
     typed = shlex.split(record.command or "")[1:]
     if record.sweep or not typed:
-        with open_file(path / "overrides.yaml") as file:
-            typed = yaml.safe_load(file) or []
+        typed = read_overrides(path)
     replaced = ("trainer.epochs=", "hydra.run.dir=", "hydra.sweep.dir=", "resume=")
     kept = [argument for argument in typed if not argument.lstrip("+").startswith(replaced)]
     return shlex.join(["mnist-train", *kept, f"trainer.epochs={epochs}"])

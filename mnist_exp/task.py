@@ -70,7 +70,8 @@ class CheckBeforeRun(Callback):
 
             if checked.data.image_size is not None:
                 check_parts(checked, directory)  # before data are read or downloaded
-            parts = build(checked, callback_arguments=callback_arguments(directory, checked))
+            overrides = list(config.hydra.overrides.task)
+            parts = build(checked, callback_arguments=callback_arguments(directory, checked, overrides))
             CheckBeforeRun.built = parts, time.perf_counter() - began
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.text import Text
@@ -23,6 +25,24 @@ class Terminal(Console):
         discard_output()
 
 
+_LIVE: list[Terminal] = []  # that shows a progress bar
+
+
+@contextmanager
+def live(terminal: Terminal) -> Iterator[None]:
+    """Within it, ``current`` is ``terminal``, because lines of another one would be printed into its progress bar."""
+    _LIVE.append(terminal)
+    try:
+        yield
+    finally:
+        _LIVE.remove(terminal)
+
+
+def current() -> Terminal:
+    """The terminal that shows a progress bar, or a new one."""
+    return _LIVE[-1] if _LIVE else Terminal()
+
+
 def plain(line: str) -> Text:
     """The line without markup and escape sequences."""
     return Text(printable(line))
@@ -30,7 +50,7 @@ def plain(line: str) -> Text:
 
 def say(line: str) -> None:
     """Print a line."""
-    Terminal().print(plain(line))
+    current().print(plain(line))
 
 
 def discard_output() -> None:

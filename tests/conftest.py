@@ -38,8 +38,14 @@ SMALL = ["data=mnist5k", "data.limit=320", "trainer.epochs=2", "trainer.threads=
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """For ``--numprocesses=auto``: one more than the number of cores, because many tests wait for other processes."""
-    return min(4, available_cores() + 1)
+    """For ``--numprocesses=auto``: two more than the number of cores, because many tests wait for other processes."""
+    return min(4, available_cores() + 2)
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-randomly's
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow tests first: at the end no process of pytest-xdist waits while another one has a long test."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +60,7 @@ def _shared_cache(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path)
     """One cache for all test processes: the bundled digits are parsed once, and each kind of kernel is compiled once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MNIST_EXP_CACHE", str(shared_folder / "cache"))
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))  # W&B copies files to it
         # Otherwise PyTorch itself sets this variable when it first needs the folder.
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield

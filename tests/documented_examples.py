@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
-from functools import cache
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from documented_lines import ROOT
@@ -29,12 +31,30 @@ sys.exit(main())
 """
 
 
+def made_once(make: Callable[[Examples, Path, str], None]) -> Callable[[Examples, str], Path]:
+    """A method that makes a thing in a folder of its own, once for all test processes, and returns this folder."""
+
+    @wraps(make)
+    def made(examples: Examples, name: str) -> Path:
+        folder = examples.folder / f"{make.__name__}-{quote(name, safe='')}"
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                unfinished = folder.with_name(f"{folder.name}.unfinished")
+                shutil.rmtree(unfinished, ignore_errors=True)  # of an attempt that failed
+                unfinished.mkdir()
+                make(examples, unfinished, name)
+                unfinished.rename(folder)
+        return folder
+
+    return made
+
+
 class Examples:
     """Makes each thing once, in its own folder, and copies it to the folder in which a line is run.
 
     Args:
-        folder: for the things made.
-        cache: may be shared with other processes; the first process fills it.
+        folder: for the things made; shared by all test processes.
+        cache: also shared; the first process fills it.
         commands: used to make the things.
 
     ``environment`` is the environment of the lines: the commands are first on the path, and the cache holds MNIST,
@@ -43,8 +63,9 @@ class Examples:
     """
 
     def __init__(self, folder: Path, cache: Path, commands: WarmCommands) -> None:
-        self._folder = folder
-        stopped = folder / "stopped.py"
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        stopped = commands.bin / "stopped.py"
         stopped.write_text(STOPPED)
         commands.add("mnist-train-stopped", stopped)
         commands.add("python", None)
@@ -83,87 +104,66 @@ class Examples:
                 if not (where / name).exists():
                     shutil.copytree(make(name), where, dirs_exist_ok=True, symlinks=True)
 
-    # Cached without limit on purpose (B019): the one object of this class exists until the test process ends.
-    @cache  # noqa: B019
-    def finished_run(self, name: str) -> Path:
-        return self._copy(self._four_runs() / "four" / "lenet5-0", name)
+    @made_once
+    def finished_run(self, folder: Path, name: str) -> None:
+        shutil.copytree(self._four_runs("") / "four" / "lenet5-0", folder / name)
 
-    @cache  # noqa: B019
-    def unfinished_run(self, name: str) -> Path:
-        return self._run(f"mnist-train-stopped {SMALL} hydra.run.dir={name}", status=143)
+    @made_once
+    def unfinished_run(self, folder: Path, name: str) -> None:
+        self._run(f"mnist-train-stopped {SMALL} hydra.run.dir={name}", folder, status=143)
 
-    @cache  # noqa: B019
-    def unfinished_sweep(self, name: str) -> Path:
-        return self._run(f"mnist-train-stopped -m seed=0,1 {SMALL} hydra.sweep.dir={name}", status=None)
+    @made_once
+    def unfinished_sweep(self, folder: Path, name: str) -> None:
+        self._run(f"mnist-train-stopped -m seed=0,1 {SMALL} hydra.sweep.dir={name}", folder, status=None)
 
-    @cache  # noqa: B019
-    def runs(self, name: str) -> Path:
-        return self._copy(self._four_runs() / "four", name)
+    @made_once
+    def runs(self, folder: Path, name: str) -> None:
+        shutil.copytree(self._four_runs("") / "four", folder / name)
 
-    @cache  # noqa: B019
-    def _four_runs(self) -> Path:
-        each = [f"model={model} seed={seed}" for model in ("lenet5", "mlp") for seed in (0, 1)]
-        return self._run(
-            *(f"mnist-train {SMALL} {run} hydra.run.dir=four/{run[6:].replace(' seed=', '-')}" for run in each)
-        )
+    @made_once
+    def _four_runs(self, folder: Path, name: str) -> None:
+        for model in ("lenet5", "mlp"):
+            for seed in (0, 1):
+                self._run(f"mnist-train {SMALL} model={model} seed={seed} hydra.run.dir=four/{model}-{seed}", folder)
 
-    @cache  # noqa: B019
-    def dated_runs(self, name: str) -> Path:
-        return self._run(*(f"mnist-train {SMALL} seed={seed}" for seed in (0, 1)))
+    @made_once
+    def dated_runs(self, folder: Path, name: str) -> None:
+        for seed in (0, 1):
+            self._run(f"mnist-train {SMALL} seed={seed}", folder)
 
-    @cache  # noqa: B019
-    def idx(self, name: str) -> Path:
-        write_idx(self._empty() / name)
-        return self._latest
+    @made_once
+    def idx(self, folder: Path, name: str) -> None:
+        write_idx(folder / name)
 
-    @cache  # noqa: B019
-    def pictures_by_label(self, name: str) -> Path:
+    @made_once
+    def pictures_by_label(self, folder: Path, name: str) -> None:
         digits = mnist5k(mean=0.0, std=1.0)
         for split, labelled in (("train", digits.train), ("test", digits.test)):
-            folder = (self._empty() if split == "train" else self._latest) / name / split
-            folder.mkdir(parents=True)
+            (folder / name / split).mkdir(parents=True)
             for number in range(200):
                 pixels = (labelled.images[number] * 255).round().byte().numpy().reshape(28, 28)
-                Image.fromarray(pixels).save(folder / f"{number}_{labelled.labels[number]}.png")
-        return self._latest
+                Image.fromarray(pixels).save(folder / name / split / f"{number}_{labelled.labels[number]}.png")
 
-    @cache  # noqa: B019
-    def picture(self, name: str) -> Path:
-        write_one(self._empty() / name)
-        return self._latest
+    @made_once
+    def picture(self, folder: Path, name: str) -> None:
+        write_one(folder / name)
 
-    @cache  # noqa: B019
-    def pictures(self, name: str) -> Path:
-        (self._empty() / name).mkdir()
-        write_one(self._latest / name / "one.png")
-        return self._latest
+    @made_once
+    def pictures(self, folder: Path, name: str) -> None:
+        (folder / name).mkdir()
+        write_one(folder / name / "one.png")
 
-    @cache  # noqa: B019
-    def scripts(self, name: str) -> Path:
+    @made_once
+    def scripts(self, folder: Path, name: str) -> None:
         """A copy of the checkout, because scripts write documents into their own checkout."""
-        folder = self._empty()
         for part in (name, "docs", "conf", "tests"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        return folder
 
-    def _empty(self) -> Path:
-        self._latest = self._folder / f"example-{len(list(self._folder.iterdir()))}"
-        self._latest.mkdir()
-        return self._latest
-
-    def _copy(self, what: Path, name: str) -> Path:
-        folder = self._empty()
-        shutil.copytree(what, folder / name)
-        return folder
-
-    def _run(self, *lines: str, status: int | None = 0) -> Path:
-        folder = self._empty()
-        for line in lines:
-            done = subprocess.run(
-                line.split(), cwd=folder, env=self.environment, capture_output=True, text=True, check=False
-            )
-            assert status is None or done.returncode == status, f"{line}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return folder
+    def _run(self, line: str, folder: Path, status: int | None = 0) -> None:
+        done = subprocess.run(
+            line.split(), cwd=folder, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert status is None or done.returncode == status, f"{line}: {done.returncode}\n{done.stdout}{done.stderr}"
 
 
 def write_idx(folder: Path) -> None:

@@ -162,7 +162,7 @@ def test_numbers_become_text_in_the_logger(
         "project": "2024",
     }
     own = {key: value for key, value in tree["logger"].items() if not key.startswith("_")}
-    made = WandbLogger(directory=tmp_path, name="x", config={}, parameters=0, **own)
+    made = WandbLogger(directory=tmp_path, label="x", config={}, parameters=0, **own)
     assert (made._tags, made._group, made._project) == (("1", "a"), "3", "2024")
 
 

@@ -35,7 +35,6 @@ ELSEWHERE = {
     "hydra.launcher.ray": "an override of hydra/launcher=ray; tests/sweeps/test_ray.py composes it",
     "wandb sweep": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "wandb agent": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
-    "wandb sync": "needs a server; tests/loggers/test_wandb.py has a stand-in",
     "--wandb-sync": "needs a server; tests/sweeps/test_wandb.py has a stand-in",
     "records.py --document --tried": "needs runs with validation data; tests/scripts/test_campaign.py has them",
     "growth --write": "takes an hour; tests/scripts/test_benchmark.py runs each candidate and writes the document",
@@ -126,7 +125,8 @@ def shortened(text: str) -> str:
     more: list[str] = []
     if command.startswith("mnist-train") and not PRINTS_ONLY.search(command) and "resume=" not in command:
         preset = re.search(r"\bsweep=(\w+)", command)
-        logger = "logger=none" if "experiment=" in command else "logger.mode=offline"
+        # W&B, the default, only in lines of COLD and where the line is about it: it takes as long as all the rest.
+        logger = "logger.mode=offline" if command in COLD or re.search("logger|wandb", command) else "logger=none"
         more = [*TRAINING, logger, *(SWEEPS.get(preset[1], ["seed=0"]) if preset else [])]
         if preset and preset[1] == "data_fraction":
             more.remove("data.limit=128")
@@ -142,8 +142,8 @@ def shortened(text: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def examples(warm_commands: WarmCommands, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    return Examples(tmp_path_factory.mktemp("examples"), shared_folder / "cache of examples", warm_commands)
+def examples(warm_commands: WarmCommands, shared_folder: Path) -> Examples:
+    return Examples(shared_folder / "examples", shared_folder / "cache of examples", warm_commands)
 
 
 def type_in(line: Line, where: Path, examples: Examples, environment: dict[str, str]) -> None:
@@ -207,7 +207,13 @@ def serve(text: str, where: Path, environment: dict[str, str]) -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("line", LINES, ids=[line.text for line in LINES])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, id=line.text, marks=[pytest.mark.slow] if "scripts/benchmark" in line.text else [])
+        for line in LINES
+    ],
+)
 def test_line(line: Line, tmp_path: Path, examples: Examples) -> None:
     environment = examples.environment
     if without_comment(line.text) in COLD:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from documented_lines import ROOT
+from warm_commands import WarmCommands
 
 from mnist_exp.data import mnist5k
 from mnist_exp.runs import read_run
@@ -20,10 +20,10 @@ pytest.importorskip("onnxscript")
 
 @pytest.mark.parametrize("model", ["lenet5", "mlp"])
 def test_an_exported_network_answers_as_ours(
-    model: str, trained: Callable[..., Path], small: list[str], tmp_path: Path
+    model: str, trained: Callable[..., Path], small: list[str], tmp_path: Path, warm_commands: WarmCommands
 ) -> None:
     run = trained("run", *small, f"model={model}", "regularization=dropout_batch_norm")
-    command = [sys.executable, ROOT / "examples" / "export_onnx.py", "run", "network.onnx"]
+    command = [warm_commands.add("python", None), ROOT / "examples" / "export_onnx.py", "run", "network.onnx"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said, _, difference = done.stdout.splitlines()[-1].rpartition(" ")

@@ -262,6 +262,7 @@ class Averaged(torch.nn.Module):
     assert read_run(tmp_path / "run").record.parameters == 3 * 9 * 10 + 10
 
 
+@pytest.mark.slow
 def test_example_in_fresh_processes(tmp_path: Path, mnist_train_process: Callable[..., Any]) -> None:
     """Trained, resumed, evaluated, swept and reported: 26 classes of images with 24 pixels a side."""
     shutil.copytree(EXAMPLE, tmp_path, dirs_exist_ok=True)

@@ -31,6 +31,7 @@ def test_activated_commands_are_the_installed_ones() -> None:
     assert Path(done.stdout.strip()) == ROOT / ".venv" / "bin" / "mnist-train"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not installed(), reason="make quickstart would install first")
 def test_quickstart() -> None:
     """In an installed checkout it installs nothing again, trains, and says where everything lies."""

@@ -3,7 +3,7 @@
 It answers
 - POST /graphql: Viewer (the owner of the key), UpsertBucket (a run is created or changed), RunResumeStatus (the state of a
   run that continues) and CreateRunFiles (addresses for uploads), for reports ProjectInternalId, GetProjects and
-  upsertView, for sweeps UpsertSweep, SweepWithRuns, CreateAgent and Heartbeat (an agent asks for its next command); any
+  upsertView, for artifacts CreateArtifact, CreateArtifactFiles, CreateArtifactManifest and CommitArtifact, for sweeps UpsertSweep, SweepWithRuns, CreateAgent and Heartbeat (an agent asks for its next command); any
   other operation gets empty data, as from a server older than the client;
 - PUT /upload/RUN/NAME: a file;
 - POST /files/ENTITY/PROJECT/RUN/file_stream: history rows at their offset, the summary, and the exit code at the end;
@@ -38,6 +38,9 @@ class Run:
     lines: dict[int, str] = field(default_factory=dict)  # of the history, by offset, as JSON
     summary: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
+    notes: str | None = None
+    job_type: str | None = None
+    artifacts: dict[str, str] = field(default_factory=dict)  # the type of each committed artifact, by name
     files: dict[str, bytes] = field(default_factory=dict)
     resumed: int = 0  # how often it was continued
 
@@ -93,6 +96,7 @@ class WandbServer:
         self.runs_until_silent: int | None = None  # the outage begins when this many runs have begun
         self.sweeps: dict[str, Sweep] = {}
         self.runs: dict[str, Run] = {}
+        self._types: dict[str, str] = {}  # of artifacts, by id
         self.reports: list[dict[str, Any]] = []  # as saved: displayName, spec (JSON) ...
         self.operations: list[str] = []  # names of the GraphQL operations, in order
         self.stopped = threading.Event()
@@ -130,6 +134,8 @@ class WandbServer:
             run = variables["run"]
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{run}/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": files}}
+        if "Artifact" in operation:
+            return self._artifact(operation, variables)
         if operation == "UpsertSweep":
             return {"upsertSweep": self._upsert_sweep(variables)}
         if operation == "SweepWithRuns":
@@ -179,6 +185,42 @@ class WandbServer:
             return {"upsertView": {"view": {"id": "Vmlldzox", "project": project, **shown}, "inserted": True}}
         return {}
 
+    def _artifact(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """An artifact has the id RUN:NAME; its files are those of the run, NAME/FILE."""
+        if operation == "CreateArtifact":
+            wanted = variables["input"]
+            name = wanted["artifactCollectionName"]
+            self._types[id_ := f"{wanted['runName']}:{name}"] = wanted["artifactTypeName"]
+            sequence = {"id": "sequence", "latestArtifact": None}
+            return {"createArtifact": {"artifact": {"id": id_, "state": "PENDING", "artifactSequence": sequence}}}
+        if operation == "CreateArtifactFiles":
+            nodes = [
+                self._artifact_file(file["artifactID"], file["name"]) for file in variables["input"]["artifactFiles"]
+            ]
+            return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+        if operation == "CreateArtifactManifest":
+            file = self._artifact_file(variables["artifactID"], variables["name"])
+            return {"createArtifactManifest": {"artifactManifest": {"id": "manifest", "file": file}}}
+        if operation == "CommitArtifact":
+            run, _, name = variables["artifactID"].partition(":")
+            self.runs[run].artifacts[name] = self._types[variables["artifactID"]]
+            return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": "0"}}}
+        if operation == "ArtifactType":
+            return {"project": {"artifact": None}}
+        return {}
+
+    def _artifact_file(self, artifact: str, name: str) -> dict[str, Any]:
+        url = f"{self.url}/upload/{artifact.replace(':', '/')}/{name}"
+        shown = {
+            "id": name,
+            "name": name,
+            "displayName": name,
+            "storagePath": name,
+            "uploadUrl": url,
+            "uploadHeaders": [],
+        }
+        return {**shown, "uploadMultipartUrls": None, "artifact": {"id": artifact}}
+
     def projects(self) -> list[str]:
         """Names of the projects that runs were logged to."""
         return sorted({run.project for run in self.runs.values()})
@@ -207,6 +249,7 @@ class WandbServer:
         run.group = variables["groupName"] or run.group
         run.sweep = variables["sweep"] or run.sweep
         run.tags = variables["tags"] or run.tags
+        run.notes, run.job_type = variables["notes"] or run.notes, variables["jobType"] or run.job_type
         config = json.loads(variables["config"] or "{}")
         run.config.update({key: entry["value"] for key, entry in config.items() if key != "_wandb"})
         return {"bucket": self._bucket(run), "inserted": inserted}

@@ -13,9 +13,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from mnist_exp.cli.ending import exit_status, printing
-from mnist_exp.cli.train_arguments import read_arguments
+from mnist_exp.cli.train_arguments import read_arguments, topics_of
 from mnist_exp.commandline import folders_of, only_prints, run_hydra, with_paths_quoted
-from mnist_exp.compose import help_text
+from mnist_exp.help import help_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """``mnist-train``: exit status 2 for a user's mistake, 1 for a failed run, 130 or 143 when stopped."""
-    options = None if {"--help", "-h"} & set(sys.argv[1:]) else read_arguments(sys.argv[1:])
-    with exit_status("mnist-train", folders_of(options) if options else ()):
-        if options is None:
+    options = read_arguments(sys.argv[1:])
+    with exit_status("mnist-train", folders_of(options)):
+        if options.help:
             with printing():
-                print(help_text(), end="")
+                print(help_text(topics_of(sys.argv[1:], options), folders_of(options)), end="")
             return
         if any(word.lstrip("+").startswith("sweep.resume=") for word in options.overrides):
             from mnist_exp.sweeps.resuming import arguments_to_finish

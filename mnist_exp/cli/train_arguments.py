@@ -60,6 +60,12 @@ def _has(tree: Any, key: str) -> bool:
     return isinstance(tree, dict) and first in tree and (not rest or _has(tree[first], rest))
 
 
+def topics_of(arguments: Sequence[str], options: argparse.Namespace) -> list[str]:
+    """The words behind ``--help``; overrides before it are those of a command that the user wanted to run."""
+    flags = [place for place, word in enumerate(arguments) if word in {"--help", "-h"}]
+    return [word for word in arguments[flags[0] + 1 :] if word in options.overrides] if flags else []
+
+
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """The values of Hydra's flags, and the list ``overrides``.
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from mnist_exp.models import LayerRow
 from mnist_exp.runs.directory import resume_command
-from mnist_exp.terminal import Terminal
+from mnist_exp.terminal import Terminal, current
 from mnist_exp.training.events import Callback, EpochMetrics, StepDone, TrainingEnded, TrainingStarted
 
 LOG = logging.getLogger("mnist_exp")
@@ -39,7 +39,7 @@ class Console(Callback):
         self._quiet = quiet or in_sweep
         self._in_sweep = in_sweep
         self._continue = resume_command(directory, *options)
-        self._out = Terminal()
+        self._out = current()
         self._handler = _Handler(self._out, logging.WARNING if self._quiet else logging.INFO)
         self._progress: Progress | None = None
         self._task = TaskID(0)

@@ -7,7 +7,8 @@ An empty file ``run-ID.wandb.synced`` beside ``run-ID.wandb``, as W&B writes it,
 uploads the rest, and ``mnist-report DIR --wandb-sync`` does so for whole sweeps.
 
 The x axis of the curves is ``epoch``; ``images_seen`` is logged, too, and can be chosen as the x axis of any panel. The W&B
-step is the epoch, so an epoch that is trained again after a resume is not logged twice.
+step is the epoch, so an epoch that is trained again after a resume is not logged twice. The summary has the figures of the
+result under the names of the curves, and ``val/accuracy.max`` and ``val/loss.min``, the best of any epoch.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ import logging
 import multiprocessing
 import os
 import secrets
-import shlex
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,17 +24,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from mnist_exp.loggers.wandb_file import finished_within
+from mnist_exp.loggers.wandb_place import sync_command
 from mnist_exp.loggers.wandb_private import list_packages_once
-from mnist_exp.loggers.wandb_service import (
-    contained,
-    end_service,
-    service_died,
-    start_service,
-    within,
+from mnist_exp.loggers.wandb_service import choose_mode, contained, end_service, service_died, undone_on_failure, within
+from mnist_exp.loggers.wandb_upload import (
+    code_as_artifact,
+    define_metrics,
+    errors_as_media,
+    files_as_artifact,
+    mark_uploaded,
+    origin_of,
+    summary_of,
 )
-from mnist_exp.loggers.wandb_upload import errors_as_media, files_as_artifact, mark_uploaded
 from mnist_exp.runs.files import refuse_links_for_wandb
-from mnist_exp.training.events import Callback, EpochMetrics, TrainingEnded, TrainingStarted
+from mnist_exp.runs.reading import read_metrics
+from mnist_exp.training.events import Callback, EpochMetrics, TrainingEnded, TrainingStarted, curves_of
 
 if TYPE_CHECKING:
     import wandb
@@ -52,16 +55,19 @@ class WandbLogger(Callback):
     """One W&B run for one training run.
 
     Args:
-        directory: the run directory; W&B keeps its own files in ``wandb/`` there.
-        name: of the run, as W&B lists it.
+        directory: the run directory.
+        folder: W&B keeps its own files in ``wandb/`` there; None: the run directory.
+        label: of the run, as W&B lists it; WANDB_NAME replaces it, except in jobs of a sweep, which need different names.
+        arm: name of the runs with the same settings and any seed, for W&B's configuration, so that W&B can group by it.
         config: the resolved configuration.
         parameters: number of trainable parameters, for the summary.
         run_id: W&B's id of the run that is resumed; None for a new run. A run that ``wandb agent`` started gets the
             agent's id, unless it is a job of one of our sweeps.
         sweep: name of the sweep, the W&B group if ``group`` is None.
         on_identity: called once with ``identity``, when the run has started or has failed to start.
-        project, entity, group, tags: see ``wandb.init``; entity None is the account's default.
+        project, entity, group, job_type, notes, tags: see ``wandb.init``; entity None is the account's default.
         mode: ``auto`` uses WANDB_DISABLED, WANDB_MODE or ``wandb offline``, else it is online if a key is configured.
+        save_code: store the code and the resolved configuration as an artifact.
         upload_files: store the run directory's files as an artifact at the end.
         timeout_seconds: the longest wait for the server, start and end together.
 
@@ -72,22 +78,28 @@ class WandbLogger(Callback):
     # Shared by all runs of the process, so that a sweep of a hundred runs does not wait a hundred times for a dead server.
     _no_answer: ClassVar[str | None] = None  # the reason
     _ask_again: ClassVar[float] = 0.0  # the time of the next attempt, on the monotonic clock
+    _told: ClassVar[set[str]] = set()  # why runs of this process are offline; a sweep prints each reason once
 
     def __init__(
         self,
         *,
         directory: Path,
-        name: str,
+        label: str,
         config: Mapping[str, Any],
         parameters: int,
         run_id: str | None = None,
+        arm: str | None = None,
         sweep: str | None = None,
         on_identity: Callable[[dict[str, str | None]], object] | None = None,
+        folder: Path | None = None,
         project: str = "mnist-exp",
         entity: str | None = None,
         group: str | None = None,
+        job_type: str | None = None,
+        notes: str | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "auto",
+        save_code: bool = False,
         upload_files: bool = False,
         timeout_seconds: float = 15.0,
     ) -> None:
@@ -96,23 +108,28 @@ class WandbLogger(Callback):
         if timeout_seconds <= 0:
             raise ValueError(f"logger.timeout_seconds={timeout_seconds} must be above 0")
         self._directory = Path(directory).resolve()
+        self._folder = self._directory if folder is None else folder.resolve()
         self._config = dict(config)
         self._parameters = parameters
         self._resumed = run_id is not None
         self._on_identity = on_identity
         self._mode: str = mode
-        self._name = name
+        self._name = label if sweep is not None else os.environ.get("WANDB_NAME") or label
+        self._arm = arm
+        self._in_sweep = sweep is not None
         self._project = str(project)
         self._entity = None if entity is None else str(entity)
         self._group = sweep if group is None else str(group)
         self._tags = tuple(str(tag) for tag in tags)
-        self._upload_files = upload_files
+        self._job_type, self._notes = (None if text is None else str(text) for text in (job_type, notes))
+        self._save_code, self._upload_files = save_code, upload_files
         self._timeout = float(timeout_seconds)
         agent = os.environ.get("WANDB_RUN_ID") if sweep is None and "WANDB_SWEEP_ID" in os.environ else None
         self._id = run_id or agent or _new_id()
         self._of_agent = self._id == agent
         self._run: wandb.Run | None = None
-        self._warned = False
+        self.problem: str | None = None  # the first error
+        self._why_offline: str | None = None
         self._epoch = 0
         # Recorded in run.json. Valid after on_start; mode is online, offline, disabled or failed.
         self.identity: dict[str, str | None] = {
@@ -122,16 +139,18 @@ class WandbLogger(Callback):
             "entity": entity,
             "group": self._group,
             "url": None,
+            "arm": arm,
+            "sweep": os.environ["WANDB_SWEEP_ID"] if self._of_agent else None,
         }
 
     def on_start(self, event: TrainingStarted) -> None:
         """Start the W&B run, offline if online is not possible."""
         deadline = time.monotonic() + self._timeout
         try:
-            refuse_links_for_wandb(self._directory)
+            refuse_links_for_wandb(self._folder)
             with contained():
                 try:
-                    with self._undone_on_failure():
+                    with undone_on_failure(self._folder):
                         self._start(deadline)
                 except Exception as error:
                     if not service_died(error):
@@ -145,13 +164,22 @@ class WandbLogger(Callback):
             self._warn(f"could not start ({_one_line(error)}); training goes on without it")
         if self._on_identity is not None:
             self._on_identity(self.identity)
+        if self._resumed and self.identity["mode"] == "online":
+            with self._guarded():
+                # Those that W&B lost because its process was killed; it leaves out those that the server has.
+                for row in read_metrics(self._directory)[: event.first_epoch - 1]:
+                    self.log_row(row["epoch"], curves_of(row))
 
     def on_epoch(self, event: EpochMetrics) -> None:
         """Log one row of curves."""
+        self.log_row(event.epoch, event.as_curves())
+
+    def log_row(self, epoch: int, curves: Mapping[str, float | int]) -> None:
+        """Log the values of an epoch, by the names of their curves."""
         if self._run is not None:
             with self._guarded():
-                self._run.log(event.as_curves(), step=event.epoch)
-            self._epoch = event.epoch
+                self._run.log(dict(curves), step=epoch)
+            self._epoch = epoch
 
     def on_end(self, event: TrainingEnded) -> None:
         """Write the summary, upload the rest, and mark the run as finished, or as failed if it is not completed."""
@@ -159,17 +187,17 @@ class WandbLogger(Callback):
         if run is None:
             return
         deadline = time.monotonic() + (END + REST) * self._timeout
-        if event.status == "completed":
-            with self._guarded():
-                if media := errors_as_media(self._directory):
-                    run.log(media, step=self._epoch)
         with self._guarded():
-            run.summary.update({**event.summary, "status": event.status, "parameters": self._parameters})
+            if event.status == "completed":
+                # The step is above the epoch if the run is continued and W&B has the row already.
+                media = {"epoch": self._epoch, **errors_as_media(self._directory)}
+                run.log(media, step=max(self._epoch, run.step))
+        with self._guarded():
+            run.log({}, commit=True)  # otherwise the last row would replace the summary at the end
+        with self._guarded():
+            run.summary.update(summary_of(event, self._parameters, best=not self._of_agent))
         if self._upload_files:
-            seconds = 0.4 * END * self._timeout
-            with self._guarded():
-                if not within(seconds, lambda: run.log_artifact(files_as_artifact(self._directory, self._id))):
-                    raise TimeoutError(f"the run's files were not accepted within {seconds:g} s")
+            self._log_artifact(lambda: files_as_artifact(self._directory, self._id), 0.4 * END * self._timeout)
         with self._guarded():
             run.finish(exit_code=0 if event.status == "completed" else 1)
             if not run.offline:
@@ -179,10 +207,18 @@ class WandbLogger(Callback):
                 # W&B's service answers before it has written the file; if it ended now, rows would be lost.
                 if not finished_within(deadline - time.monotonic(), Path(run.settings.sync_file)):
                     raise TimeoutError("W&B has not written the run's file to its end")
+        if self.problem in {None, self._why_offline}:
+            self._say_where()
         self._run = None
         if multiprocessing.parent_process() is not None:
             # A child process ends without W&B's exit hook, which ends the service.
             end_service(deadline - time.monotonic())
+
+    def _log_artifact(self, make: Callable[[], wandb.Artifact], seconds: float) -> None:
+        run = self._run
+        with self._guarded():
+            if run is not None and not within(seconds, lambda: run.log_artifact(make())):
+                raise TimeoutError(f"files were not accepted within {seconds:.3g} s")
 
     def _start(self, deadline: float) -> None:
         mode, why_offline = self._choose_mode(deadline)
@@ -194,33 +230,24 @@ class WandbLogger(Callback):
         run = self._run = self._run or self._init("offline", self._timeout)
         found = {"mode": "offline"} if run.offline else {"mode": "online", "entity": run.entity, "url": run.url}
         self.identity |= {"id": run.id, "project": run.project, **found}
-        run.define_metric("epoch")
-        run.define_metric("*", step_metric="epoch")
+        define_metrics(run, best=not self._of_agent)
         if why_offline:
-            self._warn(f"{why_offline}; this run is recorded offline, to upload it later: {self._sync_command}")
+            self._why_offline = f"{why_offline}; this run is recorded offline, to upload it later: {self._sync_command}"
+            self._warn(self._why_offline, repeated=self._in_sweep and why_offline in WandbLogger._told)
+            WandbLogger._told.add(why_offline)
+        else:
+            self._say_where()
+        if self._save_code:
+            seconds = max(0.5, deadline - time.monotonic() - (1 - START) * self._timeout)
+            self._log_artifact(lambda: code_as_artifact(self._config, self._directory, self._id), seconds)
 
     def _choose_mode(self, deadline: float) -> tuple[str, str | None]:
         """Return online, offline or disabled; and the reason if it is offline without the user's request."""
-        import wandb
-
-        if self._mode == "disabled" or (self._mode == "auto" and _is_true(os.environ.get("WANDB_DISABLED"))):
-            return "disabled", None
-        settings = start_service(max(0.5, deadline - time.monotonic()))
-        mode = settings.mode if self._mode == "auto" else self._mode
-        if mode == "disabled":
-            return "disabled", None
-        if mode in {"offline", "dryrun"}:
-            return "offline", None
-        begun = self._directory.glob(f"wandb/offline-run-*-{self._id}*") if self._resumed else ()
-        if any(not any(part.glob("*.synced")) for part in begun):
+        mode, why_offline = choose_mode(self._mode, max(0.5, deadline - time.monotonic()))
+        begun = self._folder.glob(f"wandb/offline-run-*-{self._id}*") if self._resumed else ()
+        if mode == "online" and any(not any(part.glob("*.synced")) for part in begun):
             return "offline", "it began offline"  # a later part must not be uploaded before an earlier one
-        try:
-            # Checked here, because wandb.init would ask the user.
-            if wandb.login(prompt=False, verify=False):
-                return "online", None
-            return "offline", "no API key is configured (wandb login)"
-        except wandb.errors.Error as error:
-            return "offline", f"the API key cannot be used ({_one_line(error)})"
+        return mode, why_offline
 
     def _start_online(self, deadline: float) -> str | None:
         """Start the run on the server. If that fails, remove its files and return the reason."""
@@ -229,7 +256,7 @@ class WandbLogger(Callback):
         began = time.monotonic()
         limit = max(0.5, START * (deadline - began))
         try:
-            with self._undone_on_failure():
+            with undone_on_failure(self._folder):
                 self._run = self._init("online", limit)
             return None
         except Exception as error:
@@ -260,9 +287,11 @@ class WandbLogger(Callback):
             name=self._name,
             id=None if self._of_agent else self._id,
             resume="allow" if self._resumed and mode == "online" else None,
+            job_type=self._job_type,
+            notes=self._notes,
             tags=self._tags,
-            config=self._config,
-            dir=self._directory,
+            config={**self._config, **origin_of(self._directory, self._arm)},
+            dir=self._folder,
             mode=mode,
             reinit="create_new",  # a process may train several runs, one after the other or at once
             settings=wandb.Settings(
@@ -276,22 +305,9 @@ class WandbLogger(Callback):
 
     @property
     def _sync_command(self) -> str:
-        """The command that uploads what is missing: every part of an offline run, the last part of an online one."""
-        if self._run is not None and not self._run.offline:
-            return f"wandb sync --include-online {shlex.quote(str(Path(self._run.dir).parent))}"
-        return f"wandb sync {shlex.quote(str(self._directory / 'wandb'))}/offline-run-*-{self._id}*"
-
-    @contextmanager
-    def _undone_on_failure(self) -> Iterator[None]:
-        """Delete the files of an attempt that failed."""
-        folder = self._directory / "wandb"
-        before = set(folder.glob("*run-*"))
-        try:
-            yield
-        except Exception:
-            for attempt in set(folder.glob("*run-*")) - before:
-                shutil.rmtree(attempt, ignore_errors=True)
-            raise
+        """The command that uploads what W&B does not have: of the run, or of its whole sweep."""
+        directory = self._directory.parent if self._in_sweep else self._directory
+        return sync_command(directory, self._project, self._entity, files=self._upload_files or self._save_code)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -303,18 +319,23 @@ class WandbLogger(Callback):
                 self._run = None
                 end_service()
 
-    def _warn(self, message: str) -> None:
-        """Print the first error only; later ones are usually its consequences."""
-        LOG.log(logging.DEBUG if self._warned else logging.WARNING, "Weights & Biases: %s", message)
-        self._warned = True
+    def _warn(self, message: str, *, repeated: bool = False) -> None:
+        """Print the first error only; later ones are usually its consequences.
+
+        Args:
+            repeated: another run of this process has printed it, so only ``train.log`` needs it.
+        """
+        level = logging.DEBUG if self.problem else logging.INFO if repeated else logging.WARNING
+        LOG.log(level, "Weights & Biases: %s", message)
+        self.problem = self.problem or message
+
+    def _say_where(self) -> None:
+        """Print the address of the run, or the command that uploads it."""
+        LOG.info("Weights & Biases: %s", self.identity["url"] or f"offline; to upload: {self._sync_command}")
 
 
 def _new_id() -> str:
     return secrets.token_hex(5)
-
-
-def _is_true(value: str | None) -> bool:
-    return (value or "").strip().lower() in {"1", "true", "yes", "on"}
 
 
 def _one_line(error: Exception) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_exp.loggers.wandb_private import SERVICE_WAIT, disable_statistics, is_of_a_dead_service
@@ -26,6 +28,39 @@ def start_service(patience: float = 15.0) -> wandb.Settings:
 
     disable_statistics()
     return wandb.setup(wandb.Settings(silent=True, **{SERVICE_WAIT: patience})).settings
+
+
+def choose_mode(mode: str, patience: float) -> tuple[str, str | None]:
+    """The mode of a run, and the reason if it is offline without the user's request.
+
+    Args:
+        mode: auto, online, offline or disabled.
+        patience: seconds that the start of W&B's service may take.
+
+    Returns:
+        online, offline or disabled.
+    """
+    import wandb
+
+    if mode == "disabled" or (mode == "auto" and _is_true(os.environ.get("WANDB_DISABLED"))):
+        return "disabled", None
+    settings = start_service(patience)
+    mode = settings.mode if mode == "auto" else mode
+    if mode == "disabled":
+        return "disabled", None
+    if mode in {"offline", "dryrun"}:
+        return "offline", None
+    try:
+        # Checked here, because wandb.init would ask the user.
+        if wandb.login(prompt=False, verify=False):
+            return "online", None
+        return "offline", "no API key is configured (wandb login)"
+    except wandb.errors.Error as error:
+        return "offline", f"the API key cannot be used ({' '.join(str(error).split())[:200]})"
+
+
+def _is_true(value: str | None) -> bool:
+    return (value or "").strip().lower() in {"1", "true", "yes", "on"}
 
 
 def end_service(patience: float = 5.0) -> None:
@@ -89,3 +124,15 @@ def contained() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextmanager
+def undone_on_failure(directory: Path) -> Iterator[None]:
+    """Delete W&B's files in a directory that an attempt made which failed."""
+    before = set(directory.glob("wandb/*run-*"))
+    try:
+        yield
+    except Exception:
+        for attempt in set(directory.glob("wandb/*run-*")) - before:
+            shutil.rmtree(attempt, ignore_errors=True)
+        raise

@@ -22,18 +22,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from mnist_exp.errors import UsageError
+from mnist_exp.loggers.wandb_again import is_incomplete, log_again
 from mnist_exp.loggers.wandb_file import records
+from mnist_exp.loggers.wandb_place import allowed_place
 from mnist_exp.loggers.wandb_private import staging_folder
 from mnist_exp.loggers.wandb_service import start_service
 from mnist_exp.runs import RunDirectoryError
 from mnist_exp.runs.files import refuse_links_for_wandb
 from mnist_exp.runs.locking import is_locked
+from mnist_exp.runs.reading import read_metrics, read_record
+from mnist_exp.runs.record import WandbRun
 from mnist_exp.terminal import say
 
 # A process that was killed leaves a file without records, of this many bytes, or with an incomplete last record.
 EMPTY_BYTES = 7
 SECONDS_A_RUN = 300  # the longest time for one run
-PROJECT = "mnist-exp"  # as in conf/logger/wandb.yaml
 # Kinds of records without files and destinations.
 HARMLESS = {
     *("header", "footer", "environment", "telemetry", "stats", "metric", "summary", "history", "exit", "config"),
@@ -62,14 +65,14 @@ def sync(runs: Iterable[Path], place: str | None = None, *, files: bool = False)
         UsageError: there is no API key, or it is refused.
         ServerGone: the server does not answer.
     """
-    entity, _, project = (place or os.environ.get("WANDB_PROJECT") or PROJECT).rpartition("/")
+    entity, project = allowed_place(place)
     found: dict[Path, list[Path]] = {}
     refused = 0
     for run in _each_once(runs):
         try:
             left = not_uploaded(run)
             for file in left:
-                check_records(file, project, entity or os.environ.get("WANDB_ENTITY"), files=files)
+                check_records(file, project, entity, files=files)
         except (ValueError, RunDirectoryError) as error:
             say(f"{run}: failed: {error}")
             refused += 1
@@ -78,7 +81,7 @@ def sync(runs: Iterable[Path], place: str | None = None, *, files: bool = False)
                 found[run] = left
     if not found and not refused:
         say("nothing to upload")
-    return refused + (_upload_all(found) if found else 0)
+    return refused + (_upload_all(found, project, entity, files=files) if found else 0)
 
 
 def _each_once(runs: Iterable[Path]) -> Iterable[Path]:
@@ -95,8 +98,17 @@ def not_uploaded(run: Path) -> list[Path]:
         RunDirectoryError: there are links or settings that W&B would follow.
     """
     refuse_links_for_wandb(run)
-    files = [file for file in run.glob("wandb/*run-*/run-*.wandb") if file.stat().st_size > EMPTY_BYTES]
-    files = [file for file in files if not _marker(file).exists()]
+    files = [file for file in _files_of(run) if not _marker(file).exists()]
+    return files if any(map(_has_records, files)) or (files and read_metrics(run)) else []
+
+
+def _has_records(file: Path) -> bool:
+    return file.stat().st_size > EMPTY_BYTES
+
+
+def _files_of(run: Path) -> list[Path]:
+    """All W&B files of a run, oldest first."""
+    files = run.glob("wandb/*run-*/run-*.wandb")
     return sorted(files, key=lambda file: file.parent.name.removeprefix("offline-"))
 
 
@@ -116,12 +128,7 @@ def check_records(file: Path, project: str, entity: str | None, *, files: bool) 
             if kind in {"run", "artifact"}:
                 target = getattr(record, kind)
                 if target.project != project or target.entity not in {"", entity}:
-                    recorded = f"{target.entity}/{target.project}" if target.entity else target.project
-                    owner = f" of {target.entity!r}" if target.entity else ""
-                    raise ValueError(
-                        f"it is recorded for project {target.project!r}{owner}; if you want it there, type "
-                        f"--wandb-project {shlex.quote(recorded)}"
-                    )
+                    raise ValueError(_of_another_place(target.project, target.entity))
             if kind == "artifact":
                 if not files:
                     raise ValueError("files of the run are to be uploaded, too; if you want that, type --wandb-files")
@@ -155,21 +162,52 @@ def _marker(file: Path) -> Path:
     return file.with_suffix(".wandb.synced")
 
 
-def _upload_all(runs: Mapping[Path, list[Path]]) -> int:
+def _upload_all(runs: Mapping[Path, list[Path]], project: str, entity: str | None, *, files: bool) -> int:
     """Upload the W&B files of each run; return the number of runs that could not be uploaded."""
     _check_server()
     failed = 0
-    for run, files in runs.items():
+    for run, left in runs.items():
         if is_locked(run):
             say(f"{run}: still running, not uploaded")
             continue
         try:
-            say(f"{run}: uploaded{_upload(run, files)}")
-        except ValueError as error:
+            recorded = read_record(run).wandb
+            if recorded and is_incomplete(run, _files_of(run)):
+                _refuse_other_place(recorded, project, entity)
+                log_again(run, project, entity, files=files)
+                addition = ", with what W&B's files lack from metrics.jsonl"
+            else:
+                addition = _upload([file for file in left if _has_records(file)])
+            for file in left:
+                _marker(file).touch()
+            say(f"{run}: uploaded{addition}")
+        except (ValueError, RunDirectoryError) as error:
             failed += 1
-            say(f"{run}: failed: {error}")
+            say(f"{run}: failed: {_one_line(error)}")
             _check_server()  # without an answer, each of the other runs would wait for it
     return failed
+
+
+def _refuse_other_place(recorded: WandbRun, project: str, entity: str | None) -> None:
+    """Check that the run is on W&B where runs may be sent, so that no new one is made elsewhere.
+
+    Args:
+        project, entity: to which runs may be sent, besides the account's own entity.
+
+    Raises:
+        ValueError: it is elsewhere.
+    """
+    import wandb
+
+    elsewhere = recorded.entity not in {None, "", entity} and recorded.entity != wandb.Api().default_entity
+    if recorded.project != project or elsewhere:
+        raise ValueError(_of_another_place(recorded.project or "", recorded.entity or ""))
+
+
+def _of_another_place(project: str, entity: str) -> str:
+    typed = shlex.quote(f"{entity}/{project}" if entity else project)
+    owner = f" of {entity!r}" if entity else ""
+    return f"it is recorded for project {project!r}{owner}; if you want it there, type --wandb-project {typed}"
 
 
 def _check_server() -> None:
@@ -195,12 +233,14 @@ def _check_server() -> None:
         raise UsageError(f"the API key cannot be used: {_one_line(error)}") from error
 
 
-def _upload(run: Path, files: Sequence[Path]) -> str:
+def _upload(files: Sequence[Path]) -> str:
     """Upload the files of one run with ``wandb sync``; return an addition to the message, or an empty string.
 
     Raises:
         ValueError: the upload is not complete.
     """
+    if not files:
+        return ""
     # The exit status of wandb sync is 0 even after errors, so its output and its marks are checked. It runs in a new folder
     # because it would read settings from the working directory.
     folder = tempfile.mkdtemp(prefix="sync-wandb-")

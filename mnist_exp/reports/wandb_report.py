@@ -6,15 +6,15 @@ Only ``publish`` uses the network.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 from mnist_exp.errors import UsageError
+from mnist_exp.loggers.wandb_place import allowed_place
 from mnist_exp.loggers.wandb_private import report_model
 from mnist_exp.loggers.wandb_service import end_service, start_service, within
 from mnist_exp.reports.build import Report
@@ -25,7 +25,9 @@ from mnist_exp.runs import Run
 from mnist_exp.runs.record import WandbRun
 
 SECONDS = 60.0  # the longest wait for the server, from login to the saved report
-ONE_LINE_AN_ARM = "config.trainer.epochs"  # equal in all runs of an arm, so grouping by it draws one line
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+MOST_IN_TITLE = 3  # arms
+LONGEST_TITLE = 120  # characters
 
 
 def project_of(report: Report) -> tuple[str | None, str]:
@@ -49,7 +51,7 @@ def specification(report: Report) -> dict[str, Any]:
     entity, project = project_of(report)
     workspaces = _workspaces()
     made = workspaces.Report(
-        project=project, entity=entity or "", title=heading(report.comparison), description=report.headline[:900], width="fluid",
+        project=project, entity=entity or "", title=title_of(report), description=report.headline[:900], width="fluid",
         blocks=_blocks(report, workspaces, entity, project, server=False),
     )  # fmt: skip
     model = report_model(made)
@@ -88,16 +90,14 @@ def publish(report: Report, place: str | None = None) -> str:
     def save() -> None:
         own = wandb.Api().default_entity
         owner = entity or own
-        allowed_entity, _, allowed_project = (place or os.environ.get("WANDB_PROJECT") or "mnist-exp").rpartition("/")
-        if project != allowed_project or owner not in (
-            {allowed_entity} if allowed_entity else {own, os.environ.get("WANDB_ENTITY")}
-        ):
+        allowed_entity, allowed_project = allowed_place(place)
+        if project != allowed_project or owner not in {own, allowed_entity}:
             raise UsageError(
                 f"the runs are in project {project} of {owner}; if the report is to be saved there, type "
                 f"--wandb-project {shlex.quote(f'{owner}/{project}')}"
             )
         made = workspaces.Report(
-            project=project, entity=owner, title=heading(report.comparison), description=report.headline[:900], width="fluid",
+            project=project, entity=owner, title=title_of(report), description=report.headline[:900], width="fluid",
             blocks=_blocks(report, workspaces, owner, project, server=True),
         )  # fmt: skip
         made.save()
@@ -133,55 +133,114 @@ def _identity(run: Run) -> WandbRun | None:
     return identity if identity is not None and identity.mode in {"online", "offline"} else None
 
 
+def title_of(report: Report) -> str:
+    """The sweep, or the arms if they are few, and the number of runs."""
+    comparison = report.comparison
+    sweeps = {run.record.sweep for run in _runs(report)}
+    (sweep,) = sweeps if len(sweeps) == 1 else (None,)
+    arms = [arm.label for arm in comparison.arms]
+    subject = sweep or (" against ".join(arms) if len(arms) <= MOST_IN_TITLE else None)
+    return f"{subject}: {heading(comparison)}"[:LONGEST_TITLE] if subject else heading(comparison)
+
+
 def _blocks(report: Report, w: ModuleType, entity: str | None, project: str, *, server: bool) -> list[Any]:
-    """The blocks of the report; ``w`` is wandb_workspaces.reports.v2."""
+    """The blocks of the report, without those that would be empty; ``w`` is wandb_workspaces.reports.v2."""
     comparison = report.comparison
     arms = [arm for arm in shown_arms(report.rows) if _ids(arm)]
-    of_project = {"entity": entity, "project": project} if server else {}
+    notes = "\n".join(f"- {note}" for note in [*comparison.notes[:20], *_left_out(report, arms)])
+    blocks = [w.MarkdownBlock(text=report.headline), *([w.MarkdownBlock(text=notes)] if notes else [])]
+    blocks += [w.H2(text="Arms"), w.MarkdownBlock(text=arms_table(report.rows))]
+    if arms:
+        by_arm = _grid(w, arms, {"entity": entity, "project": project} if server else {})
+        splits = [split for split in SPLITS if _is_recorded(arms, f"{split}_loss")]
+        blocks += [w.H2(text="Curves"), by_arm(_curves(w, _group(arms), splits))]
+        blocks += [w.H2(text="Results"), by_arm(_bars(w, arms, splits))]
+    if report.pairs:
+        blocks += [w.H2(text=f"Against the baseline: {comparison.arms[comparison.baseline].label}")]
+        blocks += [w.MarkdownBlock(text=f"{baseline_sentence(comparison)} {METHOD}\n\n{pairs_table(report.pairs)}")]
+    if arms:
+        ids = [run_id for arm in arms for run_id in _ids(arm)]
+        # Not grouped, because these panels show single runs.
+        all_runs = w.Runset(
+            name="all runs", filters=f"ID in {ids!r}", **({"entity": entity, "project": project} if server else {})
+        )
+        blocks += [w.H2(text="Settings and errors of single runs")]
+        blocks += [w.PanelGrid(runsets=[all_runs], panels=_of_single_runs(w, report, arms, splits))]
+    if comparison.problems:
+        blocks += [w.H2(text="Not counted"), w.MarkdownBlock(text=problems_table(comparison))]
+    return [*blocks, w.H2(text="Runs"), w.MarkdownBlock(text=_links(report))]
+
+
+def _group(arms: Sequence[Arm]) -> str:
+    """The key of W&B's configuration that is equal in all runs of an arm: their common name, which the legend then shows.
+
+    Runs of earlier versions have no name of their arm, and one arm has several if its settings were typed in several ways.
+    """
+    return "arm" if all(len(names := _names(arm)) == 1 and None not in names for arm in arms) else "trainer.epochs"
+
+
+def _names(arm: Arm) -> set[str | None]:
+    return {identity.arm for run in arm.curves() if (identity := _identity(run))}
+
+
+def _grid(w: ModuleType, arms: Sequence[Arm], of_project: dict[str, Any]) -> Callable[[list[Any]], Any]:
+    """A function that makes a grid of panels with a set of runs for each arm, grouped into one line, in the arm's colour."""
+    key = _group(arms)
     sets = [
-        w.Runset(name=arm.label[:100], filters=f"ID in {_ids(arm)!r}", groupby=[ONE_LINE_AN_ARM], **of_project)
+        w.Runset(name=arm.label[:100], filters=f"ID in {_ids(arm)!r}", groupby=[f"config.{key}"], **of_project)
         for arm in arms
     ]
-    # Not grouped, because these panels compare single runs.
-    all_runs = w.Runset(name="all runs", filters=f"ID in {[i for arm in arms for i in _ids(arm)]!r}", **of_project)
+    colours: dict[Any, str] = {}
     for position, (arm, runset) in enumerate(zip(arms, sets, strict=True)):
-        runset.run_settings = {run_id: w.RunSettings(color=style(position)[0]) for run_id in _ids(arm)}
-    curves = [
-        w.LinePlot(
-            title=f"{split} {metric}", x="epoch", y=[f"{split}/{metric}"], groupby=ONE_LINE_AN_ARM,
-            groupby_aggfunc="mean", groupby_rangefunc="minmax",
-        )
-        for split, metric in (("train", "loss"), ("test", "loss"), ("train", "accuracy"), ("test", "accuracy"))
-    ]  # fmt: skip
-    bars = [
-        w.BarPlot(title=title, metrics=[metric], groupby=ONE_LINE_AN_ARM, groupby_aggfunc="mean", groupby_rangefunc="minmax")
-        for title, metric in (("test accuracy", "test_accuracy"), ("parameters", "parameters"), ("seconds", "seconds"))
-    ]  # fmt: skip
-    columns = [w.ParallelCoordinatesPlotColumn(metric=w.Config(column.key)) for column in comparison.varied[:12]]
-    columns.append(w.ParallelCoordinatesPlotColumn(metric=w.SummaryMetric("test_accuracy")))
-    compare = [
-        w.ParallelCoordinatesPlot(columns=columns, title="settings and accuracy"),
-        w.ParameterImportancePlot(with_respect_to="test_accuracy"),
-        w.RunComparer(diff_only=True),
-        w.MediaBrowser(title="errors", media_keys=["confusion_matrix", "worst_digits"]),
-    ]
+        value = str(*_names(arm)) if key == "arm" else str(arm.any_run.config.trainer.epochs)
+        group = w.RunsetGroup(runset_name=runset.name, keys=(w.RunsetGroupKey(key=w.Config(key), value=value),))
+        colours[group] = style(position)[0]
+    return lambda panels: w.PanelGrid(runsets=sets, panels=panels, custom_run_colors=colours)
+
+
+def _is_recorded(arms: Sequence[Arm], metric: str) -> bool:
+    return any(metric in run.metrics[-1] for arm in arms for run in arm.curves() if run.metrics)
+
+
+def _curves(w: ModuleType, key: str, splits: Sequence[str]) -> list[Any]:
     return [
-        w.MarkdownBlock(text=report.headline),
-        w.MarkdownBlock(text="\n".join(f"- {note}" for note in [*comparison.notes[:20], *_left_out(report, arms)])),
-        w.H2(text="Arms"),
-        w.MarkdownBlock(text=arms_table(report.rows)),
-        w.H2(text="Curves"),
-        w.PanelGrid(runsets=sets, panels=curves),
-        w.H2(text=f"Against the baseline: {comparison.arms[comparison.baseline].label}"),
-        w.MarkdownBlock(text=f"{baseline_sentence(comparison)} {METHOD}\n\n{pairs_table(report.pairs)}"),
-        w.PanelGrid(runsets=sets, panels=bars),
-        w.H2(text="Settings and runs"),
-        w.PanelGrid(runsets=[all_runs], panels=compare),
-        w.H2(text="Not counted"),
-        w.MarkdownBlock(text=problems_table(comparison)),
-        w.H2(text="Runs"),
-        w.MarkdownBlock(text=_links(report)),
-    ]
+        w.LinePlot(
+            title=f"{SPLITS[split]} {metric}", x="epoch", y=[f"{split}/{metric}"], title_x="epoch", groupby=w.Config(key),
+            groupby_aggfunc="mean", groupby_rangefunc="minmax", log_y=metric == "loss" or None,
+        )
+        for metric in ("loss", "accuracy") for split in splits
+    ]  # fmt: skip
+
+
+def _in_summary(arms: Sequence[Arm], split: str) -> str:
+    """The name of an accuracy in W&B's summary, which has the best and the last validation value except in W&B sweeps."""
+    identities = [identity for arm in arms for run in arm.curves() if (identity := _identity(run))]
+    has_best = all(identity.arm is not None and identity.sweep is None for identity in identities)
+    return "val/accuracy.last" if split == "val" and has_best else f"{split}/accuracy"
+
+
+def _bars(w: ModuleType, arms: Sequence[Arm], splits: Sequence[str]) -> list[Any]:
+    accuracies = [(f"{SPLITS[split]} accuracy", _in_summary(arms, split)) for split in splits if split != "train"]
+    return [
+        w.BarPlot(
+            title=title, metrics=[metric], groupby=w.Config(_group(arms)), groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+        )
+        for title, metric in [*accuracies, ("parameters", "parameters"), ("seconds", "seconds")]
+    ]  # fmt: skip
+
+
+def _of_single_runs(w: ModuleType, report: Report, arms: Sequence[Arm], splits: Sequence[str]) -> list[Any]:
+    """Panels of settings, where there are several, and of errors."""
+    varied = report.comparison.varied
+    result = _in_summary(arms, "val" if "val" in splits else "test")
+    columns = [w.ParallelCoordinatesPlotColumn(metric=w.Config(column.key)) for column in varied[:12]]
+    columns.append(w.ParallelCoordinatesPlotColumn(metric=w.SummaryMetric(result)))
+    panels = [w.ParallelCoordinatesPlot(columns=columns, title="settings and accuracy")] if varied else []
+    panels += [w.ParameterImportancePlot(with_respect_to=result)] if varied else []
+    panels += [w.RunComparer(diff_only=True)] if sum(len(_ids(arm)) for arm in arms) > 1 else []
+    panels += [w.MediaBrowser(title="pictures of errors", media_keys=["confusion_matrix", "worst_digits", "errors"])]
+    return panels
 
 
 def _ids(arm: Arm) -> list[str]:

@@ -89,6 +89,8 @@ class WandbRun(Part):
     project: str | None = None
     entity: str | None = None
     url: str | None = None
+    arm: str | None = None  # its name in W&B's configuration
+    sweep: str | None = None  # of the W&B server
 
 
 class SearchTrial(Part):
@@ -109,6 +111,7 @@ class RunRecord(Part):
     seed: Number | None = None
     command: str | None = None
     sweep: Printable | None = None
+    varied: list[Printable] | None = None  # of a job of a sweep: the overrides that differ between the jobs
     started: Printable | None = None
     resumed: list[Printable] = []
     continued: list[dict[str, Any]] = []

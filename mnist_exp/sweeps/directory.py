@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mnist_exp.config import Config
-from mnist_exp.hashing import HASH_VERSION, NOT_HASHED, config_hash
+from mnist_exp.hashing import HASH_VERSION, changes_result, config_hash
 from mnist_exp.runs import RunDirectoryError, Status, write_atomically
 from mnist_exp.runs.files import open_file, refuse_links, remove_temporaries
 from mnist_exp.runs.reading import read_config
@@ -156,12 +156,7 @@ def job_id(config: Config, overrides: Iterable[str]) -> str:
         overrides: those that differ between the jobs. Keys that the hash ignores, such as ``trainer.threads``, are added
             to the identity, because a sweep over them needs one run for each value.
     """
-
-    def is_ignored(override: str) -> bool:
-        key = override.lstrip("+").partition("=")[0]
-        return any(key == ignored or key.startswith(f"{ignored}.") for ignored in NOT_HASHED)
-
-    unhashed = sorted(filter(is_ignored, overrides))
+    unhashed = sorted(override for override in overrides if not changes_result(override))
     digest = hashlib.sha256("\n".join(unhashed).encode()).hexdigest()[:4]
     return config_hash(config) + (f"-{digest}" if unhashed else "")
 

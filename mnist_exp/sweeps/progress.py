@@ -11,19 +11,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mnist_exp.errors import typed
+from mnist_exp.loggers.wandb_place import upload_hint
 from mnist_exp.runs import RunDirectoryError
 from mnist_exp.runs.reading import read_metrics
 from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.runs.sweep import Job, JobStatus
 from mnist_exp.sweeps.directory import SweepDirectory
 from mnist_exp.sweeps.resuming import left_to_user
-from mnist_exp.terminal import Terminal, plain
+from mnist_exp.terminal import Terminal, live, plain
 
 POLL_SECONDS = 0.5
 
@@ -47,6 +49,7 @@ class Progress:
         self._out = Terminal()
         columns = (TextColumn("sweep"), BarColumn(10), TextColumn("{task.description}", markup=False))
         self._bar = Bar(*columns, console=self._out, transient=True, disable=not self._out.is_terminal)
+        self._opened = ExitStack()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -58,12 +61,14 @@ class Progress:
         self._out.print(plain(f"sweep {self._sweep.path.name}: {count(len(self._wanted), 'job')}{already}"))
         self._task = self._bar.add_task(self.summary(), total=len(self._wanted), completed=done)
         self._bar.start()
+        self._opened.enter_context(live(self._out))
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stopped.set()
         self._thread.join()
+        self._opened.close()
         self.refresh()
         self._bar.stop()
 
@@ -198,6 +203,8 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
             out.print(plain(f"{name}: {status_and_error(job_status)}; see {where}"), soft_wrap=True)
     if arms:
         out.print(plain(f"compare: mnist-report {shlex.quote(str(sweep.shown))}"), soft_wrap=True)
+    if hint := upload_hint(sweep.path, sweep.jobs, sweep.shown):
+        out.print(plain(f"Weights & Biases: {hint}"), soft_wrap=True)
     left = sum(job_status.status not in SETTLED for job_status in statuses.values())
     if left:
         again = [shlex.quote(word) for word in left_to_user(sweep.arguments)]

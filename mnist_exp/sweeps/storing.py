@@ -114,6 +114,7 @@ def _store_one(
         "config_hash_version": HASH_VERSION,
         "command": sweep.command,
         "sweep": sweep.path.name,
+        "varied": list(job.overrides),
         **more,
     }
     if record["threads"] is None or checked.trainer.threads is not None:

@@ -30,6 +30,12 @@ CURVES = {
 }
 
 
+def curves_of(row: Mapping[str, Any]) -> dict[str, float | int]:
+    """The values of a line of ``metrics.jsonl`` that are curves, by their names there; see ``EpochMetrics.as_curves``."""
+    times = {"train_seconds", "eval_seconds"}
+    return {CURVES.get(key, key): value for key, value in row.items() if value is not None and key not in times}
+
+
 @dataclass(frozen=True)
 class TrainingStarted:
     """The first event of a new or resumed run."""

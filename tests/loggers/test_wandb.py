@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import os
 import pty
@@ -22,14 +24,17 @@ from urllib.parse import urlsplit
 import pytest
 import wandb
 from wandb_files import RunFile, read_file, read_run
-from wandb_server import WandbServer
+from wandb_server import Run, WandbServer
 
+from mnist_exp.cli import report
+from mnist_exp.loggers import wandb as wandb_module
 from mnist_exp.loggers.wandb import END, REST, START, WandbLogger
 from mnist_exp.runs.reading import read_metrics, read_record
 from mnist_exp.training.events import EpochMetrics, TrainingEnded, TrainingStarted
 
 STARTED = TrainingStarted(title="LeNet-5", epochs=3, first_epoch=1, steps_per_epoch=10, images_per_epoch=640)
-SUMMARY = {"test_accuracy": 0.75, "seconds": 1.5}
+SUMMARY = {"test_accuracy": 0.75, "seconds": 1.5, "train_seconds": 0.5}
+SHOWN = {"test/accuracy": 0.75, "seconds": 1.5}  # in W&B's summary
 SECONDS = 60.0  # the time limit of these tests
 BRIEF = 0.05  # the share of it that a test waits for a server that does not answer
 
@@ -86,7 +91,7 @@ def metrics(epoch: int, **values: float) -> EpochMetrics:
 
 
 def logger(directory: Path, **settings: Any) -> WandbLogger:
-    arguments = {"name": "lenet5-3", "config": {"optimizer": {"lr": 0.01}, "seed": 3}, "parameters": 61_706}
+    arguments = {"label": "lenet5-3", "config": {"optimizer": {"lr": 0.01}, "seed": 3}, "parameters": 61_706}
     return WandbLogger(directory=directory, **{**arguments, "timeout_seconds": SECONDS, **settings})
 
 
@@ -127,8 +132,12 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def assert_whole(run: RunFile) -> None:
     assert rows(run.history) == [row(1), row(2), row(3)]
-    assert run.config == {"optimizer": {"lr": 0.01}, "seed": 3}
+    assert settings(run) == {"optimizer": {"lr": 0.01}, "seed": 3}
     assert run.exit_code == 0
+
+
+def settings(run: RunFile | Run) -> dict[str, Any]:
+    return {key: value for key, value in run.config.items() if key != "run_directory"}
 
 
 def uploaded(directory: Path) -> bool:
@@ -144,7 +153,7 @@ class TestOffline:
         run = read_run(tmp_path)
         assert_whole(run)
         assert (run.project, run.name, run.group, run.tags) == ("digits", "lenet5-3", "widths", ["baseline"])
-        assert run.summary.items() >= {**SUMMARY, "status": "completed", "parameters": 61_706}.items()
+        assert run.summary.items() >= {**SHOWN, "status": "completed", "parameters": 61_706}.items()
         assert log.identity == {
             "id": run.id,
             "mode": "offline",
@@ -152,18 +161,28 @@ class TestOffline:
             "entity": None,
             "group": "widths",
             "url": None,
+            **{"arm": None, "sweep": None},
         }
 
     def test_curves_are_drawn_against_the_epoch(self, tmp_path: Path) -> None:
         train(logger(tmp_path))
-        assert read_run(tmp_path).x_axes == {"epoch": "", "*": "epoch"}
+        validation = {"val/accuracy": "epoch", "val/loss": "epoch"}
+        assert read_run(tmp_path).x_axes == {"epoch": "", "*": "epoch", **validation}
 
     def test_validation_curves_are_there_where_there_is_validation(self, tmp_path: Path) -> None:
         log = logger(tmp_path)
         log.on_start(STARTED)
-        log.on_epoch(metrics(1, val_loss=0.5, val_accuracy=0.75))
-        log.on_end(TrainingEnded("completed", None, SUMMARY))
-        assert rows(read_run(tmp_path).history) == [row(1) | {"val/loss": 0.5, "val/accuracy": 0.75}]
+        for epoch, value in ((1, 0.25), (2, 0.75), (3, 0.5)):
+            log.on_epoch(metrics(epoch, val_loss=value, val_accuracy=value))
+        log.on_end(TrainingEnded("completed", None, {**SUMMARY, "val_accuracy": 0.5}))
+        run = read_run(tmp_path)
+        assert rows(run.history)[0] == row(1) | {"val/loss": 0.25, "val/accuracy": 0.25}
+        # One spelling, the best and the last of validation metrics, and the result of the others.
+        shown = {key: value for key, value in run.summary.items() if "accuracy" in key or "loss" in key}
+        assert shown == {
+            **{"val/accuracy": {"last": 0.5, "max": 0.75}, "val/loss": {"last": 0.5, "min": 0.25}},
+            **{"test/accuracy": 0.75, "test/loss": 2 / 3, "train/accuracy": 0.5, "train/loss": 1 / 3},
+        }
 
     @pytest.mark.parametrize("status", ["failed", "diverged", "interrupted"])
     def test_a_run_that_did_not_complete_has_exit_code_1(self, tmp_path: Path, status: str) -> None:
@@ -172,9 +191,16 @@ class TestOffline:
         assert run.exit_code == 1
         assert run.summary["status"] == status
 
-    def test_two_runs_of_one_process_stay_two(self, tmp_path: Path) -> None:
+    def test_two_runs_of_one_process_stay_two(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(WandbLogger, "_told", set())
+        monkeypatch.setenv("WANDB_NAME", "x")  # would give both the same name
         for name in "ab":
-            train(logger(tmp_path / name, name=name))
+            train(logger(tmp_path / name, label=name, sweep="widths"))
+        assert only_warning(caplog).endswith(
+            f"to upload it later: mnist-report {tmp_path} --wandb-sync"
+        )  # once for the sweep
         a, b = (read_run(tmp_path / name) for name in "ab")
         assert_whole(a)
         assert_whole(b)
@@ -182,7 +208,7 @@ class TestOffline:
         assert a.id != b.id
 
     def test_two_runs_at_once_stay_two(self, tmp_path: Path) -> None:
-        logs = [logger(tmp_path / name, name=name) for name in "ab"]
+        logs = [logger(tmp_path / name, label=name) for name in "ab"]
         for log in logs:
             log.on_start(STARTED)
         for epoch in (1, 2, 3):
@@ -246,6 +272,13 @@ class TestOffline:
         assert (dict(os.environ), sys.exit, sys.excepthook, signal.getsignal(signal.SIGINT)) == before
         assert wandb.run is None
 
+    def test_the_name_of_the_environment_is_that_of_a_single_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WANDB_NAME", "mine")
+        train(logger(tmp_path))
+        assert read_run(tmp_path).name == "mine"
+
     def test_on_identity_gets_the_identity(self, tmp_path: Path) -> None:
         told: list[dict[str, str | None]] = []
         log = logger(tmp_path, on_identity=told.append)
@@ -305,7 +338,7 @@ class TestMode:
         train(log)
         assert only_warning(caplog) == (
             "Weights & Biases: no API key is configured (wandb login); this run is recorded offline, "
-            f"to upload it later: wandb sync {tmp_path}/wandb/offline-run-*-{log.identity['id']}*"
+            f"to upload it later: mnist-report {tmp_path} --wandb-sync"
         )
 
     def test_a_malformed_key_is_offline(
@@ -364,17 +397,26 @@ class TestOnline:
     ) -> None:
         with WandbServer() as server:
             use(server, monkeypatch)
-            log = logger(tmp_path, sweep="widths", tags=["baseline"])
+            about = {"tags": ["baseline"], "job_type": "search", "notes": "wide", "arm": "lenet5", "save_code": True}
+            (tmp_path / "config.yaml").write_text("seed: 3\n")
+            log = logger(tmp_path, sweep="widths", **about)
+            caplog.set_level(logging.INFO)
             log.on_start(STARTED)
             for epoch in (1, 2, 3):
                 log.on_epoch(metrics(epoch))
             log.on_end(TrainingEnded("diverged", "loss is nan", SUMMARY))
         (run,) = server.runs.values()
         assert rows(run.history) == [row(1), row(2), row(3)]
-        assert run.config == {"optimizer": {"lr": 0.01}, "seed": 3}
+        assert settings(run) == {"optimizer": {"lr": 0.01}, "seed": 3, "arm": "lenet5"}
+        assert run.config["run_directory"] == str(tmp_path)
+        assert (run.job_type, run.notes) == ("search", "wide")
+        assert run.artifacts == {f"code-{run.id}": "code"}
+        code = {name.partition("/")[2]: content for name, content in run.files.items() if name.startswith("code-")}
+        assert code["config.yaml"] == b"seed: 3\n"
+        assert code["mnist_exp/loggers/wandb.py"] == Path(wandb_module.__file__).read_bytes()
         assert (run.project, run.name, run.group, run.tags) == ("mnist-exp", "lenet5-3", "widths", ["baseline"])
         assert run.exit_code == 1
-        assert run.summary.items() >= {**SUMMARY, "status": "diverged", "parameters": 61_706}.items()
+        assert run.summary.items() >= {**SHOWN, "status": "diverged", "parameters": 61_706}.items()
         assert {"config.yaml", "wandb-summary.json", "requirements.txt"} <= set(run.files)
         assert uploaded(tmp_path)
         assert log.identity == {
@@ -384,15 +426,18 @@ class TestOnline:
             "entity": "somebody",
             "group": "widths",
             "url": f"{server.url}/somebody/mnist-exp/runs/{run.id}",
+            **{"arm": "lenet5", "sweep": None},
         }
         assert warnings_of(caplog) == []
+        said = [record.getMessage() for record in caplog.records if record.name == wandb_module.__name__]
+        assert said == [f"Weights & Biases: {log.identity['url']}"] * 2  # at the start and at the end
 
     def test_two_runs_of_one_process_stay_two(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with WandbServer() as server:
             use(server, monkeypatch)
             monkeypatch.setenv("WANDB_RUN_ID", "shared")  # would merge them
             for name in "ab":
-                train(logger(tmp_path / name, name=name))
+                train(logger(tmp_path / name, label=name))
         assert [(run.name, run.exit_code, len(run.history)) for run in server.runs.values()] == [
             ("a", 0, 3),
             ("b", 0, 3),
@@ -414,6 +459,19 @@ class TestOnline:
         assert run.exit_code == 0
         assert run.summary["status"] == "completed"
 
+    def test_rows_that_a_killed_process_of_wandb_lost_come_first_in_the_next_part(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lines = [json.dumps(metrics(epoch).as_row()) + "\n" for epoch in (1, 2)]
+        (tmp_path / "metrics.jsonl").write_text("".join(lines))
+        with WandbServer() as server:
+            use(server, monkeypatch)
+            log = logger(tmp_path, run_id="abc")
+            log.on_start(dataclasses.replace(STARTED, first_epoch=3))
+            log.on_epoch(metrics(3))
+            log.on_end(TrainingEnded("completed", None, SUMMARY))
+        assert rows(server.runs["abc"].history) == [row(1), row(2), row(3)]
+
     def test_an_offline_run_in_two_parts_is_uploaded_by_the_printed_command(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -433,6 +491,25 @@ class TestOnline:
         (run,) = server.runs.values()
         assert rows(run.history) == [row(1), row(2), row(3)]
         assert run.exit_code == 0
+
+
+def test_settings_come_from_the_environment_unless_they_are_typed(
+    composed: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ("project", "entity", "group", "job_type", "notes", "tags")
+
+    def logger_section(*overrides: str) -> list[Any]:
+        section = composed(*overrides)["logger"]
+        return [section[key] for key in keys]
+
+    assert logger_section() == ["mnist-exp", None, None, None, None, []]
+    environment = ("theirs", "team", "widths", "search", "${env} note", " a, b ")
+    for name, value in zip(("PROJECT", "ENTITY", "RUN_GROUP", "JOB_TYPE", "NOTES", "TAGS"), environment, strict=True):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    assert logger_section() == ["theirs", "team", "widths", "search", "${env} note", ["a", "b"]]
+    assert logger_section("logger.project=mine", "logger.entity=null", "logger.tags=[c]")[::5] == ["mine", ["c"]]
+    monkeypatch.setenv("WANDB_PROJECT", "")
+    assert logger_section()[0] == "mnist-exp"
 
 
 class TestTrouble:
@@ -456,7 +533,7 @@ class TestTrouble:
         self.assert_offline(tmp_path, log, began)
         assert only_warning(caplog) == (
             f"Weights & Biases: {url} does not answer; this run is recorded offline, "
-            f"to upload it later: wandb sync {tmp_path}/wandb/offline-run-*-{log.identity['id']}*"
+            f"to upload it later: mnist-report {tmp_path} --wandb-sync"
         )
 
     @pytest.mark.usefixtures("brief_start")
@@ -547,12 +624,12 @@ class TestTrouble:
             wandb.teardown()  # what the end of the process does
             assert time.monotonic() - began < SECONDS
         assert_whole(read_run(tmp_path))
-        (part,) = tmp_path.glob("wandb/run-*")
         assert not uploaded(tmp_path)
         told = only_warning(caplog)
         assert told.startswith("Weights & Biases: ")
+        files = " --wandb-files" if upload_files else ""
         assert told.endswith(
-            f"; training is not affected, to upload what is missing: wandb sync --include-online {part}"
+            f"; training is not affected, to upload what is missing: mnist-report {tmp_path} --wandb-sync{files}"
         )
 
     def test_all_waits_together_are_the_budget_of_15_seconds(
@@ -569,7 +646,7 @@ class TestTrouble:
         with WandbServer() as server:
             use(server, monkeypatch)
             server.delay = 0.1
-            log = WandbLogger(directory=tmp_path, name="n", config={}, parameters=1)
+            log = WandbLogger(directory=tmp_path, label="n", config={}, parameters=1)
             train(log)
         (settings,) = told
         assert log.identity["mode"] == "online"
@@ -736,7 +813,7 @@ class TestAgent:
             train(log)
         (run,) = server.runs.values()
         assert (run.id, run.sweep, run.project, run.exit_code) == ("r1", "s1", "theirs", 0)
-        assert (log.identity["id"], log.identity["project"]) == ("r1", "theirs")
+        assert (log.identity["id"], log.identity["project"], log.identity["sweep"]) == ("r1", "theirs", "s1")
         assert warnings_of(caplog) == []
 
     @pytest.mark.usefixtures("brief_start")
@@ -759,7 +836,7 @@ class TestAgent:
         with WandbServer() as server:
             use(server, monkeypatch)
             for name in "ab":
-                train(logger(tmp_path / name, name=name, sweep="widths", project="ours"))
+                train(logger(tmp_path / name, label=name, sweep="widths", project="ours"))
         assert [(run.name, run.sweep, run.group, run.project) for run in server.runs.values()] == [
             ("a", None, "widths", "ours"),
             ("b", None, "widths", "ours"),
@@ -768,8 +845,12 @@ class TestAgent:
 
 def sync(told: str) -> None:
     """Run the command that the warning prints."""
-    command = told.rpartition(": ")[2].replace("wandb", shlex.quote(str(Path(sys.executable).with_name("wandb"))), 1)
-    subprocess.run(command, shell=True, check=True, capture_output=True)
+    words = shlex.split(told.rpartition(": ")[2])
+    assert words[0] == "mnist-report"
+    (Path(words[1]) / "run.json").write_text('{"status": "completed", "config_hash": "0"}')
+    with pytest.raises(SystemExit) as leaving:
+        report.main(words[1:])
+    assert leaving.value.code == 0
 
 
 def on_a_terminal(command: list[str], environment: dict[str, str]) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import wandb
 from filelock import FileLock
-from wandb_server import WandbServer
+from wandb_server import Run, WandbServer
 
 from mnist_exp.cli import report
 from mnist_exp.loggers import wandb_sync
@@ -82,7 +83,12 @@ def test_after_an_outage_the_whole_sweep_is_uploaded(
         run = wandb_server.runs[read_record(job).wandb.id]
         rows = [row for row in run.history if "epoch" in row]
         assert [row["test/accuracy"] for row in rows] == [row["test_accuracy"] for row in read_metrics(job)]
-        assert (run.group, run.name, run.project, run.config["seed"]) == ("widths", f"lenet5-{seed}", "mnist-exp", seed)
+        assert (run.group, run.name, run.project, run.config["seed"]) == (
+            "widths",
+            f"lenet5 seed={seed}",
+            "mnist-exp",
+            seed,
+        )
         assert (run.exit_code, run.summary["status"]) == (0, "completed")
     asked = len(wandb_server.operations)
     rows_before = {run.id: dict(run.lines) for run in wandb_server.runs.values()}
@@ -105,17 +111,61 @@ def test_one_that_fails_does_not_stop_the_rest(offline: Callable[..., Path], wan
     assert list(wandb_server.runs) == [read_record(runs[2]).wandb.id]
 
 
-def test_rows_of_a_killed_process_are_uploaded_once(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
-    file = wandb_file(offline("cut"))
-    file.write_bytes(file.read_bytes()[:-50])  # W&B writes the last row when the run ends
-    empty = offline("empty")
-    wandb_file(empty).write_bytes(file.read_bytes()[:7])
+ARM = "lenet5 data=mnist5k limit=320 epochs=2"
+LOST = "uploaded, with what W&B's files lack from metrics.jsonl"
+
+
+def assert_whole(run: Run, directory: Path) -> None:
+    """The server has every row of the run directory, once and in order, and its end."""
+    rows = [row for row in run.history if "epoch" in row]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row["test/loss"] for row in rows] == [row["test_loss"] for row in read_metrics(directory)]
+    assert (run.exit_code, run.summary["status"]) == (0, "completed")
+    assert run.summary["test/accuracy"] == read_record(directory).final["test_accuracy"]
+    assert (run.name, run.config["arm"]) == (f"{ARM} seed=0", ARM)
+    assert run.config["run_directory"] == str(directory.resolve())
+    assert "errors" in run.summary
+
+
+def test_what_a_killed_process_lost_is_uploaded_once(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+    cut, empty = offline("cut"), offline("empty")
+    wandb_file(cut).write_bytes(wandb_file(cut).read_bytes()[:-50])  # W&B writes the last row when the run ends
+    wandb_file(empty).write_bytes(wandb_file(empty).read_bytes()[:7])
     done = sync("outputs")
-    assert done.stdout == "outputs/cut: uploaded, without the last rows before its process was killed\n"
+    assert (done.stdout, done.stderr) == (f"outputs/cut: {LOST}\noutputs/empty: {LOST}\n", "")
     assert done.returncode == 0
-    (run,) = wandb_server.runs.values()
-    assert [row["epoch"] for row in run.history if "epoch" in row] == [1]
+    for directory in (cut, empty):
+        assert_whole(wandb_server.runs[read_record(directory).wandb.id], directory)
     assert sync("outputs").stdout == "nothing to upload\n"
+
+
+def test_rows_that_the_server_has_are_not_repeated(
+    mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer
+) -> None:
+    """W&B's process of an online run is killed: the server has some rows, the file has none."""
+    directory = Path("outputs/a")
+    assert mnist_train(*small, "logger=wandb", f"hydra.run.dir={directory}") == 0
+    wandb.teardown()
+    (run,) = wandb_server.runs.values()
+    run.lines, run.summary = {0: run.lines[0]}, json.loads(run.lines[0])
+    run.exit_code = None
+    file = wandb_file(directory)
+    file.with_suffix(".wandb.synced").unlink()
+    file.write_bytes(file.read_bytes()[:7])
+    assert sync().stdout == f"outputs/a: {LOST}\n"
+    assert list(wandb_server.runs) == [run.id]
+    assert_whole(run, directory)
+
+
+def test_a_lost_run_of_another_project_is_not_made_anew(
+    offline: Callable[..., Path], wandb_server: WandbServer
+) -> None:
+    run = offline("a", "logger.project=theirs", "logger.entity=them")
+    wandb_file(run).write_bytes(wandb_file(run).read_bytes()[:7])
+    assert_refused(
+        wandb_server,
+        "it is recorded for project 'theirs' of 'them'; if you want it there, type --wandb-project them/theirs",
+    )
 
 
 def test_refused_rows_are_not_reported_as_uploaded(offline: Callable[..., Path], wandb_server: WandbServer) -> None:

@@ -15,6 +15,8 @@ from wandb_server import WandbServer
 from mnist_exp.cli import report
 from mnist_exp.loggers.wandb import WandbLogger
 from mnist_exp.reports import wandb_report
+from mnist_exp.reports.build import build
+from mnist_exp.reports.collect import compare
 
 SETTINGS = [
     "data=mnist5k",
@@ -41,7 +43,7 @@ def runs(tmp_path: Path, composed: Callable[..., dict[str, Any]]) -> Path:
     for name, lr in (("slow", 0.01), ("fast", 0.1)):
         for seed in range(2):
             identity = {"id": f"{name}{seed}", "mode": "online", "project": "digits", "entity": "somebody",
-                        "group": None, "url": f"https://wandb.example/somebody/digits/runs/{name}{seed}"}  # fmt: skip
+                        "group": None, "arm": f"{name} lr={lr}", "url": f"https://wandb.example/somebody/digits/runs/{name}{seed}"}  # fmt: skip
             tree = composed(f"name={name}", "data=mnist5k", f"optimizer.lr={lr}")
             write_run(tmp_path / "runs" / f"{name}-{seed}", tree, seed=seed, accuracy=0.9 + lr / 2, wandb=identity)
     write_run(tmp_path / "runs" / "unlogged", composed("name=unlogged", "data=mnist5k", "optimizer.lr=1"))
@@ -60,13 +62,20 @@ def test_dry_run_needs_no_network(runs: Path) -> None:
     report.main([str(runs), "--wandb-dry-run", "--output", "out"])
     written = json.loads(Path("out/wandb_report.json").read_text())
     assert (written["entityName"], written["projectName"]) == ("somebody", "digits")
-    assert written["displayName"] == "Comparison of 5 runs in 3 arms"
+    assert written["displayName"] == "fast against slow against unlogged: Comparison of 5 runs in 3 arms"
     panels, sets, texts = blocks_of(written["spec"])
     assert panels == [
         *["Run History Line Plot"] * 4,
         *["Bar Chart"] * 3,
         *("Parallel Coordinates Plot", "Parameter Importance", "Run Comparer", "Media Browser"),
     ]
+    # Lines are grouped, coloured and named by the arm.
+    assert {tuple(key["name"] for key in runset["grouping"]) for runset in sets[:4]} == {("arm.value",)}
+    grids = [block["metadata"] for block in written["spec"]["blocks"] if block["type"] == "panel-grid"]
+    assert list(grids[0]["customRunColors"]) == [
+        *(f"{sets[0]['id']}-config:arm.value:fast lr=0.1", f"{sets[1]['id']}-config:arm.value:slow lr=0.01"),
+    ]
+    assert all(block["content"].strip() for block in texts)
     assert [runset["name"] for runset in sets] == ["fast", "slow", "fast", "slow", "all runs"]
     (condition,) = sets[0]["filters"]["filters"]
     assert (condition["key"], condition["op"], condition["value"]) == (
@@ -76,6 +85,34 @@ def test_dry_run_needs_no_network(runs: Path) -> None:
     assert "| fast | 2 | 95.00 % |" in said
     assert "[seed 1](https://wandb.example/somebody/digits/runs/fast1)" in said
     assert "1 of 5 runs were not logged to W&B: they are in the tables only" in said
+
+
+def test_validation_comes_with_its_curves(tmp_path: Path, composed: Callable[..., dict[str, Any]]) -> None:
+    for seed, arm in ((0, "a"), (1, "b")):  # typed in two ways: their names do not make one line
+        identity = {"id": f"v{seed}", "mode": "online", "project": "digits", "entity": "somebody", "arm": arm}
+        path = write_run(
+            tmp_path / "runs" / str(seed), composed("data=mnist5k"), seed=seed, wandb=identity, sweep="depths"
+        )
+        rows = [
+            {**json.loads(line), "val_loss": 0.5, "val_accuracy": 0.8}
+            for line in (path / "metrics.jsonl").read_text().splitlines()
+        ]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = wandb_report.specification(build(compare([tmp_path / "runs" / "0", tmp_path / "runs" / "1"])))
+    assert made["displayName"] == "depths: Report on 2 runs that differ in their seed"
+    panels, sets, texts = blocks_of(made["spec"])
+    assert panels == [*["Run History Line Plot"] * 6, *["Bar Chart"] * 4, "Run Comparer", "Media Browser"]
+    assert {"validation loss", "validation accuracy"} <= {
+        panel["config"]["chartTitle"]
+        for block in made["spec"]["blocks"] if block["type"] == "panel-grid"
+        for panel in block["metadata"]["panelBankSectionConfig"]["panels"] if "chartTitle" in panel["config"]
+    }  # fmt: skip
+    assert sets[0]["grouping"][0]["name"] == "trainer.value.epochs"
+    assert all(block["content"].strip() for block in texts)
+    headings = [
+        "".join(part["text"] for part in b["children"]) for b in made["spec"]["blocks"] if b["type"] == "heading"
+    ]
+    assert headings == ["Arms", "Curves", "Results", "Settings and errors of single runs", "Runs"]
 
 
 def test_published_beside_runs_that_were_logged(
@@ -91,14 +128,16 @@ def test_published_beside_runs_that_were_logged(
         (saved,) = server.reports
         panels, sets, texts = blocks_of(json.loads(saved["spec"]))
         assert (saved["entityName"], saved["projectName"]) == ("somebody", "mnist-exp")
-        assert len(panels) == 11
+        assert len(panels) == 9  # of one arm
         assert sorted(sets[0]["filters"]["filters"][0]["value"]) == sorted(server.runs)
         assert sets[0]["project"]["name"] == "mnist-exp"
         links = "\n".join(block["content"] for block in texts)
         assert all(f"{server.url}/somebody/mnist-exp/runs/{run}" in links for run in server.runs)
         assert "W&B report: " in capsys.readouterr().out
         for run in server.runs.values():  # every run shows its errors, too
-            assert {"confusion_matrix", "worst_digits"} <= run.history[-1].keys()
+            assert {"confusion_matrix", "worst_digits", "errors"} <= run.history[-1].keys()
+            (table,) = [name for name in run.files if name.startswith("media/html/errors")]
+            assert run.files[table].count(b"<tr>") > 1
             media = [name for name in run.files if name.startswith("media/images/") and name.endswith(".png")]
             assert len(media) == 2
             assert all(run.files[name].startswith(b"\x89PNG") for name in media)

@@ -27,6 +27,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "network"), TRIED)
 def test_each_candidate_learns(name: str, network: str, digits: Path) -> None:
     if name in benchmark_peers.missing():

@@ -19,6 +19,7 @@ from wandb_files import read_run as read_wandb
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.slow,
     pytest.mark.xdist_group("ray"),
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'mnist-exp[ray]'"),
 ]

@@ -22,6 +22,7 @@ from mnist_exp.training import load_checkpoint
 REASON = why_not()
 pytestmark = [
     pytest.mark.slurm,
+    pytest.mark.slow,
     pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(REASON is not None, reason=str(REASON)),
 ]
