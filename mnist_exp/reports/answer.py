@@ -218,31 +218,24 @@ def _count(seeds: int) -> str:
     return f"{seeds} seed{'' if seeds == 1 else 's'}"
 
 
-NOT_REPEATED = (
-    "seed",
-    "hydra.run.dir",
-    "hydra.sweep.dir",
-    "sweep.name",
-    "sweep",
-    "hydra.sweeper.params.seed",
-    "resume",
-)
+NO_SEARCH = ("hydra/sweeper=basic", "hydra.sweeper.params=null")
+NOT_REPEATED = ("seed", "hydra.run.dir", "hydra.sweep.dir", "sweep.name", "resume")
 
 
 def _commands(arms: Sequence[Arm], more: int) -> tuple[str, ...]:
     """The commands that train ``more`` seeds of each arm, the same ones for all; in the arms' sweep if they are in one.
 
-    Seeds that one of the arms has already come first. None if the overrides of an arm are not known.
+    Seeds that one of the arms has already come first. Empty if the overrides of an arm are not known.
     """
     used = {seed for arm in arms for seed in arm.runs}
     common = set.intersection(*(set(arm.runs) for arm in arms))
     target = min(len(arm.runs) for arm in arms) + more
     unused = (seed for seed in itertools.count() if seed not in used)
     wanted = list(itertools.islice(itertools.chain(sorted(used - common), unused), target - len(common)))
-    words = [[word for word in words_of(arm.any_run) if _key(word) not in NOT_REPEATED] for arm in arms]
+    words = [_repeated(arm.any_run) for arm in arms]
     missing = [sorted(seed for seed in wanted if seed not in arm.runs) for arm in arms]
     if not all(words):
-        return ()
+        return ()  # the overrides of an arm are not known
     joined = _joined(words) if all(seeds == missing[0] for seeds in missing) else None
     if joined is not None:
         words, missing = [joined], missing[:1]
@@ -251,6 +244,13 @@ def _commands(arms: Sequence[Arm], more: int) -> tuple[str, ...]:
         for own, seeds in zip(words, missing, strict=True)
         if seeds
     )
+
+
+def _repeated(run: Run) -> list[str]:
+    """The words of the command of a run without its seed and directory."""
+    words = [word for word in words_of(run) if _key(word) not in NOT_REPEATED]
+    # The settings that a search found are no search again.
+    return [*words, *NO_SEARCH] if words and run.record.search else words
 
 
 def _seeds(seeds: Sequence[int]) -> str:

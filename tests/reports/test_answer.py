@@ -132,6 +132,19 @@ class TestCommands:
         (words,) = self.commands(made.answer)
         assert [word for word in words if word.startswith("seed=")] == ["seed=range(4,15)"]
 
+    def test_presets_are_kept_and_searches_are_not_searched_again(self, tmp_path: Path, composed: Compose) -> None:
+        tree = composed("name=mlp", "data=mnist5k")
+        words = ["sweep=mlp_width", "model.hidden=[8]", "hydra.sweep.dir=elsewhere"]
+        search = {"trial": 0, "study": "s", "startup_trials": 5}
+        for name, more in (("preset", {}), ("search", {"search": search})):
+            write_run(tmp_path / name / "run", tree, overrides=words, **more)
+        commands = [build(compare([tmp_path / name / "run"])).answer.more_seeds for name in ("preset", "search")]
+        begin = "mnist-train -m sweep=mlp_width 'model.hidden=[8]' name=mlp"
+        assert commands == [
+            (f"{begin} seed=1,2 sweep.name=more-seeds",),
+            (f"{begin} hydra/sweeper=basic hydra.sweeper.params=null seed=1,2 sweep.name=more-seeds",),
+        ]
+
     def test_one_run(self, arms: Arms) -> None:
         made = arms([0.95])
         assert made.answer.title == "lenet5: 95.00 % test accuracy"
