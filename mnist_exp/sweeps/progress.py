@@ -25,7 +25,7 @@ from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.runs.sweep import Job, JobStatus
 from mnist_exp.sweeps.directory import SweepDirectory
 from mnist_exp.sweeps.resuming import left_to_user
-from mnist_exp.terminal import Terminal, live, plain
+from mnist_exp.terminal import Terminal, duration, live, plain
 
 POLL_SECONDS = 0.5
 
