@@ -173,12 +173,14 @@ def _contrast(pair: Pairwise, opponent: Arm, role: str, comparisons: int) -> Con
             more = FEW - fewest
             return too_few(
                 f"{'One seed does' if fewest == 1 else f'{fewest} seeds do'} not show how much results differ from seed to "
-                f"seed: {_count(more)} more needed for a first estimate.",
+                f"seed: {_count(more, 'more ')} of each needed for a first estimate.",
                 more,
             )
         if abs(seeds.mean) < NOTHING:
             return Contrast(pair, opponent, role, Finding.NOT_SHOWN, f"All {n} seeds give both arms the same accuracy.")
-        return too_few("The difference is the same with every seed, so its spread is not known: 1 more needed.", 1)
+        return too_few(
+            "The difference is the same with every seed, so its spread is not known: 1 more seed of each needed.", 1
+        )
     if abs(seeds.mean) < NOTHING:
         reason = f"The means are equal; {n} seeds of each can tell {100 * plan.detectable:.2f} points apart."
         return Contrast(pair, opponent, role, Finding.NOT_SHOWN, reason)
@@ -188,7 +190,7 @@ def _contrast(pair: Pairwise, opponent: Arm, role: str, comparisons: int) -> Con
     if plan.needed is not None and plan.needed > n:
         more = plan.needed - n
         rough = f" A rough number: the spread is known from {n} seeds only." if n < ENOUGH else ""
-        return too_few(f"About {more} more needed to tell {points} apart.{rough}", more)
+        return too_few(f"About {_count(more, 'more ')} of each needed to tell {points} apart.{rough}", more)
     return Contrast(pair, opponent, role, Finding.NOT_SHOWN, _not_shown(plan, n, points))
 
 
@@ -214,8 +216,8 @@ def _is(value: float | None) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def _count(seeds: int) -> str:
-    return f"{seeds} seed{'' if seeds == 1 else 's'}"
+def _count(seeds: int, which: str = "") -> str:
+    return f"{seeds} {which}seed{'' if seeds == 1 else 's'}"
 
 
 NO_SEARCH = ("hydra/sweeper=basic", "hydra.sweeper.params=null")

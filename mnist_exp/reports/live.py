@@ -22,6 +22,7 @@ from mnist_exp.reports.build import Report, build
 from mnist_exp.reports.collect import Collector, comparison_of, paths_of, read_result
 from mnist_exp.reports.tables import percent
 from mnist_exp.runs import FAILED, Run, RunDirectoryError, Status
+from mnist_exp.terminal import duration
 
 PAUSE = 1.0  # seconds between two looks at the files, at least; the page asks every two
 RECENT = 3  # epochs whose mean time estimates those that are left
@@ -138,7 +139,7 @@ def progress(runs: Sequence[Run], labels: dict[Path, str], now: float) -> str:
     running = [run for run in runs if run.status == Status.RUNNING]
     left = {run.path: _seconds_left(run, now) for run in running}
     if (whole := _whole_seconds_left(runs, left)) is not None:
-        parts.append(f"about {_duration(whole)} left")
+        parts.append(f"about {duration(whole)} left")
     lines = [
         f"<li>{escape(labels.get(run.path, run.path.name))}, seed {run.config.seed}: {_epoch(run, left[run.path])}</li>"
         for run in running[:8]
@@ -152,7 +153,7 @@ def _epoch(run: Run, left: float | None) -> str:
     number = min(len(run.metrics) + 1, run.config.trainer.epochs)
     text = f"epoch {number} of {run.config.trainer.epochs}"
     if left is not None:
-        text += f", about {_duration(left)} left"
+        text += f", about {duration(left)} left"
     if run.metrics:
         last = run.metrics[-1]
         shown = [
@@ -193,12 +194,6 @@ def _whole_seconds_left(runs: Sequence[Run], left: dict[Path, float | None]) -> 
     going_on = [each_job if seconds is None else seconds for seconds in left.values()]
     waiting = sum(run.status == Status.WAITING for run in runs)
     return max((sum(going_on) + waiting * each_job) / len(left), *going_on)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class LiveReport:

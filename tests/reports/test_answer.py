@@ -65,7 +65,7 @@ class TestFindings:
         finding, reason, more = only_contrast(made)
         assert (finding, more) == ("too few seeds", 2)
         assert reason.startswith(
-            "One seed does not show how much results differ from seed to seed: 2 seeds more needed"
+            "One seed does not show how much results differ from seed to seed: 2 more seeds of each needed"
         )
 
     def test_too_few_seeds(self, arms: Arms) -> None:
@@ -77,7 +77,7 @@ class TestFindings:
         assert needed is not None
         assert (finding, more) == ("too few seeds", needed - 3)
         assert reason == (
-            f"About {more} more needed to tell 0.33 points apart. A rough number: the spread is known from 3 seeds only."
+            "About 1 more seed of each needed to tell 0.33 points apart. A rough number: the spread is known from 3 seeds only."
         )
 
     def test_not_shown(self, arms: Arms) -> None:
