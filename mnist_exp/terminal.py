@@ -53,6 +53,13 @@ def say(line: str) -> None:
     current().print(plain(line))
 
 
+def duration(seconds: float) -> str:
+    """A number of seconds as text, in seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def discard_output() -> None:
     """Discard all further output; otherwise Python raises an error when it flushes the rest at exit."""
     devnull = os.open(os.devnull, os.O_WRONLY)

@@ -43,7 +43,7 @@ def documented() -> list[Line]:
     lines: list[Line] = []
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         lines += _markdown(path)
-    for path in (*sorted((ROOT / "conf").rglob("*.yaml")), *sorted((ROOT / "scripts").glob("*.yaml"))):
+    for path in sorted((ROOT / "conf").rglob("*.yaml")):
         lines += _comments(path)
     for folder in ("mnist_exp", "hydra_plugins", "scripts"):
         for path in sorted((ROOT / folder).rglob("*.py")):

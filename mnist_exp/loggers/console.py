@@ -6,7 +6,7 @@ Messages go through the package's logger, so they are in ``train.log``, too. Pip
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -19,6 +19,7 @@ from mnist_exp.terminal import Terminal, current
 from mnist_exp.training.events import Callback, EpochMetrics, StepDone, TrainingEnded, TrainingStarted
 
 LOG = logging.getLogger("mnist_exp")
+USUAL = 80  # columns of a terminal, and of output that is not one
 ONLY_IN_THE_LOG = {"only_in_the_log": True}  # extra of a log record that the console shows in another form
 
 
@@ -103,9 +104,10 @@ class Console(Callback):
         LOG.info(line, extra=ONLY_IN_THE_LOG)
         if self._quiet:
             return
+        width = self._out.width if self._out.is_terminal else USUAL
         if event.epoch == self._start.first_epoch:
-            self._out.print(Text(epoch_heading(event), style="bold"))
-        self._out.print(Text(epoch_row(event, self._start.epochs)))
+            self._out.print(Text(epoch_heading(event, width), style="bold"))
+        self._out.print(Text(epoch_row(event, self._start.epochs, width)))
 
     def on_end(self, event: TrainingEnded) -> None:
         self._stop_progress()
@@ -140,15 +142,33 @@ def epoch_line(event: EpochMetrics) -> str:
     return " | ".join([*parts, f"{event.train_seconds:.1f} s"])
 
 
-def epoch_heading(event: EpochMetrics) -> str:
+def epoch_heading(event: EpochMetrics, width: int = USUAL) -> str:
     """The heading of the columns of ``epoch_row``."""
-    return "  epoch" + "".join(f"{f'{split} loss':>12}{'acc %':>8}" for split, _, _ in _splits(event)) + "       s"
+    line = "  epoch" + "".join(f"{f'{split} loss':>12}{'acc %':>8}" for split, _, _ in _splits(event)) + "       s"
+    return line + "".join(f"{title:>{column}}" for title, _, column in _further(event, len(line), width))
 
 
-def epoch_row(event: EpochMetrics, epochs: int) -> str:
-    """One epoch as a row of a table, at most 78 columns: losses in nats, accuracies in percent, seconds of training."""
+def epoch_row(event: EpochMetrics, epochs: int, width: int = USUAL) -> str:
+    """One epoch as a row of a table, at most 78 columns: losses in nats, accuracies in percent, seconds of training.
+
+    Args:
+        epochs: of the run.
+        width: of the terminal, in columns: a wider one shows the learning rate, images/s and metrics of callbacks, too.
+    """
     figures = "".join(f"{loss:12.4f}{100 * accuracy:8.2f}" for _, loss, accuracy in _splits(event))
-    return f"{f'{event.epoch}/{epochs}':>7}{figures}{event.train_seconds:8.1f}"
+    line = f"{f'{event.epoch}/{epochs}':>7}{figures}{event.train_seconds:8.1f}"
+    return line + "".join(f"{text:>{column}}" for _, text, column in _further(event, len(line), width))
+
+
+def _further(event: EpochMetrics, used: int, width: int) -> Iterator[tuple[str, str, int]]:
+    """Title, text and width of the further columns that fit a terminal of more than the usual 80 columns."""
+    further = {"learning rate": f"{event.learning_rate:.3g}", "images/s": f"{event.images_per_second:,.0f}"}
+    for title, text in {**further, **{name: f"{value:.4g}" for name, value in event.extra.items()}}.items():
+        column = max(len(title), 10) + 2
+        used += column
+        if used > width or width <= USUAL:
+            return
+        yield title, text, column
 
 
 def _splits(event: EpochMetrics) -> list[tuple[str, float, float]]:

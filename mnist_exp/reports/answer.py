@@ -173,12 +173,14 @@ def _contrast(pair: Pairwise, opponent: Arm, role: str, comparisons: int) -> Con
             more = FEW - fewest
             return too_few(
                 f"{'One seed does' if fewest == 1 else f'{fewest} seeds do'} not show how much results differ from seed to "
-                f"seed: {_count(more)} more needed for a first estimate.",
+                f"seed: {_count(more, 'more ')} of each needed for a first estimate.",
                 more,
             )
         if abs(seeds.mean) < NOTHING:
             return Contrast(pair, opponent, role, Finding.NOT_SHOWN, f"All {n} seeds give both arms the same accuracy.")
-        return too_few("The difference is the same with every seed, so its spread is not known: 1 more needed.", 1)
+        return too_few(
+            "The difference is the same with every seed, so its spread is not known: 1 more seed of each needed.", 1
+        )
     if abs(seeds.mean) < NOTHING:
         reason = f"The means are equal; {n} seeds of each can tell {100 * plan.detectable:.2f} points apart."
         return Contrast(pair, opponent, role, Finding.NOT_SHOWN, reason)
@@ -188,7 +190,7 @@ def _contrast(pair: Pairwise, opponent: Arm, role: str, comparisons: int) -> Con
     if plan.needed is not None and plan.needed > n:
         more = plan.needed - n
         rough = f" A rough number: the spread is known from {n} seeds only." if n < ENOUGH else ""
-        return too_few(f"About {more} more needed to tell {points} apart.{rough}", more)
+        return too_few(f"About {_count(more, 'more ')} of each needed to tell {points} apart.{rough}", more)
     return Contrast(pair, opponent, role, Finding.NOT_SHOWN, _not_shown(plan, n, points))
 
 
@@ -214,35 +216,28 @@ def _is(value: float | None) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def _count(seeds: int) -> str:
-    return f"{seeds} seed{'' if seeds == 1 else 's'}"
+def _count(seeds: int, which: str = "") -> str:
+    return f"{seeds} {which}seed{'' if seeds == 1 else 's'}"
 
 
-NOT_REPEATED = (
-    "seed",
-    "hydra.run.dir",
-    "hydra.sweep.dir",
-    "sweep.name",
-    "sweep",
-    "hydra.sweeper.params.seed",
-    "resume",
-)
+NO_SEARCH = ("hydra/sweeper=basic", "hydra.sweeper.params=null")
+NOT_REPEATED = ("seed", "hydra.run.dir", "hydra.sweep.dir", "sweep.name", "resume")
 
 
 def _commands(arms: Sequence[Arm], more: int) -> tuple[str, ...]:
     """The commands that train ``more`` seeds of each arm, the same ones for all; in the arms' sweep if they are in one.
 
-    Seeds that one of the arms has already come first. None if the overrides of an arm are not known.
+    Seeds that one of the arms has already come first. Empty if the overrides of an arm are not known.
     """
     used = {seed for arm in arms for seed in arm.runs}
     common = set.intersection(*(set(arm.runs) for arm in arms))
     target = min(len(arm.runs) for arm in arms) + more
     unused = (seed for seed in itertools.count() if seed not in used)
     wanted = list(itertools.islice(itertools.chain(sorted(used - common), unused), target - len(common)))
-    words = [[word for word in words_of(arm.any_run) if _key(word) not in NOT_REPEATED] for arm in arms]
+    words = [_repeated(arm.any_run) for arm in arms]
     missing = [sorted(seed for seed in wanted if seed not in arm.runs) for arm in arms]
     if not all(words):
-        return ()
+        return ()  # the overrides of an arm are not known
     joined = _joined(words) if all(seeds == missing[0] for seeds in missing) else None
     if joined is not None:
         words, missing = [joined], missing[:1]
@@ -251,6 +246,13 @@ def _commands(arms: Sequence[Arm], more: int) -> tuple[str, ...]:
         for own, seeds in zip(words, missing, strict=True)
         if seeds
     )
+
+
+def _repeated(run: Run) -> list[str]:
+    """The words of the command of a run without its seed and directory."""
+    words = [word for word in words_of(run) if _key(word) not in NOT_REPEATED]
+    # The settings that a search found are no search again.
+    return [*words, *NO_SEARCH] if words and run.record.search else words
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from mnist_exp.errors import is_unicode, printable, typed
 from mnist_exp.hashing import hashed_config
 from mnist_exp.reports.baseline import choose
+from mnist_exp.reports.notes import recorded, warnings
 from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, split_settings
 from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.reports.test_set import HardDigit, TestSet
@@ -68,7 +68,7 @@ class Arm:
         """A number of ``run.json`` for each completed run that has it, such as ``("seconds", "train")``."""
         found = []
         for run in self.runs.values():
-            value = _recorded(run, *path)
+            value = recorded(run, *path)
             if isinstance(value, int | float):
                 found.append(float(value))
         return found
@@ -185,7 +185,7 @@ def comparison_of(collector: Collector, found: int, baseline: str | None = None)
         varied=varied,
         common=common,
         problems=collector.problems + _not_completed(arms),
-        notes=[*collector.notes, *_notes(arms)],
+        notes=[*collector.notes, *warnings(arms)],
         hard_digits=test_set.hardest() if test_set else [],
         found=found,
     )
@@ -305,14 +305,6 @@ def overrides_of(run: Run) -> list[str]:
         return []
 
 
-def _recorded(run: Run, *path: str) -> Any:
-    """A value of ``run.json``; None if it is missing."""
-    value: Any = run.record
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
-    return value
-
-
 def _not_completed(arms: Sequence[Arm]) -> list[Problem]:
     problems = []
     for arm in arms:
@@ -324,61 +316,6 @@ def _not_completed(arms: Sequence[Arm]) -> list[Problem]:
             }.get(run.status, "no reason recorded")
             problems.append(Problem(str(run.path), run.status, " ".join(reason.split()), len(run.metrics), arm.label))
     return problems
-
-
-def _notes(arms: Sequence[Arm]) -> Iterable[str]:
-    done = [(arm, run) for arm in arms for run in arm.runs.values()]
-
-    def distinct(title: str, values: Iterable[object]) -> Iterable[str]:
-        counts = Counter(str(value) for value in values)
-        if len(counts) > 1:
-            yield f"{title}: " + ", ".join(f"{value} ({count})" for value, count in counts.most_common(6))
-
-    def of(run: Run, *path: str) -> Any:
-        value = _recorded(run, *path)
-        return "unknown" if value is None else value
-
-    test_sets = Counter(arm.test_set for arm in arms if arm.test_set)
-    if len(test_sets) > 1:
-        yield (
-            f"The arms were tested on {len(test_sets)} different test sets ({_sizes(arms)}); their accuracies cannot be "
-            "compared, and only arms with the baseline's test set are compared with it"
-        )
-    for package in ("mnist-exp", "torch", "python"):
-        yield from distinct(
-            f"Runs with different versions of {package}", (of(run, "versions", package) for _, run in done)
-        )
-    commits = Counter(str(of(run, "git", "commit"))[:10] for _, run in done)
-    if len(commits) > 1:
-        yield "Runs of different commits: " + ", ".join(f"{name} ({n})" for name, n in commits.most_common(6))
-    if dirty := sum(of(run, "git", "dirty") is True for _, run in done):
-        yield f"{dirty} of {len(done)} completed runs come from a checkout with uncommitted changes"
-    machines = [
-        f"{of(run, 'hardware', 'cpu')}, {of(run, 'device')}, {of(run, 'threads')} threads"
-        + (", native kernels" if of(run, "backend") == "native" else "")
-        for _, run in done
-    ]
-    for line in distinct("Seconds, images/s and memory were measured in different places", machines):
-        yield f"{line}; compare them with care"
-    if single := [arm for arm in arms if len(arm.runs) == 1]:
-        yield f"One seed only, so the effect of the seed is not known: {_listed(single)}"
-    seeds = {tuple(sorted(arm.runs)) for arm in arms if len(arm.runs) > 1}
-    if len(seeds) > 1:
-        yield "Not all arms have the same seeds; differences use the seeds that both arms have"
-
-
-def _sizes(arms: Sequence[Arm]) -> str:
-    """The size of each test set, and its arms, as text."""
-    by_set: dict[str, list[Arm]] = {}
-    for arm in arms:
-        if arm.test_set:
-            by_set.setdefault(arm.test_set, []).append(arm)
-    return "; ".join(f"{same[0].test_images:,} images: {_listed(same)}" for same in by_set.values())
-
-
-def _listed(arms: Sequence[Arm]) -> str:
-    """The labels of the first few arms."""
-    return ", ".join(arm.label for arm in arms[:6]) + (f" and {len(arms) - 6} more" if len(arms) > 6 else "")
 
 
 def cut_off(path: Path, run: Run) -> bool:

@@ -22,6 +22,7 @@ from mnist_exp.reports.build import Report, build
 from mnist_exp.reports.collect import Collector, comparison_of, paths_of, read_result
 from mnist_exp.reports.tables import percent
 from mnist_exp.runs import FAILED, Run, RunDirectoryError, Status
+from mnist_exp.terminal import duration
 
 PAUSE = 1.0  # seconds between two looks at the files, at least; the page asks every two
 RECENT = 3  # epochs whose mean time estimates those that are left
@@ -138,7 +139,7 @@ def progress(runs: Sequence[Run], labels: dict[Path, str], now: float) -> str:
     running = [run for run in runs if run.status == Status.RUNNING]
     left = {run.path: _seconds_left(run, now) for run in running}
     if (whole := _whole_seconds_left(runs, left)) is not None:
-        parts.append(f"about {_duration(whole)} left")
+        parts.append(f"about {duration(whole)} left")
     lines = [
         f"<li>{escape(labels.get(run.path, run.path.name))}, seed {run.config.seed}: {_epoch(run, left[run.path])}</li>"
         for run in running[:8]
@@ -152,7 +153,7 @@ def _epoch(run: Run, left: float | None) -> str:
     number = min(len(run.metrics) + 1, run.config.trainer.epochs)
     text = f"epoch {number} of {run.config.trainer.epochs}"
     if left is not None:
-        text += f", about {_duration(left)} left"
+        text += f", about {duration(left)} left"
     if run.metrics:
         last = run.metrics[-1]
         shown = [
@@ -164,11 +165,17 @@ def _epoch(run: Run, left: float | None) -> str:
     return text
 
 
+def _seconds_of_an_epoch(run: Run) -> float | None:
+    """Mean of the last epochs; None before the first."""
+    recent = run.metrics[-RECENT:]
+    return fmean(row["train_seconds"] + row["eval_seconds"] for row in recent) if recent else None
+
+
 def _seconds_left(run: Run, now: float) -> float | None:
-    """Of a run that goes on, from its last epochs; None before the first."""
-    if not run.metrics:
+    """Of a run that goes on; None before its first epoch."""
+    each = _seconds_of_an_epoch(run)
+    if each is None:
         return None
-    each = fmean(row["train_seconds"] + row["eval_seconds"] for row in run.metrics[-RECENT:])
     try:
         since = max(now - (run.path / "metrics.jsonl").stat().st_mtime, 0.0)
     except OSError:
@@ -177,23 +184,16 @@ def _seconds_left(run: Run, now: float) -> float | None:
 
 
 def _whole_seconds_left(runs: Sequence[Run], left: dict[Path, float | None]) -> float | None:
-    """Until all jobs are done, if those that wait take as long as those that are done; None if it cannot be known."""
-    known = [seconds for seconds in left.values() if seconds is not None]
-    waiting = sum(run.status == Status.WAITING for run in runs)
+    """Until all jobs are done, if those that wait take as long as those that are done or running; None if unknown."""
     spent = [
         run.record.seconds["total"] for run in runs if run.status == Status.COMPLETED and "total" in run.record.seconds
-    ]
-    if not left or (len(known) < len(left) and not spent) or (waiting and not spent):
+    ] or [each * run.config.trainer.epochs for run in runs if run.path in left and (each := _seconds_of_an_epoch(run))]
+    if not left or not spent:
         return None
-    each = fmean(spent) if spent else 0.0
-    going_on = [each if seconds is None else seconds for seconds in left.values()]
-    return (sum(going_on) + waiting * each) / len(left) if waiting else max(going_on)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    each_job = fmean(spent)
+    going_on = [each_job if seconds is None else seconds for seconds in left.values()]
+    waiting = sum(run.status == Status.WAITING for run in runs)
+    return max((sum(going_on) + waiting * each_job) / len(left), *going_on)
 
 
 class LiveReport:

@@ -18,13 +18,7 @@ def document(
     comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise], figures: Sequence[Figure], answer: Answer
 ) -> str:
     """The content of ``report.md``."""
-    parts = [f"# {_cell(answer.title)}", _cell(answer.facts)]
-    for contrast in answer.contrasts:
-        parts += [_cell(contrast.sentence), *map(_code, contrast.commands)]
-    parts += [f"To train more seeds:\n\n{_code(command)}" for command in answer.more_seeds]
-    parts += [*_pictures(figures, "answer"), f"{heading(comparison)}."]
-    if answer.contrasts:
-        parts.append("\n".join(f"- **{title}**: {text}" for title, text in MEANING))
+    parts = _answer(comparison, figures, answer)
     parts.append("\n".join(f"- {_cell(note)}" for note in comparison.notes))
     parts.append("## What differs")
     if comparison.varied:
@@ -69,6 +63,17 @@ def document(
         parts.append(f"**{_cell(item.label)}**\n\n" + _code("\n".join(item.commands)))
         parts.append(_cell(f"git {item.commit}; {item.versions}; {item.hardware}"))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _answer(comparison: Comparison, figures: Sequence[Figure], answer: Answer) -> list[str]:
+    parts = [f"# {_cell(answer.title)}", _cell(answer.facts)]
+    for contrast in answer.contrasts:
+        parts += [_cell(contrast.sentence), *map(_code, contrast.commands)]
+    parts += [f"To train more seeds:\n\n{_code(command)}" for command in answer.more_seeds]
+    parts += [*_pictures(figures, "answer"), f"{heading(comparison)}."]
+    if answer.contrasts:
+        parts.append("\n".join(f"- **{title}**: {text}" for title, text in MEANING))
+    return parts
 
 
 def heading(comparison: Comparison) -> str:

@@ -204,7 +204,7 @@ COLUMNS = (
     Column("n", "Seeds that completed", lambda r: len(r.arm.runs), lambda r: str(len(r.arm.runs))),
     Column(
         "validation",
-        "Validation accuracy of the result, mean ± standard deviation over seeds. Arms are ranked by it",
+        "Validation accuracy of the result, mean ± standard deviation over seeds. Arms are ranked by it if all have it",
         lambda r: r.validation_mean,
         lambda r: with_spread(r.validation),
     ),

@@ -25,7 +25,7 @@ from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.runs.sweep import Job, JobStatus
 from mnist_exp.sweeps.directory import SweepDirectory
 from mnist_exp.sweeps.resuming import left_to_user
-from mnist_exp.terminal import Terminal, live, plain
+from mnist_exp.terminal import Terminal, duration, live, plain
 
 POLL_SECONDS = 0.5
 
@@ -238,10 +238,3 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """A number of seconds as text, in seconds, minutes or hours."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -25,6 +25,15 @@ def test_epoch_rows_fit_a_terminal_of_80_columns() -> None:
         assert len(row) <= 78
 
 
+def test_a_wider_terminal_gets_more() -> None:
+    metrics = EpochMetrics(
+        1, 60000, 0.2811, 0.9084, 0.0614, 0.9796, 0.01, 8.04, 1.0, 7463.2, extra={"norm": 2.5, "x" * 80: 1.0}
+    )
+    assert epoch_heading(metrics, 120) == epoch_heading(metrics) + "  learning rate    images/s        norm"
+    assert epoch_row(metrics, 10, 120) == epoch_row(metrics, 10) + "           0.01       7,463         2.5"
+    assert epoch_heading(metrics, 85).endswith("  learning rate    images/s")
+
+
 def test_the_loading_of_pytorch_is_announced_on_a_terminal(
     small: list[str], mnist_train_terminal: Callable[..., tuple[int, str]]
 ) -> None:

@@ -65,7 +65,7 @@ class TestFindings:
         finding, reason, more = only_contrast(made)
         assert (finding, more) == ("too few seeds", 2)
         assert reason.startswith(
-            "One seed does not show how much results differ from seed to seed: 2 seeds more needed"
+            "One seed does not show how much results differ from seed to seed: 2 more seeds of each needed"
         )
 
     def test_too_few_seeds(self, arms: Arms) -> None:
@@ -77,7 +77,7 @@ class TestFindings:
         assert needed is not None
         assert (finding, more) == ("too few seeds", needed - 3)
         assert reason == (
-            f"About {more} more needed to tell 0.33 points apart. A rough number: the spread is known from 3 seeds only."
+            "About 1 more seed of each needed to tell 0.33 points apart. A rough number: the spread is known from 3 seeds only."
         )
 
     def test_not_shown(self, arms: Arms) -> None:
@@ -131,6 +131,19 @@ class TestCommands:
         made = arms([0.950, 0.954, 0.958, 0.951], [0.953, 0.955, 0.957, 0.954])
         (words,) = self.commands(made.answer)
         assert [word for word in words if word.startswith("seed=")] == ["seed=range(4,15)"]
+
+    def test_presets_are_kept_and_searches_are_not_searched_again(self, tmp_path: Path, composed: Compose) -> None:
+        tree = composed("name=mlp", "data=mnist5k")
+        words = ["sweep=mlp_width", "model.hidden=[8]", "hydra.sweep.dir=elsewhere"]
+        search = {"trial": 0, "study": "s", "startup_trials": 5}
+        for name, more in (("preset", {}), ("search", {"search": search})):
+            write_run(tmp_path / name / "run", tree, overrides=words, **more)
+        commands = [build(compare([tmp_path / name / "run"])).answer.more_seeds for name in ("preset", "search")]
+        begin = "mnist-train -m sweep=mlp_width 'model.hidden=[8]' name=mlp"
+        assert commands == [
+            (f"{begin} seed=1,2 sweep.name=more-seeds",),
+            (f"{begin} hydra/sweeper=basic hydra.sweeper.params=null seed=1,2 sweep.name=more-seeds",),
+        ]
 
     def test_one_run(self, arms: Arms) -> None:
         made = arms([0.95])
