@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -35,9 +35,13 @@ FIGURES = (
 )
 
 
+LARGEST_FLOAT = sys.float_info.max
+
+
 def _check_metrics(row: dict[str, Any]) -> dict[str, Any]:
     for name, value in row.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # A comparison is false for NaN, and possible for an integer that is too large for a float.
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_FLOAT
         if not is_number and (value is not None or name in FIGURES):  # a callback's infinite value is stored as null
             raise ValueError(f"{name}={value} should be a finite number")
         if name.endswith("_accuracy") and name in FIGURES and not 0 <= value <= 1:

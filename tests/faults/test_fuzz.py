@@ -177,6 +177,7 @@ def test_metrics(run: Path) -> None:
     rows = [json.loads(line) for line in content.splitlines()]
 
     @fuzz
+    @example(content.replace(b'"epoch": 1', b'"epoch": 1' + b"0" * 400))
     @given(
         st.one_of(
             mutated_bytes(content),
