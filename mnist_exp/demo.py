@@ -6,19 +6,18 @@ Only this machine can open it.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import re
 import sys
 import threading
 from collections.abc import Collection, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.data.photographs import decoded
 from mnist_exp.errors import UsageError
+from mnist_exp.loopback import LocalHandler, LocalServer, security_policy
 from mnist_exp.runs import RunDirectoryError
 from mnist_exp.torch_import import import_torch
 
@@ -31,10 +30,6 @@ if TYPE_CHECKING:
 MAX_NETWORKS = 24
 MAX_REQUEST = 2_000_000  # bytes; a drawing has about 5,000
 MAX_PICTURE = 4_000_000  # pixels; a drawing has 78,400
-MAX_CONNECTIONS = 32  # at a time; a browser opens six
-IDLE_TIMEOUT = 10.0  # seconds without data after which a connection is closed
-# Any port, because behind a forwarded port (ssh -L) the browser sends another one.
-LOCAL_HOST = r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?"
 
 
 def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> list[Classifier]:
@@ -65,44 +60,18 @@ def load_networks(patterns: Sequence[str], trusted: Collection[str] = ()) -> lis
     return networks
 
 
-class Demo(ThreadingHTTPServer):
-    """The server, on the loopback interface. It refuses requests of other sites, and decodes one picture at a time.
+class Demo(LocalServer):
+    """The server. It decodes one picture at a time.
 
     Raises:
         UsageError: the port cannot be used.
     """
 
-    daemon_threads = True
-    request_queue_size = MAX_CONNECTIONS  # waiting to be accepted
-
     def __init__(self, networks: Sequence[Classifier], port: int) -> None:
         self.networks = list(networks)
         self.page = (files("mnist_exp") / "demo.html").read_bytes()
-        self.policy = security_policy(self.page)
-        self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._classifying = threading.Lock()
-        try:
-            super().__init__(("127.0.0.1", port), _Handler)
-        except (OSError, OverflowError) as error:
-            raise UsageError(f"--port {port} cannot be used ({error}); another one: --port 0") from error
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._connections.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._connections.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore closed connections; print the traceback of any other error."""
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
-            super().handle_error(request, client_address)
+        super().__init__(port, _Handler, security_policy(self.page))
 
     def answer(self, picture: bytes) -> dict[str, Any]:
         """The probabilities and the input image of every network, or an ``error`` if a network cannot use the picture.
@@ -144,38 +113,25 @@ def _data_url(image: NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def security_policy(html: bytes) -> str:
-    """A Content-Security-Policy that lets the page run its own scripts, ask this server, and nothing else."""
-    scripts = re.findall(rb"<script>(.*?)</script>", html, re.DOTALL)
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'" for script in scripts)
-    return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
-        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-    )
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LocalHandler):
     server: Demo
-    timeout = IDLE_TIMEOUT
 
-    def do_GET(self) -> None:
-        if self._refused_as_foreign():
-            return
+    def get(self) -> None:
         if self.path == "/":
-            self._send(200, "text/html; charset=utf-8", self.server.page)
+            self.send(200, "text/html; charset=utf-8", self.server.page)
         else:
-            self._send(404, "text/plain", b"there is one page: /\n")
+            self.send(404, "text/plain", b"there is one page: /\n")
 
     def do_POST(self) -> None:
-        if self._refused_as_foreign():
+        if self.refused_as_foreign():
             return
         length = self.headers.get("Content-Length") or "0"
         if self.path != "/classify":
-            self._send(404, "text/plain", b"POST /classify takes a PNG\n")
+            self.send(404, "text/plain", b"POST /classify takes a PNG\n")
         elif not re.fullmatch("[0-9]{1,18}", length):
-            self._send(400, "text/plain", b"Content-Length should be a number of bytes\n")
+            self.send(400, "text/plain", b"Content-Length should be a number of bytes\n")
         elif not 0 < int(length) <= MAX_REQUEST:
-            self._send(413, "text/plain", f"a picture has 1 to {MAX_REQUEST} bytes\n".encode())
+            self.send(413, "text/plain", f"a picture has 1 to {MAX_REQUEST} bytes\n".encode())
         else:
             self._classify(self.rfile.read(int(length)))
 
@@ -183,28 +139,6 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             answer = self.server.answer(picture)
         except ValueError as error:
-            self._send(422, "application/json", json.dumps({"error": str(error)}).encode())
+            self.send(422, "application/json", json.dumps({"error": str(error)}).encode())
             return
-        self._send(200, "application/json", json.dumps(answer).encode())
-
-    def _refused_as_foreign(self) -> bool:
-        """Whether the request comes from another site's page in the user's browser; if so, refuse it."""
-        host, origin = self.headers.get("Host") or "", self.headers.get("Origin")
-        is_here = re.fullmatch(LOCAL_HOST, host, re.IGNORECASE)
-        if is_here and (origin is None or re.fullmatch(f"https?://{LOCAL_HOST}", origin, re.IGNORECASE)):
-            return False
-        self._send(403, "text/plain", b"only for this machine\n")
-        return True
-
-    def _send(self, status: int, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("Content-Security-Policy", self.server.policy)
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing: drawing sends many requests."""
+        self.send(200, "application/json", json.dumps(answer).encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ def write_run(
     status: str = "completed",
     error: str | None = None,
     predictions: bool = True,
+    val_accuracy: float | None = None,
+    overrides: Sequence[str] = (),
     **record: Any,
 ) -> Path:
     """A run whose final test accuracy is ``accuracy``, exact to one image.
 
     The wrong images depend partly on the seed: the difficulty of image i comes from a fixed random permutation and is
-    perturbed by the seed. Labels are i modulo ``classes``.
+    perturbed by the seed. Labels are i modulo ``classes``. ``val_accuracy``: of the result; None: no validation split.
     """
     path.mkdir(parents=True)
     tree = {**tree, "seed": seed}
@@ -46,6 +48,7 @@ def write_run(
             "test_loss": 0.5 + 0.5 / epoch, "test_accuracy": accuracy - 0.1 * (1 - epoch / epochs),
             "learning_rate": 0.01, "train_seconds": 2.0, "eval_seconds": 0.5, "images_per_second": 2000.0,
         }
+        | ({} if val_accuracy is None else {"val_loss": 0.6, "val_accuracy": val_accuracy - 0.1 * (1 - epoch / epochs)})
         for epoch in range(1, epochs + 1)
     ]  # fmt: skip
     content = {
@@ -62,7 +65,7 @@ def write_run(
     (path / "run.json").write_text(json.dumps(content))
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (path / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    (path / "overrides.yaml").write_text(yaml.safe_dump([f"seed={seed}", f"name={tree['name']}"]))
+    (path / "overrides.yaml").write_text(yaml.safe_dump([*overrides, f"seed={seed}", f"name={tree['name']}"]))
     return path
 
 

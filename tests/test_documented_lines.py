@@ -108,6 +108,9 @@ COLD = {
 }
 
 
+SERVES = re.compile(r"^mnist-demo|--serve\b")  # runs until it is interrupted
+
+
 def as_typed(line: Line) -> str:
     """The line, without what stands for something of the user's."""
     text = line.text
@@ -129,7 +132,7 @@ def shortened(text: str) -> str:
             more.remove("data.limit=128")
     elif script := re.match(r"python scripts/(\w+)\.py", command):
         more = SCRIPTS.get(script[1], []) if "--document" not in command else []
-    elif command.startswith("mnist-demo"):
+    elif SERVES.search(command):
         more = ["--port 0"]
     given = {key for key, value in re.findall(r"([\w./]+|--\w+)[= ](\S+)", command) if key not in SIZES}
     given |= {"logger.mode"} if "logger=none" in command else set()
@@ -147,7 +150,7 @@ def type_in(line: Line, where: Path, examples: Examples, environment: dict[str, 
     """Type the line into bash, and look at what it did."""
     text = as_typed(line)
     examples.provide(text, where)
-    if text.startswith("mnist-demo"):
+    if SERVES.search(text):
         return serve(shortened(text), where, environment)
     done = subprocess.run(
         ["bash", "-c", shortened(text)], cwd=where, env=environment, capture_output=True, text=True, check=False

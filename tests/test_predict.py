@@ -20,6 +20,7 @@ from PIL import Image
 from synthetic_runs import write_run
 
 from mnist_exp import demo as server_of_demo
+from mnist_exp import loopback
 from mnist_exp.cli import demo, predict
 from mnist_exp.data.embedded import mnist5k
 
@@ -312,7 +313,7 @@ class TestDemo:
         silent = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(60)]
         try:
             assert [connection.recv(1) for connection in silent] == [b""] * 60
-            assert threading.active_count() - before <= server_of_demo.MAX_CONNECTIONS
+            assert threading.active_count() - before <= loopback.MAX_CONNECTIONS
         finally:
             for connection in silent:
                 connection.close()

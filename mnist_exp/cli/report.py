@@ -2,6 +2,7 @@
 
     mnist-report outputs/sweeps/mlp_width outputs/2026-11-21/lenet5-a1b2c3
     mnist-report 'outputs/**/lenet5-*' --baseline lenet5 --output comparison
+    mnist-report outputs/sweeps/mlp_width --serve
 
 It reads run directories only.
 """
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_status("mnist-report"):
         if options.wandb_sync:
             return _sync(options)
+        if options.serve:
+            return _serve(options)
         report = build(compare(paths_of(options.directories), options.baseline))
         others = {}
         if options.wandb_dry_run:
@@ -64,6 +67,9 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/report"), help="folder; default: outputs/report")
     group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--serve", action="store_true", help="write no report: show it on this machine and follow runs that go on"
+    )
     group.add_argument("--wandb", action="store_true", help="also build a report on Weights & Biases, beside the runs")
     group.add_argument(
         "--wandb-sync",
@@ -83,7 +89,20 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--wandb-files", action="store_true", help="with --wandb-sync: also files of runs with logger.upload_files=true"
     )
+    parser.add_argument("--port", type=int, default=8001, help="of --serve; default: 8001; 0: any free one")
     return parser.parse(arguments)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from mnist_exp.reports.live import LiveReport, ReportServer
+
+    with ReportServer(LiveReport(options.directories, options.baseline), options.port) as server:
+        with printing():
+            print(f"report at {server.url} (Ctrl+C ends it)")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
 
 
 def _sync(options: argparse.Namespace) -> None:

@@ -36,7 +36,8 @@ def rows_of(labels: Sequence[str]) -> tuple[Spec, int]:
     """An axis with a row for each label, and the height of the figure in pixels."""
     most = max(len(in_lines(label, 30)) for label in labels)
     y = {"type": "nominal", "sort": list(labels), "title": None, "axis": whole_labels(labels)}
-    return y, 60 + (12 + 12 * most) * len(labels)
+    between = 12 if len(labels) <= 12 else 5
+    return y, 60 + (between + 12 * most) * len(labels)
 
 
 def window(points: Sequence[float], margin: float = 0.15, low: float = -math.inf, high: float = math.inf) -> Spec:

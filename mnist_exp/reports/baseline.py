@@ -57,9 +57,10 @@ def choose(arms: Sequence[Arm], asked: str | None) -> tuple[int, str]:
 
 def _asked_for(arms: Sequence[Arm], asked: str) -> int:
     labels, names = [arm.label for arm in arms], [arm.name for arm in arms]
-    for known in (labels, names):
-        if known.count(asked) == 1:
-            return known.index(asked)
+    for known in (labels, names, [_words(label) for label in labels]):
+        wanted = asked if known is labels or known is names else _words(asked)
+        if known.count(wanted) == 1:
+            return known.index(wanted)
     settings = [part.partition("=") for part in re.split(r",(?=[\w.]+=)", asked)]
     fitting = [
         index
@@ -82,6 +83,11 @@ def _has(settings: dict[str, Any], key: str, text: str) -> bool:
         if (known == key or known.endswith(f".{key}")) and (as_typed(value) == text or _number(value) == _number(text)):
             return True
     return False
+
+
+def _words(label: str) -> str:
+    """A label as it may be typed: lenet5 lr=0.1 or lenet5 lr 0.1 for lenet5 · lr 0.1."""
+    return " ".join(re.split(r"[\s=·]+", label.strip()))
 
 
 def _plain(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mnist_exp.reports import html, markdown
+from mnist_exp.reports.answer import Answer, answer
 from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures import Figure, all_figures, draw
 from mnist_exp.reports.pairwise import Pairwise, against_baseline
-from mnist_exp.reports.tables import Row, interval, percent, results_csv, rows
+from mnist_exp.reports.tables import Row, results_csv, rows
 from mnist_exp.runs import RunDirectoryError
 from mnist_exp.runs.files import exists, open_file
 
@@ -31,14 +32,23 @@ class Report:
 
     Attributes:
         rows: of the table of arms, best first. pairs: each other arm against the baseline, in the same order.
-        headline: the result in words.
+        answer: the result in words.
     """
 
     comparison: Comparison
     rows: list[Row]
     pairs: list[Pairwise]
     figures: list[Figure]
-    headline: str
+    answer: Answer
+
+    @property
+    def headline(self) -> str:
+        return self.answer.headline
+
+    @property
+    def parts(self) -> html.Parts:
+        """The arguments of the functions that write it."""
+        return self.comparison, self.rows, self.pairs, self.figures, self.answer
 
 
 def build(comparison: Comparison) -> Report:
@@ -46,7 +56,7 @@ def build(comparison: Comparison) -> Report:
     table = rows(comparison)
     place = {row.arm.label: index for index, row in enumerate(table)}
     pairs = sorted(against_baseline(comparison), key=lambda pair: place[pair.arm.label])
-    return Report(comparison, table, pairs, all_figures(comparison, table, pairs), _headline(comparison, table, pairs))
+    return Report(comparison, table, pairs, all_figures(comparison, table, pairs), answer(comparison, table, pairs))
 
 
 def write(report: Report, output: Path, others: Mapping[str, str] | None = None) -> list[Path]:
@@ -72,7 +82,7 @@ def write(report: Report, output: Path, others: Mapping[str, str] | None = None)
         output.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=output, prefix=".writing-") as temporary:
             staged = Path(temporary)
-            names = _write_into(staged, report, others or {})
+            names = _write_into(staged, report, others or {}, output)
             _refuse_folders(output, names)
             figures = output / "figures"
             figures.mkdir(exist_ok=True)
@@ -89,8 +99,8 @@ def write(report: Report, output: Path, others: Mapping[str, str] | None = None)
     return [output / name for name in names if "/" not in name]
 
 
-def _write_into(folder: Path, report: Report, others: Mapping[str, str]) -> list[str]:
-    """Write all files, and return their names below ``folder``."""
+def _write_into(folder: Path, report: Report, others: Mapping[str, str], output: Path) -> list[str]:
+    """Write all files, and return their names below ``folder``; they will be moved to ``output``."""
     (folder / "figures").mkdir()
 
     def save(figure: Figure) -> list[str]:
@@ -99,11 +109,11 @@ def _write_into(folder: Path, report: Report, others: Mapping[str, str]) -> list
         (folder / "figures" / f"{figure.name}.png").write_bytes(png)
         return [f"figures/{figure.name}.svg", f"figures/{figure.name}.png"]
 
-    parts = (report.comparison, report.rows, report.pairs, report.figures, report.headline)
+    parts = report.parts
     with ThreadPoolExecutor(max_workers=2) as pool:
         drawn = pool.map(save, report.figures)
         contents = {
-            "report.html": html.page(*parts),
+            "report.html": html.page(*parts, folder=output),
             "report.md": markdown.document(*parts),
             "results.csv": results_csv(report.comparison),
             **others,
@@ -151,22 +161,3 @@ def _refuse_folders(output: Path, names: Iterable[str]) -> None:
         if (output / name).is_dir() and not (output / name).is_symlink():
             raise IsADirectoryError(EISDIR, f"{name} is a folder")
         exists(output / name, below=output)
-
-
-def _headline(comparison: Comparison, table: Sequence[Row], pairs: Sequence[Pairwise]) -> str:
-    """The result in words."""
-    best = table[0]
-    if best.accuracy is None:
-        return "No run has completed yet, so there is no result; the curves show the epochs so far."
-    seeds = f"{best.accuracy.n} seeds" if best.accuracy.n > 1 else "one seed; another seed may give another result"
-    known = f", 95 % interval over seeds {interval(best.accuracy.interval)} %" if best.accuracy.interval else ""
-    text = f"Highest mean test accuracy: {percent(best.accuracy.mean)} by {best.arm.label} ({seeds}{known})."
-    if not pairs:
-        return text
-    if best.is_baseline:
-        return f"{text} This is the baseline ({comparison.reason})."
-    pair = next(pair for pair in pairs if pair.arm is best.arm)
-    counted = f", {pair.in_images} test images" if pair.test_images else ""
-    effect = f" ({pair.effect} points{counted})" if pair.seeds else ""
-    baseline = comparison.arms[comparison.baseline].label
-    return f"{text} Against the baseline {baseline} ({comparison.reason}): {pair.verdict}{effect}."

@@ -5,9 +5,8 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ from numpy.typing import NDArray
 from mnist_exp.errors import typed
 from mnist_exp.hashing import hashed_config
 from mnist_exp.reports.baseline import choose
+from mnist_exp.reports.notes import recorded, warnings
 from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, split_settings
 from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.reports.test_set import HardDigit, TestSet
 from mnist_exp.runs import Run, RunDirectoryError, Status, find_runs, read_run
 from mnist_exp.runs.files import open_file
-from mnist_exp.runs.reading import read_predictions
+from mnist_exp.runs.reading import read_overrides, read_predictions
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Arm:
         """A number of ``run.json`` for each completed run that has it, such as ``("seconds", "train")``."""
         found = []
         for run in self.runs.values():
-            value = _recorded(run, *path)
+            value = recorded(run, *path)
             if isinstance(value, int | float):
                 found.append(float(value))
         return found
@@ -152,17 +152,29 @@ def compare(paths: Iterable[Path], baseline: str | None = None) -> Comparison:
         RunDirectoryError: none of them can be read.
         UsageError: ``baseline`` matches no arm, or more than one.
     """
-    collector = _Collector()
+    collector = Collector()
     paths = list(paths)
     for path in paths:
         collector.add(path)
+    return comparison_of(collector, len(paths), baseline)
+
+
+def comparison_of(collector: Collector, found: int, baseline: str | None = None) -> Comparison:
+    """The comparison of the runs that were added.
+
+    Args:
+        found: number of run directories.
+
+    Raises: as ``compare``.
+    """
     arms = collector.ordered_arms()
     if not arms:
         first = collector.problems[0]
         more = f" (and {len(collector.problems) - 1} more)" if len(collector.problems) > 1 else ""
         raise RunDirectoryError(f"{first.reason}{more}")
     varied, common = split_settings([arm.settings for arm in arms])
-    for arm, label in zip(arms, labels([arm.name for arm in arms], varied), strict=True):
+    typed_words = [overrides_of(arm.any_run) for arm in arms]
+    for arm, label in zip(arms, labels([arm.name for arm in arms], varied, typed_words), strict=True):
         arm.label = label
     chosen, reason = choose(arms, baseline)
     test_set = collector.test_sets.get(arms[chosen].test_set or "")
@@ -173,13 +185,13 @@ def compare(paths: Iterable[Path], baseline: str | None = None) -> Comparison:
         varied=varied,
         common=common,
         problems=collector.problems + _not_completed(arms),
-        notes=[*collector.notes, *_notes(arms)],
+        notes=[*collector.notes, *warnings(arms)],
         hard_digits=test_set.hardest() if test_set else [],
-        found=len(paths),
+        found=found,
     )
 
 
-class _Collector:
+class Collector:
     """Reads runs one by one and adds them to their arms."""
 
     def __init__(self) -> None:
@@ -188,17 +200,30 @@ class _Collector:
         self.notes: list[str] = []
         self.test_sets: dict[str, TestSet] = {}
 
+    def copy(self) -> Collector:
+        """A collector with the same runs, to which others can be added that are not complete."""
+        other = Collector()
+        other.arms = {
+            key: replace(arm, runs=dict(arm.runs), others=list(arm.others), correct=dict(arm.correct))
+            for key, arm in self.arms.items()
+        }
+        other.problems, other.notes, other.test_sets = list(self.problems), list(self.notes), self.test_sets
+        return other
+
     def add(self, path: Path) -> None:
+        """Read a run and add it; a run that cannot be read becomes a problem."""
         try:
-            run = read_run(path)
-            settings = hashed_config(run.config)
-            seed = int(settings.pop("seed"))
-            final = run.record.final or {}
-            if run.status == Status.COMPLETED and not {"test_accuracy", "test_loss", "images_seen"} <= final.keys():
-                raise RunDirectoryError(f"{path / 'run.json'}: a completed run without its final metrics")
+            self.add_run(read_result(path))
         except RunDirectoryError as error:
-            self.problems.append(Problem(str(path), "unreadable", str(error), 0, None))
-            return
+            self.add_unreadable(path, error)
+
+    def add_unreadable(self, path: Path, error: RunDirectoryError) -> None:
+        self.problems.append(Problem(str(path), "unreadable", str(error), 0, None))
+
+    def add_run(self, run: Run) -> None:
+        path = run.path
+        settings = hashed_config(run.config)
+        seed = int(settings.pop("seed"))
         if cut_off(path, run):
             self.notes.append(f"{path / 'metrics.jsonl'} ends in an incomplete line, which is left out")
         key = json.dumps(settings, sort_keys=True)
@@ -257,12 +282,25 @@ class _Collector:
         arm.calibration = own if arm.calibration is None else arm.calibration + own
 
 
-def _recorded(run: Run, *path: str) -> Any:
-    """A value of ``run.json``; None if it is missing."""
-    value: Any = run.record
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
-    return value
+def read_result(path: Path) -> Run:
+    """Read a run.
+
+    Raises:
+        RunDirectoryError: it cannot be read, or is complete without a result.
+    """
+    run = read_run(path)
+    final = run.record.final or {}
+    if run.status == Status.COMPLETED and not {"test_accuracy", "test_loss", "images_seen"} <= final.keys():
+        raise RunDirectoryError(f"{path / 'run.json'}: a completed run without its final metrics")
+    return run
+
+
+def overrides_of(run: Run) -> list[str]:
+    """The overrides of a run as typed; none where they are not known."""
+    try:
+        return read_overrides(run.path)
+    except RunDirectoryError:
+        return []
 
 
 def _not_completed(arms: Sequence[Arm]) -> list[Problem]:
@@ -270,66 +308,12 @@ def _not_completed(arms: Sequence[Arm]) -> list[Problem]:
     for arm in arms:
         for run in arm.others:
             reason = run.record.error or {
+                Status.WAITING: "not started yet",
                 Status.RUNNING: "still running: counted when it is complete",
                 Status.KILLED: f"its process ended without recording why; to continue it: mnist-train {typed('resume', run.path)}",
             }.get(run.status, "no reason recorded")
             problems.append(Problem(str(run.path), run.status, " ".join(reason.split()), len(run.metrics), arm.label))
     return problems
-
-
-def _notes(arms: Sequence[Arm]) -> Iterable[str]:
-    done = [(arm, run) for arm in arms for run in arm.runs.values()]
-
-    def distinct(title: str, values: Iterable[object]) -> Iterable[str]:
-        counts = Counter(str(value) for value in values)
-        if len(counts) > 1:
-            yield f"{title}: " + ", ".join(f"{value} ({count})" for value, count in counts.most_common(6))
-
-    def of(run: Run, *path: str) -> Any:
-        value = _recorded(run, *path)
-        return "unknown" if value is None else value
-
-    test_sets = Counter(arm.test_set for arm in arms if arm.test_set)
-    if len(test_sets) > 1:
-        yield (
-            f"The arms were tested on {len(test_sets)} different test sets ({_sizes(arms)}); their accuracies cannot be "
-            "compared, and only arms with the baseline's test set are compared with it"
-        )
-    for package in ("mnist-exp", "torch", "python"):
-        yield from distinct(
-            f"Runs with different versions of {package}", (of(run, "versions", package) for _, run in done)
-        )
-    commits = Counter(str(of(run, "git", "commit"))[:10] for _, run in done)
-    if len(commits) > 1:
-        yield "Runs of different commits: " + ", ".join(f"{name} ({n})" for name, n in commits.most_common(6))
-    if dirty := sum(of(run, "git", "dirty") is True for _, run in done):
-        yield f"{dirty} of {len(done)} completed runs come from a checkout with uncommitted changes"
-    machines = [
-        f"{of(run, 'hardware', 'cpu')}, {of(run, 'device')}, {of(run, 'threads')} threads"
-        + (", native kernels" if of(run, "backend") == "native" else "")
-        for _, run in done
-    ]
-    for line in distinct("Seconds, images/s and memory were measured in different places", machines):
-        yield f"{line}; compare them with care"
-    if single := [arm for arm in arms if len(arm.runs) == 1]:
-        yield f"One seed only, so the effect of the seed is not known: {_listed(single)}"
-    seeds = {tuple(sorted(arm.runs)) for arm in arms if len(arm.runs) > 1}
-    if len(seeds) > 1:
-        yield "Not all arms have the same seeds; differences use the seeds that both arms have"
-
-
-def _sizes(arms: Sequence[Arm]) -> str:
-    """The size of each test set, and its arms, as text."""
-    by_set: dict[str, list[Arm]] = {}
-    for arm in arms:
-        if arm.test_set:
-            by_set.setdefault(arm.test_set, []).append(arm)
-    return "; ".join(f"{same[0].test_images:,} images: {_listed(same)}" for same in by_set.values())
-
-
-def _listed(arms: Sequence[Arm]) -> str:
-    """The labels of the first few arms."""
-    return ", ".join(arm.label for arm in arms[:6]) + (f" and {len(arms) - 6} more" if len(arms) > 6 else "")
 
 
 def cut_off(path: Path, run: Run) -> bool:

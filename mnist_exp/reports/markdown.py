@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from mnist_exp.errors import as_typed, printable
+from mnist_exp.reports.answer import MEANING, Answer
 from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures import Figure
 from mnist_exp.reports.pairwise import Pairwise
@@ -14,10 +15,10 @@ from mnist_exp.reports.tables import Row, columns, interval, p_value, percent
 
 
 def document(
-    comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise], figures: Sequence[Figure], headline: str
+    comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise], figures: Sequence[Figure], answer: Answer
 ) -> str:
     """The content of ``report.md``."""
-    parts = [f"# {heading(comparison)}", _cell(headline)]
+    parts = _answer(comparison, figures, answer)
     parts.append("\n".join(f"- {_cell(note)}" for note in comparison.notes))
     parts.append("## What differs")
     if comparison.varied:
@@ -64,10 +65,24 @@ def document(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _answer(comparison: Comparison, figures: Sequence[Figure], answer: Answer) -> list[str]:
+    parts = [f"# {_cell(answer.title)}", _cell(answer.facts)]
+    for contrast in answer.contrasts:
+        parts += [_cell(contrast.sentence), *map(_code, contrast.commands)]
+    parts += [f"To train more seeds:\n\n{_code(command)}" for command in answer.more_seeds]
+    parts += [*_pictures(figures, "answer"), f"{heading(comparison)}."]
+    if answer.contrasts:
+        parts.append("\n".join(f"- **{title}**: {text}" for title, text in MEANING))
+    return parts
+
+
 def heading(comparison: Comparison) -> str:
-    """The title: the number of runs and of arms."""
+    """The number of runs and of arms."""
     runs, arms = comparison.found, len(comparison.arms)
-    return f"Comparison of {runs} {'run' if runs == 1 else 'runs'} in {arms} {'arm' if arms == 1 else 'arms'}"
+    number = f"{runs} run{'' if runs == 1 else 's'}"
+    if arms == 1:
+        return f"Report on {number}" + (" that differ in their seed" if runs > 1 else "")
+    return f"Comparison of {number} in {arms} arms"
 
 
 def baseline_sentence(comparison: Comparison) -> str:

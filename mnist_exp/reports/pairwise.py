@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mnist_exp.reports.collect import Arm, Comparison
@@ -51,7 +52,15 @@ class Pairwise:
 def against_baseline(comparison: Comparison) -> list[Pairwise]:
     """All arms but the baseline, in their order."""
     baseline = comparison.arms[comparison.baseline]
-    others = [arm for index, arm in enumerate(comparison.arms) if index != comparison.baseline]
+    return _against(baseline, [arm for index, arm in enumerate(comparison.arms) if index != comparison.baseline])
+
+
+def compare_pair(arm: Arm, opponent: Arm) -> Pairwise:
+    """One arm against another, not corrected, because it is the only comparison."""
+    return _against(opponent, [arm])[0]
+
+
+def _against(baseline: Arm, others: Sequence[Arm]) -> list[Pairwise]:
     comparable = [arm if arm.runs and baseline.runs and _same_test_set(arm, baseline) else None for arm in others]
     seeds = [
         seed_difference(arm.final("test_accuracy"), baseline.final("test_accuracy")) if arm else None

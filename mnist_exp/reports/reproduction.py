@@ -6,11 +6,8 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import yaml
-
-from mnist_exp.reports.collect import Arm, Comparison
-from mnist_exp.runs import Run, RunDirectoryError
-from mnist_exp.runs.files import open_file
+from mnist_exp.reports.collect import Arm, Comparison, overrides_of
+from mnist_exp.runs import Run
 from mnist_exp.runs.record import Hardware
 
 
@@ -67,10 +64,16 @@ def _reproduction(arm: Arm) -> Reproduction:
 
 def run_command(run: Run) -> str:
     """The command that trains this run again alone, even if a sweep started it."""
-    file = run.path / "overrides.yaml"
+    words = words_of(run)
+    return shlex.join(["mnist-train", *words]) if words else str(run.record.command or "unknown command")
+
+
+def words_of(run: Run) -> list[str]:
+    """The folders with a user's own configuration files, and the overrides; none if the overrides are not known."""
     try:
-        with open_file(file, "r") as stream:
-            overrides = yaml.safe_load(stream)
-        return shlex.join(["mnist-train", *(str(item) for item in overrides)])
-    except (OSError, RunDirectoryError, yaml.YAMLError, TypeError):
-        return str(run.record.command or "unknown command")
+        typed = shlex.split(run.record.command or "")
+    except ValueError:  # a quote that is not closed
+        typed = []
+    folders = [typed[place : place + 2] for place, word in enumerate(typed) if word in {"--config-dir", "-cd"}]
+    overrides = overrides_of(run)
+    return [*(word for folder in folders for word in folder), *overrides] if overrides else []

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mnist_exp.errors import as_typed
+from mnist_exp.errors import as_typed, unquoted
 
 ABSENT = "n/a"
+SEPARATOR = " · "  # between the parts of a label
 # If sections share a value by interpolation, the section in which a user sets it comes first.
 SECTIONS = ("regularization", "data", "trainer", "scheduler", "optimizer", "model")
 NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)")
@@ -114,22 +115,63 @@ def _rank(section: str) -> int:
     return SECTIONS.index(section) if section in SECTIONS else -1
 
 
-def labels(names: Sequence[str], varied: Sequence[Varied], longest: int = 70) -> list[str]:
-    """A unique label for each arm: its name, followed by the settings that differ if other arms have the same name.
+def labels(
+    names: Sequence[str], varied: Sequence[Varied], typed: Sequence[Sequence[str]] = (), longest: int = 70
+) -> list[str]:
+    """A unique label for each arm, as a person would say it: ``mlp · adamw · lr 0.05``.
 
-    If a label would be longer than ``longest`` characters, settings that are not needed for uniqueness are left out.
+    It has the name of the arm, and what a user chose differently for it. What all arms share, and what follows from a
+    choice (the learning rate in the file of an optimizer), is left out, unless labels would be equal without it. Where no
+    two arms have the same name, the names are the labels.
+
+    Args:
+        names: of the runs. varied: the settings that differ, see ``split_settings``.
+        typed: the overrides of each arm; empty where they are not known.
+        longest: in characters; settings that are not needed for uniqueness are then left out.
     """
-    result = list(names)
-    for name, count in Counter(names).items():
-        if count == 1:
-            continue
-        members = [index for index, other in enumerate(names) if other == name]
-        columns = [column for column in varied if len({column.shown(index) for index in members}) > 1]
-        long = _with_settings(name, members, columns)
-        if max(map(len, long)) > longest:
-            long = _with_settings(name, members, _needed(members, columns))
-        for index, label in zip(members, long, strict=True):
-            result[index] = label
+    if len(set(names)) == len(names):
+        return _unique(list(names), longest)
+    choices, keys = _chosen(names, varied, typed)
+    columns = [column for key in keys for column in varied if key in (column.key, *column.aliases)]
+    everyone = range(len(names))
+    parts = choices
+    plain = _with_settings(choices, everyone, columns)
+    if len(set(names)) > 1 or (not all(plain) and (any(plain) or not varied)):
+        parts = [[name, *others] for name, others in zip(names, choices, strict=True)]
+    result = _with_settings(parts, everyone, columns)
+    if max(map(len, result)) > longest:
+        columns = _needed(everyone, columns, parts)
+        result = _with_settings(parts, everyone, columns)
+    same: dict[str, list[int]] = defaultdict(list)
+    for index, text in enumerate(result):
+        same[text].append(index)
+    for members in same.values():
+        if len(members) > 1:
+            more = _distinguishing(members, [column for column in varied if column not in columns])
+            completed = _with_settings(parts, members, [*columns, *more])
+            if max(map(len, completed)) > longest:
+                completed = _with_settings(parts, members, [*columns, *_needed(members, more, parts)])
+            for index, label in zip(members, completed, strict=True):
+                result[index] = label
+    return _unique(result, longest)
+
+
+def _distinguishing(members: Sequence[int], columns: Sequence[Varied]) -> list[Varied]:
+    """The settings that differ between some arms, kinds first, without those that follow from a kind."""
+    differ = [column for column in columns if len({column.shown(index) for index in members}) > 1]
+    kinds = [column for column in differ if column.key.endswith("._target_")]
+    return kinds + [column for column in differ if column not in kinds and not _follows_from(kinds, column, members)]
+
+
+def _follows_from(kinds: Sequence[Varied], column: Varied, members: Sequence[int]) -> bool:
+    """Whether each combination of kinds has one value of the setting."""
+    combinations = {tuple(kind.shown(index) for kind in kinds) for index in members}
+    values = {(*(kind.shown(index) for kind in kinds), column.shown(index)) for index in members}
+    return bool(kinds) and len(combinations) == len(values)
+
+
+def _unique(result: list[str], longest: int) -> list[str]:
+    """Labels of at most ``longest`` characters, with numbers where they are cut or equal."""
     for index, label in enumerate(result):
         if len(label) > longest:
             result[index] = f"{label[: longest - 6]}… #{index + 1}"
@@ -137,17 +179,86 @@ def labels(names: Sequence[str], varied: Sequence[Varied], longest: int = 70) ->
     return [label if seen[label] == 1 else f"{label} #{index + 1}" for index, label in enumerate(result)]
 
 
-def _with_settings(name: str, members: Sequence[int], columns: Sequence[Varied]) -> list[str]:
-    texts = [[f"{_short(column, columns)}={text}" for text in shortened(column)] for column in columns]
-    return [" ".join([name, *(column[index] for column in texts)]) for index in members]
+# Keys that are part of no label: they do not change what is computed, or distinguish the runs of one arm.
+UNNAMED = ("seed", "name", "resume", "quiet", "show_layers", "logger", "sweep", "trust", "hydra")
 
 
-def _needed(members: Sequence[int], columns: Sequence[Varied]) -> list[Varied]:
-    """The settings without which some labels would be equal."""
-    kept = list(columns)
+def _chosen(
+    names: Sequence[str], varied: Sequence[Varied], typed: Sequence[Sequence[str]]
+) -> tuple[list[list[str]], list[str]]:
+    """What users chose: for each arm the names of its choices, and the keys that were typed for some arm, in that order."""
+    chosen = [_read_overrides(words) for words in typed] or [{} for _ in names]
+    keys = dict.fromkeys(key for own in chosen for key in own)
+    groups = [key for key in keys if "." not in key and len({own.get(key) for own in chosen}) > 1]
+    if all(own.get("model") in (None, name) for own, name in zip(chosen, names, strict=True)) and len(set(names)) > 1:
+        groups = [key for key in groups if key != "model"]  # a run has the name of its model if no other is given
+    choices = [[said_choice(key, own[key]) for key in groups if key in own] for own in chosen]
+    known = {key for column in varied for key in (column.key, *column.aliases)}
+    return choices, [key for key in keys if key in known]
+
+
+def _read_overrides(words: Sequence[str]) -> dict[str, str]:
+    """Key and value of each override that can be part of a label."""
+    pairs = (word.lstrip("+").partition("=") for word in words)
+    return {
+        key: unquoted(value)
+        for key, sign, value in pairs
+        if sign and key.partition(".")[0].split("/")[0] not in UNNAMED
+    }
+
+
+def said_choice(group: str, choice: str) -> str:
+    """A choice of a group as a person would say it: ``adamw`` for optimizer=adamw, ``no regularization`` for none."""
+    if choice in {"none", "null", "default"}:
+        return f"{'default' if choice == 'default' else 'no'} {_words(group)}"
+    return choice
+
+
+def said(key: str, value: Any) -> str:
+    """A setting as a person would say it: ``lr 0.05``, ``batch norm``, ``no early stopping``, ``adamw``; empty if absent.
+
+    Args:
+        key: dotted; the last part is said. value: as in a configuration.
+    """
+    if isinstance(value, str) and value == ABSENT:
+        return ""
+    if key.endswith("_target_"):
+        return str(value).rpartition(".")[2].lower()
+    name = _words(key.rpartition(".")[2])
+    if value is None or isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {value:g}" if isinstance(value, float) and len(f"{value:g}") <= 6 else f"{name} {as_typed(value)}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _with_settings(parts: Sequence[Sequence[str]], members: Sequence[int], columns: Sequence[Varied]) -> list[str]:
+    texts = [_said_of_all(column, columns) for column in columns]
+    return [SEPARATOR.join(filter(None, [*parts[i], *(column[i] for column in texts)])) for i in members]
+
+
+def _said_of_all(column: Varied, others: Sequence[Varied]) -> list[str]:
+    """The setting in words for each arm; numbers as in ``shortened``."""
+    key = _short(column, others)
+    number = [isinstance(value, float) and not isinstance(value, bool) for value in column.values]
+    return [
+        f"{_words(key)} {text}" if is_number else said(key, value)
+        for value, text, is_number in zip(column.values, shortened(column), number, strict=True)
+    ]
+
+
+def _needed(members: Sequence[int], columns: Sequence[Varied], parts: Sequence[Sequence[str]]) -> list[Varied]:
+    """The settings without which more labels would be equal."""
+
+    def distinct(kept: Sequence[Varied]) -> int:
+        return len({(*parts[index], *(column.shown(index) for column in kept)) for index in members})
+
+    kept, most = list(columns), distinct(columns)
     for column in reversed(columns):
         others = [other for other in kept if other is not column]
-        if len({tuple(other.shown(index) for other in others) for index in members}) == len(members):
+        if distinct(others) == most:
             kept = others
     return kept
 
@@ -167,5 +278,12 @@ def _rounded(digits: int, number: re.Match[str]) -> str:
 
 
 def _short(column: Varied, others: Sequence[Varied]) -> str:
+    """The last part of the key; the whole key where other settings have the same last part."""
+    if column.key.endswith("._target_"):
+        return column.key
     last = column.title.rpartition(".")[2]
-    return last if sum(other.title.rpartition(".")[2] == last for other in others) == 1 else column.title
+    return last if sum(other.title.rpartition(".")[2] == last for other in others) == 1 else _spaced(column.title)
+
+
+def _spaced(title: str) -> str:
+    return title.replace(".", " ")

@@ -75,12 +75,14 @@ class Difference:
         mean: of the differences.
         interval: 95 %, over seeds; None if the spread cannot be estimated.
         p: of Student's paired or Welch's unpaired t-test; None if the spread cannot be estimated.
+        error: standard error of the mean; None if the spread cannot be estimated.
     """
 
     n: int | None
     mean: float
     interval: Interval | None
     p: float | None
+    error: float | None = None
 
 
 def seed_difference(arm: dict[int, float], baseline: dict[int, float]) -> Difference:
@@ -112,12 +114,83 @@ def _difference(n: int | None, mean: float, error: float, degrees: float) -> Dif
     if error <= 1e-12:  # equal differences of accuracies differ only by rounding
         return Difference(n, mean, None, None)
     p = 2 * float(special.stdtr(degrees, -abs(mean) / error))
-    return Difference(n, mean, _t_interval(mean, error, degrees), p)
+    return Difference(n, mean, _t_interval(mean, error, degrees), p, error)
 
 
 def _t_interval(mean: float, error: float, degrees: float) -> Interval:
     half = float(special.stdtrit(degrees, (1 + LEVEL) / 2)) * error
     return Interval(mean - half, mean + half)
+
+
+POWER = 0.8  # of planned seeds: the usual one (Cohen 1988, section 2.4)
+MOST_SEEDS = 30  # for a difference of about half its own spread over seeds; smaller ones are not worth the training
+
+
+def power(n: int, effect: float, *, paired: bool = True, level: float = 1 - LEVEL) -> float:
+    """The probability that ``n`` seeds of both arms show a difference with a two-sided t-test (Cohen 1988, section 2.5).
+
+    If the true difference is d and normal over seeds, t has the noncentral t distribution: for pairs with n - 1 degrees of
+    freedom and noncentrality effect * sqrt(n), for separate seeds with 2 n - 2 and effect * sqrt(n / 2).
+
+    Args:
+        n: seeds of each arm, at least 2.
+        effect: d >= 0 divided by the standard deviation over seeds, of the differences (paired) or of one arm.
+        level: of the test.
+    """
+    degrees, shift = (n - 1, effect * math.sqrt(n)) if paired else (2 * n - 2, effect * math.sqrt(n / 2))
+    critical = float(special.stdtrit(degrees, 1 - level / 2))
+    upper, lower = (float(special.nctdtr(degrees, shift, end)) for end in (critical, -critical))
+    return 1 - upper + (lower if math.isfinite(lower) else 0.0)  # not a number where it is below 1e-10
+
+
+def seeds_needed(effect: float, *, paired: bool = True, level: float = 1 - LEVEL) -> int | None:
+    """The fewest seeds of each arm that show a difference with probability ``POWER``; None if more than ``MOST_SEEDS``.
+
+    Args: see ``power``.
+    """
+    numbers = range(2, MOST_SEEDS + 1)
+    return next((n for n in numbers if power(n, effect, paired=paired, level=level) >= POWER), None)
+
+
+def detectable(n: int, *, paired: bool = True, level: float = 1 - LEVEL) -> float:
+    """The smallest effect that ``n`` seeds show with probability ``POWER``, see ``power``."""
+    low, high = 0.0, 1.0
+    while power(n, high, paired=paired, level=level) < POWER:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if power(n, middle, paired=paired, level=level) < POWER else (low, middle)
+    return high
+
+
+@dataclass(frozen=True)
+class SeedPlan:
+    """What more seeds would show.
+
+    Attributes:
+        needed: seeds of each arm that show a difference as large as the measured one with probability ``POWER``; None if
+            more than ``MOST_SEEDS``.
+        detectable: the smallest difference that the seeds of now show with this probability, in the unit of the difference.
+    """
+
+    needed: int | None
+    detectable: float
+
+
+def plan_seeds(difference: Difference, n: int, comparisons: int = 1) -> SeedPlan | None:
+    """How many seeds a difference needs if the spread over seeds stays as measured; None if the spread is not known.
+
+    Args:
+        n: seeds of the arm with fewer seeds.
+        comparisons: number of comparisons for which the p-value is corrected; the level is divided by it (Bonferroni).
+    """
+    if difference.error is None:
+        return None
+    level = (1 - LEVEL) / comparisons
+    paired = difference.n is not None
+    spread = difference.error * math.sqrt(n if paired else n / 2)
+    needed = seeds_needed(abs(difference.mean) / spread, paired=paired, level=level)
+    return SeedPlan(needed, detectable(n, paired=paired, level=level) * spread)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -11,22 +11,32 @@ from rich.table import Table
 from mnist_exp.errors import printable
 from mnist_exp.reports.build import Report
 from mnist_exp.reports.markdown import baseline_sentence
-from mnist_exp.reports.tables import COLUMNS
+from mnist_exp.reports.tables import Column, with_spread
+from mnist_exp.reports.tables import columns as table_columns
 from mnist_exp.terminal import Terminal
 
-ON_A_TERMINAL = ("arm", "n", "accuracy", "std", "parameters", "train s", "not completed")
+ON_A_TERMINAL = ("arm", "n", "validation", "train s", "not completed")  # so many fit 80 characters
+TEST = Column("test", "", lambda row: row.mean, lambda row: with_spread(row.accuracy))
 
 
 def print_summary(report: Report, files: Sequence[Path]) -> None:
-    """Print the table of arms, the runs that are not counted, and the paths of the files."""
-    columns = [column for column in COLUMNS if column.title in ON_A_TERMINAL]
-    table = Table(title="Test accuracy of the result, over seeds")
+    """Print the answer, the table of arms, the runs that are not counted, and the paths of the files."""
+    console = Terminal()
+    found = report.answer
+    lines = [" ".join(filter(None, (f"{found.title}.", found.facts)))]
+    for contrast in found.contrasts:
+        lines += [contrast.sentence, *(f"  {command}" for command in contrast.commands)]
+    lines += [f"More seeds: {command}" for command in found.more_seeds]
+    for line in lines:
+        console.print(printable(line), markup=False)
+    columns = [column for column in table_columns(report.rows) if column.title in ON_A_TERMINAL]
+    columns.insert(len(columns) - 1 - (columns[-1].title == "not completed"), TEST)
+    table = Table(title="Accuracy of the result: mean ± standard deviation over n seeds")
     for column in columns:
         words = column.title in {"arm", "not completed"}
         table.add_column(column.title, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in report.rows[:40]:
         table.add_row(*(escape(printable(column.show(row))) for column in columns))
-    console = Terminal()
     console.print(table)
     if len(report.rows) > 1:
         console.print(f"{printable(baseline_sentence(report.comparison))} Another one: --baseline ARM", markup=False)

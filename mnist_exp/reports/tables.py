@@ -23,6 +23,7 @@ class Row:
     Attributes:
         place: position of the arm in the natural order.
         accuracy: test accuracy of the result, over seeds.
+        validation: validation accuracy of the result, over seeds; None if not all runs have a validation split.
         images_interval: of the mean accuracy, over test images.
         loss: test loss of the result, mean over seeds, in nats.
         best: highest mean test accuracy of an epoch, and that epoch; optimistic, because it is chosen on test data.
@@ -37,6 +38,7 @@ class Row:
     place: int
     is_baseline: bool
     accuracy: Sample | None
+    validation: Sample | None
     images_interval: Interval | None
     loss: float | None
     best: tuple[float, int] | None
@@ -62,20 +64,37 @@ class Row:
         return self.accuracy.interval if self.accuracy else None
 
     @property
+    def validation_mean(self) -> float | None:
+        return self.validation.mean if self.validation else None
+
+    @property
     def not_completed(self) -> str:
         return ", ".join(f"{count} {status}" for status, count in Counter(r.status for r in self.arm.others).items())
 
 
 def rows(comparison: Comparison) -> list[Row]:
-    """A row for each arm, highest mean accuracy first, arms without a result last."""
+    """A row for each arm, best first (see ``is_ranked_by_validation``), arms without a result last."""
     unsorted = [_row(arm, index, index == comparison.baseline) for index, arm in enumerate(comparison.arms)]
-    return sorted(unsorted, key=lambda row: -row.accuracy.mean if row.accuracy else math.inf)
+    by_validation = is_ranked_by_validation(unsorted)
+
+    def rank(row: Row) -> float:
+        mean = row.validation_mean if by_validation else row.mean
+        return math.inf if mean is None else -mean
+
+    return sorted(unsorted, key=rank)
+
+
+def is_ranked_by_validation(rows: Sequence[Row]) -> bool:
+    """Whether arms are ranked by validation accuracy: all with a result have it. Else they are ranked by test accuracy."""
+    known = [row for row in rows if row.accuracy]
+    return bool(known) and all(row.validation for row in known)
 
 
 def _row(arm: Arm, place: int, is_baseline: bool) -> Row:
     accuracies = list(arm.final("test_accuracy").values())
     losses = list(arm.final("test_loss").values())
     accuracy = _within_bounds(over_seeds(accuracies)) if accuracies else None
+    held_out = arm.recorded("final", "val_accuracy")
     images = arm.test_images
     ends = [int(run.record.final["epoch"]) for run in arm.runs.values() if run.record.final]
     speeds = [speed for run in arm.runs.values() if (speed := _images_per_second(run)) is not None]
@@ -85,6 +104,7 @@ def _row(arm: Arm, place: int, is_baseline: bool) -> Row:
         place=place,
         is_baseline=is_baseline,
         accuracy=accuracy,
+        validation=_within_bounds(over_seeds(held_out)) if accuracies and len(held_out) == len(accuracies) else None,
         images_interval=wilson(accuracy.mean * images, images) if accuracy and images else None,
         loss=fmean(losses) if losses else None,
         best=_best_epoch(arm),
@@ -149,6 +169,13 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f} %"
 
 
+def with_spread(sample: Sample | None) -> str:
+    """Mean and standard deviation over seeds in percent."""
+    if sample is None:
+        return "-"
+    return percent(sample.mean) if sample.std is None else f"{100 * sample.mean:.2f} ± {100 * sample.std:.2f} %"
+
+
 def interval(value: Interval | None, scale: float = 100, digits: int = 2) -> str:
     return "-" if value is None else f"{scale * value.low:.{digits}f} to {scale * value.high:.{digits}f}"
 
@@ -176,7 +203,13 @@ COLUMNS = (
     Column("arm", "Runs that differ in their seed only", lambda r: r.place, lambda r: r.arm.label),
     Column("n", "Seeds that completed", lambda r: len(r.arm.runs), lambda r: str(len(r.arm.runs))),
     Column(
-        "accuracy",
+        "validation",
+        "Validation accuracy of the result, mean ± standard deviation over seeds. Arms are ranked by it",
+        lambda r: r.validation_mean,
+        lambda r: with_spread(r.validation),
+    ),
+    Column(
+        "test accuracy",
         "Test accuracy of the result, mean over seeds",
         lambda r: r.mean,
         lambda r: percent(r.mean),
@@ -233,9 +266,16 @@ COLUMNS = (
 
 
 def columns(rows: Sequence[Row]) -> tuple[Column, ...]:
-    """The columns of the table of arms: ``COLUMNS``, and one for each metric that callbacks recorded."""
+    """The columns of the table of arms: those of ``COLUMNS`` that are not empty, and one for each metric of callbacks."""
     names = sorted({name for row in rows for name in row.extra})
-    return (*COLUMNS[:-1], *map(_own_column, names), COLUMNS[-1])
+    empty = set()
+    if not any(row.validation for row in rows):
+        empty.add("validation")
+    if not any(row.arm.others for row in rows):
+        empty.add("not completed")
+    shown = [column for column in COLUMNS if column.title not in empty]
+    place = len(shown) - ("not completed" not in empty)
+    return (*shown[:place], *map(_own_column, names), *shown[place:])
 
 
 def _own_column(name: str) -> Column:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from synthetic_runs import write_run
 
 from mnist_exp.cli import report
 from mnist_exp.demo import Demo, load_networks
+from mnist_exp.reports import live
+from mnist_exp.reports.live import LiveReport, ReportServer
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
@@ -62,25 +66,50 @@ def page_file(tmp_path: Path, composed: Callable[..., dict[str, Any]]) -> Path:
     for name, accuracy in (("low", 0.91), ("high", 0.97), ("middle", 0.94)):
         tree = composed(f"name={name}", "data=mnist5k", f"optimizer.lr={1 - accuracy}")
         for seed in range(2):
-            write_run(tmp_path / "runs" / f"{name}-{seed}", tree, seed=seed, accuracy=accuracy + seed / 1000)
+            write_run(tmp_path / "runs" / f"{name}-{seed}", tree, seed=seed, accuracy=accuracy + seed / 1000, epochs=6,
+                      val_accuracy=accuracy - 0.01)  # fmt: skip
     report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")])
     return tmp_path / "out" / "report.html"
+
+
+def count_lines(page: Page, number: int) -> None:
+    page.wait_for_function(f"document.querySelectorAll('#plot-curves_loss .mark-line path').length == {number}")
 
 
 def test_report(page_file: Path, visit: Visit) -> None:
     page = visit.page
     page.goto(page_file.as_uri())
     page.wait_for_selector("html[data-drawn=yes]")
-    assert page.locator(".plot svg").count() == page.locator(".plot").count() >= 10
+    assert page.locator(".plot svg").count() == page.locator(".plot").count() >= 8
 
-    lines = page.locator("#plot-curves_test_loss .mark-line path")
-    assert lines.count() == 3
-    switch = page.locator(".switch", has_text="middle")
+    assert page.locator("h1").inner_text().startswith("Best arm: high, 96.00\u00a0% validation")
+    assert page.locator(".badge").all_inner_texts() == ["too few seeds"]
+    assert page.locator("#plot-accuracy svg").bounding_box()["y"] < 800, "the first screen has the key figure"
+
+    lines = page.locator("#plot-curves_loss .mark-line path")
+    assert lines.count() == 6, "test and validation"
+    page.uncheck("#split-validation")
+    count_lines(page, 3)
+    switch = page.locator("[data-arm=middle]")
     switch.click()
-    page.wait_for_function("document.querySelectorAll('#plot-curves_test_loss .mark-line path').length == 2")
+    count_lines(page, 2)
     assert switch.get_attribute("aria-pressed") == "false"
-    switch.click()
-    page.wait_for_function("document.querySelectorAll('#plot-curves_test_loss .mark-line path').length == 3")
+    page.click("[data-only=middle]")
+    count_lines(page, 1)
+    page.check("#split-training")
+    count_lines(page, 2)
+    page.uncheck("#split-training")
+    page.click("#show-all")
+    count_lines(page, 3)
+
+    page.locator("#first").fill("4")
+    page.wait_for_function("document.querySelector('#plot-curves_loss .role-axis-label').textContent.startsWith('4')")
+    plot = page.locator("#plot-curves_loss svg")
+    plot.scroll_into_view_if_needed()
+    plot.hover()
+    shown = page.locator("#vg-tooltip-element td.key")
+    shown.first.wait_for()
+    assert sorted(shown.all_inner_texts()) == ["epoch", "high", "low", "middle"], "all arms at one epoch"
 
     def first_cells() -> list[str]:
         return [
@@ -89,7 +118,7 @@ def test_report(page_file: Path, visit: Visit) -> None:
         ]
 
     assert first_cells() == ["high", "middle", "low"]
-    loss = page.locator("#table-arms th button", has_text="accuracy")
+    loss = page.locator("#table-arms th button", has_text="test accuracy")
     loss.click()
     assert first_cells() == ["high", "middle", "low"]
     loss.click()
@@ -99,10 +128,26 @@ def test_report(page_file: Path, visit: Visit) -> None:
     page.select_option("#confused", "low")
     page.wait_for_function(f"document.querySelector('#plot-confusion').innerText != {before!r}")
 
+    page.locator("summary", has_text="side by side").click()
+    page.select_option("#side-1", label="low")
+    assert page.locator("#table-two thead th").all_inner_texts() == ["setting", "high", "low"]
+    assert page.locator("#table-two tbody td:first-child").all_inner_texts() == ["optimizer.lr"]
+
+    saved = {}
+    for kind in ("png", "csv"):
+        with page.expect_download() as download:
+            page.click(f"[data-{kind}=curves_error]")
+        saved[kind] = Path(download.value.path()).read_bytes()
+    with Image.open(io.BytesIO(saved["png"])) as image:
+        assert len(image.convert("RGB").getcolors(1_000_000) or []) > 10, "not blank"
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+    assert saved["csv"].decode().splitlines()[0] == "arm,key,split,epoch,mean,low,high,runs"
+    assert len(saved["csv"].decode().splitlines()) == 1 + 3 * 3 * 6
+
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page itself never scrolls sideways"
     ink, paper = (
         page.evaluate(f"getComputedStyle(document.querySelector('{place}')).{what}")
-        for place, what in (("#plot-curves_test_loss .role-axis-label text", "fill"), ("body", "backgroundColor"))
+        for place, what in (("#plot-curves_loss .role-axis-label text", "fill"), ("body", "backgroundColor"))
     )
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     assert (sum(map(int, ink[4:-1].split(", "))) > 384) == dark, "labels contrast with the paper"
@@ -117,6 +162,44 @@ def test_report(page_file: Path, visit: Visit) -> None:
     assert switch.is_visible(), "curves have a legend"
     page.wait_for_function("document.documentElement.scrollWidth <= 720")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_a_page_that_follows_runs(
+    browser: Browser, tmp_path: Path, composed: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "PAUSE", 0.0)
+    slow, fast = composed("name=slow", "data=mnist5k"), composed("name=fast", "data=mnist5k", "optimizer.lr=0.1")
+    write_run(tmp_path / "runs" / "slow", slow, accuracy=0.9)
+    going = write_run(tmp_path / "runs" / "fast", fast, accuracy=0.95, status="interrupted", epochs=2)
+    with ReportServer(LiveReport([str(tmp_path / "runs")], None), port=0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        page = browser.new_page(viewport={"width": 900, "height": 700})
+        visit = Visit(page)
+        page.goto(server.url)
+        page.wait_for_selector("html[data-drawn=yes]")
+        page.wait_for_function("document.getElementById('live').innerText.includes('1 of 2 done')")
+        assert page.locator("h1").inner_text() == "Best arm: slow, 90.00\u00a0% test accuracy"
+        page.click("[data-only=fast]")
+        page.locator("#errors").scroll_into_view_if_needed()
+        page.evaluate("document.getElementById('curves').scrollIntoView()")
+        shutil.rmtree(going)
+        write_run(going, fast, accuracy=0.95, epochs=5)
+        page.wait_for_function("document.querySelector('h1').innerText.includes('fast')", timeout=20_000)
+        page.wait_for_function(
+            "document.querySelector('#plot-curves_error .role-axis-label').textContent.includes('5')"
+        )
+        count_lines(page, 1)
+        assert abs(page.evaluate("document.getElementById('curves').getBoundingClientRect().top")) < 3, (
+            "its place is kept"
+        )
+        assert page.locator("[data-arm=slow]").get_attribute("aria-pressed") == "false"
+        assert "2 of 2 done" in page.locator("#live").inner_text()
+        assert visit.said == []
+        assert visit.stays_on(server.url)
+        page.close()
+        server.shutdown()
+        thread.join()
 
 
 def test_drawing(visit: Visit, mnist_train: Callable[..., int]) -> None:

@@ -75,20 +75,20 @@ class TestEpochs:
 
     @pytest.mark.parametrize("epochs", [1, 2, 3, 10, 50])
     def test_as_drawn(self, epochs: int, write: Callable[..., Path]) -> None:
-        figure = make(write(epochs=epochs))["curves_test_loss"]
+        figure = make(write(epochs=epochs))["curves_loss"]
         assert axes(figure)[0] == [str(tick) for tick in epoch_ticks(range(1, epochs + 1))]
 
     def test_one_epoch_is_a_point(self, write: Callable[..., Path]) -> None:
         write(epochs=3, seed=1)
-        lines = make(write("optimizer.lr=0.1", epochs=1))["curves_test_loss"].spec["layer"][1]
+        lines = make(write("optimizer.lr=0.1", epochs=1))["curves_loss"].spec["layer"][1]
         assert lines["mark"]["point"]["opacity"] == 1
-        assert make(write(epochs=3).parent / "runs" / "0")["curves_test_loss"].spec["layer"][1]["mark"]["point"] == {
+        assert make(write(epochs=3).parent / "runs" / "0")["curves_loss"].spec["layer"][1]["mark"]["point"] == {
             "size": 45, "opacity": 0,
         }  # fmt: skip
 
     def test_runs_of_different_length(self, write: Callable[..., Path]) -> None:
         write(epochs=3)
-        caption = make(write(epochs=2, seed=1))["curves_test_loss"].caption
+        caption = make(write(epochs=2, seed=1))["curves_loss"].caption
         assert caption.endswith("n = 2 seeds. Where the runs of an arm have different numbers of epochs, late points are "
                                 "means of fewer.")  # fmt: skip
 
@@ -143,7 +143,7 @@ class TestTicks:
         for lr, spent in (("0.003", 1), ("0.01", 2), ("0.1", 3)):
             write(f"optimizer.lr={lr}", accuracy=accuracy, epochs=1, seconds={"train": spent})
         figures = make(tmp_path / "runs")
-        for name in ("pareto_seconds", "setting_optimizer_lr", "accuracy", "curves_test_accuracy"):
+        for name in ("pareto_seconds", "setting_optimizer_lr", "accuracy"):
             (shares,) = [labels for labels in axes(figures[name]) if labels[0].endswith("%")]
             assert f"{100 * accuracy:g}%" in shares, name
             assert len(set(shares)) == len(shares) >= 2, name
@@ -191,7 +191,7 @@ class TestLabels:
                 assert {arm.label for arm in made.comparison.arms} <= set(said), figure.name
 
     def test_legends_show_lines(self, long: Path) -> None:
-        colour = make(long)["curves_test_loss"].spec["layer"][1]["encoding"]["color"]
+        colour = make(long)["curves_loss"].spec["layer"][1]["encoding"]["color"]
         assert (colour["legend"]["symbolType"], colour["legend"]["columns"]) == ("stroke", 1)
 
     def test_the_front_is_numbered_and_named(self, write: Callable[..., Path], tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ class TestLabels:
             write(f"optimizer.lr={lr}", accuracy=accuracy, seconds={"train": spent})
         figure = make(tmp_path / "runs")["pareto_seconds"]
         values = {value["arm"]: value["text"] for value in figure.spec["data"]["values"]}
-        assert values == {"lenet5 lr=1": "1, 2", "lenet5 lr=2": "3", "lenet5 lr=3": "", "lenet5 lr=4": ""}
-        assert ": 1 lenet5 lr=1; 2 lenet5 lr=4; 3 lenet5 lr=2. Triangles" in figure.caption
-        assert {"1 lenet5 lr=1", "2 lenet5 lr=4", "3 lenet5 lr=2", "1, 2", "3"} <= set(texts(figure))
+        assert values == {"lr 1": "1, 2", "lr 2": "3", "lr 3": "", "lr 4": ""}
+        assert ": 1 lr 1; 2 lr 4; 3 lr 2. Triangles" in figure.caption
+        assert {"1 lr 1", "2 lr 4", "3 lr 2", "1, 2", "3"} <= set(texts(figure))
         on_page = for_page(figure)["layer"][1]["encoding"]
         assert (on_page["color"]["legend"], on_page["shape"]["legend"]) == (None, None)
 
@@ -215,7 +215,7 @@ def test_captions_have_the_number_of_seeds(write: Callable[..., Path]) -> None:
     for seed in range(3):
         write(seed=seed)
     figures = make(write("optimizer.lr=0.1"))
-    for name in ("curves_train_loss", "accuracy", "confusion", "per_class", "reliability"):
+    for name in ("curves_loss", "accuracy", "confusion", "per_class", "reliability"):
         assert "n = 1 to 3 seeds" in figures[name].caption
 
 
@@ -229,5 +229,5 @@ def test_any_number_of_classes_in_their_order(write: Callable[..., Path]) -> Non
 def test_the_matrix_begins_with_the_best_arm(write: Callable[..., Path]) -> None:
     write("optimizer.lr=0.01", accuracy=0.9)
     figure = make(write("optimizer.lr=0.1", accuracy=0.95))["confusion"]
-    assert figure.spec["params"][0]["value"] == "lenet5 lr=0.1"
-    assert figure.caption.endswith("In the files: lenet5 lr=0.1.")
+    assert figure.spec["params"][0]["value"] == "lr 0.1"
+    assert figure.caption.endswith("In the files: lr 0.1.")

@@ -100,17 +100,26 @@ class TestArms:
 
     def test_arms_of_one_name_have_distinct_labels(self) -> None:
         columns = [Varied("optimizer.lr", (), (0.1, 0.2, 0.1)), Varied("model.hidden", (), ([8], [8], [16]))]
-        assert labels(["a", "a", "b"], columns) == ["a lr=0.1", "a lr=0.2", "b"]
+        assert labels(["a", "a", "b"], columns) == ["a · lr 0.1", "a · lr 0.2", "b"]
         long = Varied("k", (), (0.12345678, 0.12346789, 0.5)), Varied("l", (), ("y" * 60, "y" * 60, "z"))
-        assert labels(["a"] * 3, long) == ["a k=0.12346", "a k=0.12347", "a k=0.5"]
+        assert labels(["a"] * 3, long) == ["k 0.12346", "k 0.12347", "k 0.5"]
         short = Varied("k", (), (0.12345678, 0.2, 1.23456e-05))
-        assert labels(["a"] * 3, [short]) == ["a k=0.1235", "a k=0.2", "a k=1.235e-05"]
+        assert labels(["a"] * 3, [short]) == ["k 0.1235", "k 0.2", "k 1.235e-05"]
         assert len(set(labels(["a"] * 3, [Varied("k", (), ("x" * 90,) * 2 + ("y",))]))) == 3
 
     def test_headline(self, runs: Path) -> None:
-        assert make(runs).headline == (
-            "Highest mean test accuracy: 98.65 % by wide (4 seeds, 95 % interval over seeds 98.44 to 98.86 %). "
-            "Against the baseline base (asked for with --baseline): better (+2.35 points, +23.5 of 1,000 test images)."
+        made = make(runs)
+        assert made.answer.title == "Best arm: wide, 98.65 % test accuracy"
+        assert made.answer.facts == "Mean of 4 seeds; 95 % interval of the test accuracy over seeds 98.44 to 98.86 %."
+        (against_baseline, against_second) = made.answer.contrasts
+        assert against_baseline.sentence == (
+            "Against the baseline base: +2.35 points (95 % interval +2.14 to +2.56): real. So large a difference is rare by "
+            "chance (p <0.001 over seeds, p <0.001 by image)."
+        )
+        assert (against_second.opponent.label, against_second.finding, against_second.more) == (
+            "single",
+            "too few seeds",
+            2,
         )
 
 
@@ -153,7 +162,7 @@ class TestPairs:
         made = make(tmp_path / "runs", baseline="a")
         (pair,) = made.pairs
         assert (pair.effect, pair.in_images) == ("+2.00", "+10 of 500")
-        assert "(+2.00 points, +10 of 500 test images)" in made.headline
+        assert "+2.00 points" in made.headline
         written = [path.read_text() for path in write(made, tmp_path / "out")]
         assert not any("10,000" in text.partition("<script>")[0] for text in written)
 
@@ -164,7 +173,6 @@ class TestPairs:
         made = make(tmp_path / "runs", baseline="lr1")
         (pair,) = made.pairs
         assert (pair.effect, pair.in_images) == ("+2.00", "-")
-        assert made.headline.endswith("(+2.00 points).")
 
 
 class TestNotes:
@@ -257,7 +265,7 @@ class TestMistakes:
         )
         assert Path("taken").read_text() == "a file"
 
-    @pytest.mark.parametrize("name", ["report.md", "figures/curves_test_loss.svg"])
+    @pytest.mark.parametrize("name", ["report.md", "figures/curves_loss.svg"])
     def test_a_folder_where_a_file_belongs(self, name: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (Path("out") / name).mkdir(parents=True)
         assert refused(capsys, runs, "--output", "out") == (
@@ -314,7 +322,7 @@ class TestFiles:
         figures = list((output / "figures").iterdir())
         assert {path.suffix for path in figures} == {".svg", ".png", ".json"}
         names = {path.stem for path in figures}
-        assert {f"curves_{split}_{what}" for split in ("train", "test") for what in ("loss", "accuracy")} <= names
+        assert {"curves_error", "curves_loss"} <= names
         assert {"accuracy", "differences", "pareto_parameters", "confusion", "per_class", "reliability"} <= names
         for path in figures:
             if path.suffix == ".png":
@@ -355,7 +363,10 @@ class TestFiles:
         page = Links()
         page.feed(text)
         assert page.addresses
-        assert all(address.startswith(("data:", "#")) for address in page.addresses)
+        assert all(address.startswith(("data:", "#", "../runs/")) for address in page.addresses)
+        links = [address for address in page.addresses if address.startswith("../")]
+        assert len(links) == 15
+        assert all((tmp_path / "out" / link / "run.json").is_file() for link in links)
         assert "default-src 'none'" in text
         assert page.images == 30
         for said in (
@@ -377,7 +388,7 @@ class TestFiles:
         assert "<script>alert" not in text
         assert "<img src=x" not in text
         assert "</script><b>" not in text
-        assert text.count("</script>") == 2
+        assert text.count("</script>") == 3
 
     def test_figures_of_an_earlier_report_are_deleted(self, runs: Path, tmp_path: Path) -> None:
         write(make(runs), tmp_path / "out")
@@ -451,7 +462,7 @@ class TestSweeps:
         assert len(drawn) == CURVES
         assert made.comparison.arms[made.comparison.baseline].label in drawn
         write(made, tmp_path / "out")
-        assert "the 3 others are in the tables only" in (tmp_path / "out" / "report.html").read_text()
+        assert "The figures show 12 of 15 arms" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("image_size", [28, 32])

@@ -17,7 +17,9 @@ from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from mnist_exp.reports.statistics import (
+    POWER,
     calibration,
+    detectable,
     holm,
     image_difference,
     importance,
@@ -25,7 +27,10 @@ from mnist_exp.reports.statistics import (
     merge_dependent,
     over_seeds,
     pareto,
+    plan_seeds,
+    power,
     seed_difference,
+    seeds_needed,
     wilson,
 )
 
@@ -113,6 +118,67 @@ class TestSeedDifference:
         difference = seed_difference({0: 0.903, 1: 0.913}, {0: 0.9, 1: 0.91})
         assert difference.mean == pytest.approx(0.003)
         assert (difference.interval, difference.p) == (None, None)
+
+
+class TestPower:
+    @pytest.mark.parametrize(
+        ("n", "effect", "paired", "known"),
+        [(34, 0.5, True, 0.8078), (5, 1.0, True, 0.4014), (64, 0.5, False, 0.8015), (26, 0.8, False, 0.8075)],
+    )
+    def test_published_values(self, n: int, effect: float, paired: bool, known: float) -> None:
+        """G*Power 3; Cohen (1988), tables 2.3.5 and 2.4.1, for 64 and 26."""
+        assert power(n, effect, paired=paired) == pytest.approx(known, abs=5e-5)
+
+    @pytest.mark.parametrize(("n", "effect", "level"), [(2, 8.0, 0.05), (3, 2.0, 0.05), (5, 1.2, 0.05), (8, 1.5, 0.01)])
+    def test_paired_agrees_with_simulation(self, n: int, effect: float, level: float) -> None:
+        differences = np.random.default_rng(1).normal(effect, 1.0, (40_000, n))
+        shown = stats.ttest_1samp(differences, 0, axis=1).pvalue < level
+        assert power(n, effect, level=level) == pytest.approx(shown.mean(), abs=0.01)
+
+    @pytest.mark.parametrize(("n", "effect"), [(3, 2.0), (6, 1.5)])
+    def test_unpaired_agrees_with_simulation(self, n: int, effect: float) -> None:
+        random = np.random.default_rng(2)
+        shown = stats.ttest_ind(random.normal(effect, 1, (40_000, n)), random.normal(0, 1, (40_000, n)), axis=1)
+        assert power(n, effect, paired=False) == pytest.approx((shown.pvalue < 0.05).mean(), abs=0.01)
+
+    def test_the_planned_number_is_the_smallest_that_is_enough(self) -> None:
+        for effect in (0.6, 1.0, 3.0):
+            needed = seeds_needed(effect)
+            assert needed is not None
+            assert power(needed, effect) >= POWER > power(needed - 1, effect)
+        assert (seeds_needed(1.0), seeds_needed(0.3)) == (10, None)
+
+    @pytest.mark.parametrize("level", [0.05, 0.05 / 29])
+    def test_detectable_is_the_inverse(self, level: float) -> None:
+        for n in (2, 3, 10):
+            assert power(n, detectable(n, level=level), level=level) == pytest.approx(POWER)
+
+    def test_a_plan_from_measured_seeds(self) -> None:
+        values = {0: 0.980, 1: 0.984, 2: 0.983, 3: 0.981}
+        gains = (0.000, 0.004, 0.001, 0.003)
+        paired = seed_difference({seed: values[seed] + gains[seed] for seed in values}, values)
+        plan = plan_seeds(paired, 4)
+        assert plan is not None
+        assert plan.needed == seeds_needed(0.002 / np.std(gains, ddof=1))
+        assert plan.detectable == pytest.approx(detectable(4) * np.std(gains, ddof=1))
+        stricter = plan_seeds(paired, 4, comparisons=10)
+        assert stricter is not None
+        assert stricter.detectable > plan.detectable
+        separate = plan_seeds(seed_difference({10 + seed: value for seed, value in values.items()}, values), 4)
+        assert separate is not None
+        assert separate.needed is None, "no difference at all"
+        assert separate.detectable == pytest.approx(detectable(4, paired=False) * np.std([*values.values()], ddof=1))
+        assert plan_seeds(seed_difference({0: 0.9}, {0: 0.8}), 1) is None
+
+    def test_the_best_against_the_runner_up_keeps_the_level_without_correction(self) -> None:
+        """Hung and Fithian (2019): also where many equal arms compete, and where two are equal and the others worse."""
+        random = np.random.default_rng(3)
+        for centre in ([0.0] * 8, [0.0, 0.0, -9.0]):
+            arms = np.sort(np.array(centre)[:, None, None] + random.normal(0, 1, (len(centre), 4000, 4)), axis=-1)
+            arms = random.permuted(arms, axis=-1)
+            order = arms.mean(axis=-1).argsort(axis=0)
+            best, second = (np.take_along_axis(arms, order[[place], :, None], axis=0)[0] for place in (-1, -2))
+            assert (stats.ttest_rel(best, second, axis=1).pvalue < 0.05).mean() < 0.06
 
 
 class TestMcNemar:

@@ -99,7 +99,7 @@ def test_validation_comes_with_its_curves(tmp_path: Path, composed: Callable[...
         ]
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = wandb_report.specification(build(compare([tmp_path / "runs" / "0", tmp_path / "runs" / "1"])))
-    assert made["displayName"] == "depths: Comparison of 2 runs in 1 arm"
+    assert made["displayName"] == "depths: Report on 2 runs that differ in their seed"
     panels, sets, texts = blocks_of(made["spec"])
     assert panels == [*["Run History Line Plot"] * 6, *["Bar Chart"] * 4, "Run Comparer", "Media Browser"]
     assert {"validation loss", "validation accuracy"} <= {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures.arms import accuracies, differences
 from mnist_exp.reports.figures.costs import costs
-from mnist_exp.reports.figures.curves import curves
+from mnist_exp.reports.figures.curves import curves, default_splits, recorded_splits
 from mnist_exp.reports.figures.drawing import draw, for_file, for_page
 from mnist_exp.reports.figures.errors import errors
 from mnist_exp.reports.figures.parts import CURVES, Figure, shown_arms, style
@@ -15,7 +15,18 @@ from mnist_exp.reports.figures.settings import settings
 from mnist_exp.reports.pairwise import Pairwise
 from mnist_exp.reports.tables import Row
 
-__all__ = ["CURVES", "Figure", "all_figures", "draw", "for_file", "for_page", "shown_arms", "style"]
+__all__ = [
+    "CURVES",
+    "Figure",
+    "all_figures",
+    "default_splits",
+    "draw",
+    "for_file",
+    "for_page",
+    "recorded_splits",
+    "shown_arms",
+    "style",
+]
 
 
 def all_figures(comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise]) -> list[Figure]:
@@ -24,7 +35,7 @@ def all_figures(comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pai
     figures: list[Figure] = []
     if any(arm.curves() for arm in shown):
         figures.extend(curves(shown))
-    if any(row.accuracy for row in rows):
+    if any(row.accuracy and (len(rows) > 1 or row.accuracy.n > 1) for row in rows):
         figures.append(accuracies(rows))
     if any(pair.seeds for pair in pairs):
         figures.append(differences(pairs, comparison.arms[comparison.baseline].label))

@@ -7,47 +7,64 @@ from collections.abc import Sequence
 from mnist_exp.reports.axes import NUMBER, Spec, accuracy_axis, rows_of, window
 from mnist_exp.reports.figures.parts import COLOURS, DOT, DOTS, Figure, layer, seeds_of, tip
 from mnist_exp.reports.pairwise import Pairwise
+from mnist_exp.reports.statistics import Sample
 from mnist_exp.reports.tables import Row
 
+DIAMOND = {"type": "point", "shape": "diamond", "filled": False, "size": 70, "color": COLOURS[2], "strokeWidth": 1.5}
 INTERVAL = {"type": "rule", "strokeWidth": 2, "color": COLOURS[0], "clip": True}
 
 
 def accuracies(rows: Sequence[Row]) -> Figure:
-    """Test accuracy by arm."""
+    """Test accuracy by arm, and validation accuracy where it is known."""
     shown = [row for row in rows if row.accuracy][:DOTS]
-    means: list[Spec] = []
-    single: list[Spec] = []
-    for row in shown:
-        assert row.accuracy is not None
-        known = row.accuracy.interval
-        means.append(
-            {"arm": row.arm.label, "accuracy": row.accuracy.mean, "n": row.accuracy.n,
-             "low": known.low if known else None, "high": known.high if known else None}
-        )  # fmt: skip
-        single += [
-            {"arm": row.arm.label, "accuracy": value, "seed": seed}
-            for seed, value in row.arm.final("test_accuracy").items()
-        ]
+    means = [_mean(row, row.accuracy) for row in shown if row.accuracy]
+    held_out = [_mean(row, row.validation) for row in shown if row.validation]
+    single = [
+        {"arm": row.arm.label, "accuracy": value, "seed": seed}
+        for row in shown
+        for seed, value in row.arm.final("test_accuracy").items()
+    ]
     y, height = rows_of([row.arm.label for row in shown])
-    x = accuracy_axis([seed["accuracy"] for seed in single])
+    points = [value["accuracy"] for value in [*single, *held_out]]
+    x = accuracy_axis([*points, *_ends(means, points)], "accuracy" if held_out else "test accuracy", margin=0.05)
     place, span = {"field": "accuracy", **x}, {"x": {"field": "low", **x}, "x2": {"field": "high"}}
     tick = {"type": "tick", "color": COLOURS[1], "thickness": 1.5, "size": 10}
-    accuracy = tip("accuracy", ".2%")
-    of_mean = [tip("arm"), tip("n", title="seeds"), accuracy, tip("low", ".2%"), tip("high", ".2%")]
+    number, accuracy = tip("n", title="seeds"), tip("accuracy", ".2%")
+    of_mean = [tip("arm"), number, accuracy, tip("low", ".2%"), tip("high", ".2%")]
     spec = {
         "encoding": {"y": {"field": "arm", **y}},
         "layer": [
+            layer(DIAMOND, held_out, x=place, tooltip=[tip("arm"), number, tip("accuracy", ".2%", "validation")]),
             layer(tick, single, x=place, tooltip=[tip("arm"), tip("seed"), accuracy]),
             layer(INTERVAL, [mean for mean in means if mean["low"] is not None], **span),
             layer(DOT, means, x=place, tooltip=of_mean),
         ],
     }
     more = f" The best {DOTS} of {len(rows)} arms." if len(rows) > DOTS else ""
-    caption = (
-        "Test accuracy of the result: each seed (ticks), mean (point) and 95 % interval of the mean over seeds "
-        f"(line, cut at the edge of the picture; none where there is one seed); {seeds_of(row.arm for row in shown)}.{more}"
+    ranking = (
+        "Diamonds: mean validation accuracy, by which the arms are ranked; " if len(held_out) == len(shown) else ""
     )
-    return Figure("accuracy", "Test accuracy by arm", caption, "pairwise", spec, height=height)
+    caption = (
+        "Test accuracy of the result: each seed (ticks), mean (point) and 95 % interval of the mean over seeds (line, cut "
+        f"where it is very wide; none where there is one seed). {ranking}{seeds_of(row.arm for row in shown)}.{more}"
+    )
+    title = "Accuracy by arm" if held_out else "Test accuracy by arm"
+    return Figure("accuracy", title, caption, "answer", spec, height=height)
+
+
+def _mean(row: Row, sample: Sample) -> Spec:
+    known = sample.interval
+    return {
+        "arm": row.arm.label, "accuracy": sample.mean, "n": sample.n,
+        "low": known.low if known else None, "high": known.high if known else None,
+    }  # fmt: skip
+
+
+def _ends(means: Sequence[Spec], points: Sequence[float]) -> list[float]:
+    """The ends of the intervals, as far as they make the axis at most three times as wide as the points do."""
+    low, high = min(points), max(points)
+    ends = [mean[end] for mean in means for end in ("low", "high") if mean[end] is not None]
+    return [min(max(end, 2 * low - high), 2 * high - low) for end in ends]
 
 
 def differences(pairs: Sequence[Pairwise], baseline: str) -> Figure:

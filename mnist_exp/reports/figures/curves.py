@@ -1,4 +1,4 @@
-"""Loss and accuracy by epoch, for training and test data."""
+"""Error and loss by epoch, for test, validation and training data."""
 
 from __future__ import annotations
 
@@ -8,68 +8,138 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mnist_exp.reports.axes import NUMBER, Spec, accuracy_axis, epoch_ticks, rounded, window
+from mnist_exp.reports.axes import NUMBER, PERCENT, Spec, epoch_ticks, rounded
 from mnist_exp.reports.collect import Arm
 from mnist_exp.reports.figures.parts import Figure, by_arm, layer, seeds_of, switch, tip
 
+SPLITS = {"test": "test", "validation": "val", "training": "train"}  # as shown, and in the records
+STROKES = {"test": 2.5, "validation": 1.25, "training": 1.0}  # width in pixels
+# On more than about two powers of ten only these have ticks; on less, so many that a part has some, too.
+TICKS = {"expr": "log(domain('y')[1] / domain('y')[0]) > 5 ? 2 : 8"}
+OPACITIES = {"test": 1.0, "validation": 0.9, "training": 0.55}
+
 
 def curves(arms: Sequence[Arm]) -> Iterator[Figure]:
-    """A figure for each split and metric that was recorded."""
-    for split, metric in (("train", "loss"), ("test", "loss"), ("train", "accuracy"), ("test", "accuracy")):
-        values = [value for arm in arms for value in _by_epoch(arm, f"{split}_{metric}")]
+    """A figure for error and one for loss, each with all splits that were recorded."""
+    for metric in ("error", "loss"):
+        values = [
+            value
+            for place, arm in enumerate(arms)
+            for split in SPLITS
+            for value in _by_epoch(arm, place, split, metric)
+        ]
         if values:
-            yield _curve(arms, split, metric, values)
+            yield _curve(arms, metric, values)
 
 
-def _by_epoch(arm: Arm, key: str) -> Iterator[Spec]:
+def default_splits(arms: Sequence[Arm]) -> list[str]:
+    """The splits that are drawn at first: all for one arm; fewer for several, because the lines would hide each other."""
+    return list(SPLITS) if len(arms) == 1 else ["test", "validation"] if len(arms) <= 4 else ["test"]
+
+
+def recorded_splits(figure: Figure) -> list[str]:
+    """The splits that a figure of curves has."""
+    found = {value["split"] for value in figure.spec["data"]["values"]}
+    return [split for split in SPLITS if split in found]
+
+
+def _by_epoch(arm: Arm, place: int, split: str, metric: str) -> Iterator[Spec]:
     """Mean and range over the arm's runs after each epoch."""
+    key = f"{SPLITS[split]}_{'accuracy' if metric == 'error' else 'loss'}"
     by_epoch: dict[int, list[float]] = {}
     for run in arm.curves():
         for row in run.metrics:
-            if math.isfinite(row[key]):
-                by_epoch.setdefault(int(row["epoch"]), []).append(float(row[key]))
+            if (value := row.get(key)) is not None and math.isfinite(value):
+                by_epoch.setdefault(int(row["epoch"]), []).append(1 - value if metric == "error" else float(value))
     for epoch, measured in sorted(by_epoch.items()):
         mean, low, high = (rounded(float(f(measured))) for f in (np.mean, min, max))
-        yield {"arm": arm.label, "epoch": epoch, "mean": mean, "low": low, "high": high, "runs": len(measured)}
+        yield {"arm": arm.label, "key": f"{split}{place}", "split": split, "epoch": epoch,
+               "mean": mean, "low": low, "high": high, "runs": len(measured)}  # fmt: skip
 
 
-def _curve(arms: Sequence[Arm], split: str, metric: str, values: Sequence[Spec]) -> Figure:
-    name, form = f"{split} {metric}", ".2%" if metric == "accuracy" else ".4f"
+def _curve(arms: Sequence[Arm], metric: str, values: list[Spec]) -> Figure:
+    name = f"{metric} (nats)" if metric == "loss" else metric
+    form = ".3~%" if metric == "error" else ".4f"
+    raised = _keep_positive(values, arms)
     epochs = [value["epoch"] for value in values]
-    x = {"field": "epoch", "type": "quantitative", "title": "epoch", "scale": {"nice": False},
+    x = {"field": "epoch", "type": "quantitative", "title": "epoch", "scale": {"nice": False, "zero": False},
          "axis": {"values": epoch_ticks(epochs), "format": "d", "grid": False}}  # fmt: skip
-    ends = [value[end] for value in values for end in ("low", "high")]
-    if metric == "accuracy":
-        y = accuracy_axis(ends, name, margin=0.05)
-    else:
-        y = {"type": "quantitative", "title": f"{name} (nats)", "scale": window(ends, 0.05, low=0.0),
-             "axis": {"format": NUMBER}}  # fmt: skip
-    number: Spec = {"kind": "quantitative"}
-    tooltip = [
-        tip("arm", kind="nominal"),
-        tip("epoch", **number),
-        tip("mean", form, **number),
-        tip("low", form, "lowest seed", **number),
-        tip("high", form, "highest seed", **number),
-        tip("runs", **number),
-    ]
+    axis = {"format": PERCENT if metric == "error" else NUMBER, "labelOverlap": "greedy", "tickCount": TICKS}
+    scale = {"type": "log", "nice": False, "padding": 8}
+    y: Spec = {"type": "quantitative", "title": name, "scale": scale, "axis": axis}
     colour: Spec = by_arm(arms)
-    has_single = min(Counter(value["arm"] for value in values).values()) == 1  # a line needs two points
+    per_line = Counter((value["arm"], value["split"]) for value in values)
+    look: Spec = {
+        channel: {"field": "split", "type": "ordinal", "legend": None,
+                  "scale": {"domain": list(sizes), "range": list(sizes.values())}}
+        for channel, sizes in (("strokeWidth", STROKES), ("strokeOpacity", OPACITIES))
+    }  # fmt: skip
     band: Spec = {"y": {"field": "low", **y}, "y2": {"field": "high"}}
-    line = {"type": "line", "strokeWidth": 2, "point": {"size": 45, "opacity": int(has_single)}}
+    line = {
+        "type": "line",
+        "point": {"size": 45, "opacity": int(min(per_line.values()) == 1)},
+    }  # a line needs two points
+    switched = switch(arms)
     spec = {
-        "data": {"values": list(values)},
-        **switch(arms),
+        "data": {"values": values},
+        "params": [
+            *switched["params"],
+            {"name": "splits", "value": default_splits(arms)},
+            {"name": "first", "value": min(epochs)},
+        ],
+        "transform": [*switched["transform"], {"filter": "indexof(splits, datum.split) >= 0 && datum.epoch >= first"}],
         "encoding": {"x": x},
         "layer": [
-            layer({"type": "area", "opacity": 0.18}, **band, color=colour["color"]),
-            layer(line, y={"field": "mean", **y}, **colour, tooltip=tooltip),
+            {**layer({"type": "area", "opacity": 0.18}, **band, color=colour["color"]),
+             "transform": [{"filter": "datum.split == 'test'"}]},
+            layer(line, y={"field": "mean", **y}, **colour, **look),
+            _all_at_an_epoch(arms, values, form),
         ],
+    }  # fmt: skip
+    return Figure(f"curves_{metric}", f"{metric.capitalize()} by epoch", _caption(arms, values, metric, raised),
+                  "curves", spec, switchable=True, height=340)  # fmt: skip
+
+
+def _keep_positive(values: Sequence[Spec], arms: Sequence[Arm]) -> float | None:
+    """Raise zeros to half an image of the test set, because a log axis has no zero; the new value if there was one."""
+    ends = ("mean", "low", "high")
+    smallest = min((value[end] for value in values for end in ends if value[end] > 0), default=1.0)
+    images = max((arm.test_images or 0 for arm in arms), default=0)
+    floor = rounded(0.5 / images if images else smallest / 2)
+    zeros = [(value, end) for value in values for end in ends if value[end] <= 0]
+    for value, end in zeros:
+        value[end] = floor
+    return floor if zeros else None
+
+
+def _all_at_an_epoch(arms: Sequence[Arm], values: Sequence[Spec], form: str) -> Spec:
+    """A rule at the epoch nearest to the pointer, whose tooltip has the means of all curves there."""
+    keys = dict.fromkeys((value["key"], value["arm"], value["split"]) for value in values)
+    texts = [
+        tip(key, form, split if len(arms) == 1 else arm if split == "test" else f"{arm} ({split})", "quantitative")
+        for key, arm, split in keys
+    ]
+    near = {"type": "point", "fields": ["epoch"], "nearest": True, "on": "pointerover", "clear": "pointerout"}
+    shade = {"condition": {"param": "near", "empty": False, "value": 0.5}, "value": 0}
+    rule = layer("rule", opacity=shade, tooltip=[tip("epoch", kind="quantitative"), *texts])
+    return {
+        **rule,
+        "params": [{"name": "near", "select": near}],
+        "transform": [{"pivot": "key", "value": "mean", "groupby": ["epoch"]}],
     }
-    when = "measured during the epoch, in training mode" if split == "train" else "of the weights after the epoch"
+
+
+def _caption(arms: Sequence[Arm], values: Sequence[Spec], metric: str, raised: float | None) -> str:
+    splits = {value["split"] for value in values}
+    marks = {"test": "thick: test", "validation": "thin: validation", "training": "faint: training (in training mode)"}
+    what = "Share of images that are wrong (100 % minus accuracy)" if metric == "error" else "Loss"
     fewer = any(len({len(run.metrics) for run in arm.curves()}) > 1 for arm in arms)
-    ended = (
+    later = (
         " Where the runs of an arm have different numbers of epochs, late points are means of fewer." if fewer else ""
     )
-    caption = f"{name.capitalize()}, {when}: mean over seeds, band from the lowest to the highest seed; {seeds_of(arms)}.{ended}"
-    return Figure(f"curves_{split}_{metric}", name.capitalize(), caption, "curves", spec, switchable=True)
+    zero = f" No error at all is drawn at {100 * raised:.3g} %." if raised and metric == "error" else ""
+    return (
+        f"{what}, on a log axis, so that late differences can be seen: mean over seeds, band from the lowest to the highest "
+        f"seed of the test data. {'; '.join(marks[split] for split in SPLITS if split in splits).capitalize()}; "
+        f"{seeds_of(arms)}.{zero}{later}"
+    )
