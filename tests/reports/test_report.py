@@ -31,6 +31,18 @@ Compose = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
+def drawn() -> None:
+    """Asked for by tests that need pictures."""
+
+
+@pytest.fixture(autouse=True)
+def _placeholders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Placeholders instead of pictures, because drawing takes longer than everything else."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("mnist_exp.reports.build.draw", lambda figure: ("<svg/>", figure.name.encode()))
+
+
+@pytest.fixture
 def runs(tmp_path: Path, composed: Compose) -> Path:
     """Three arms with four seeds, one with one seed, and runs that are not completed or damaged."""
     folder = tmp_path / "runs"
@@ -315,6 +327,7 @@ def test_patterns_sweeps_and_runs_are_found_once_and_in_order(runs: Path) -> Non
 
 
 class TestFiles:
+    @pytest.mark.usefixtures("drawn")
     def test_the_command_writes_them(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         report.main([str(runs), "--baseline", "base"])
         output = Path("outputs/report")
@@ -485,6 +498,7 @@ def test_a_trained_run_keeps_what_a_report_needs(
     assert made.comparison.hard_digits[0].pixels.shape == (image_size, image_size)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_report_of_runs_without_images(tmp_path: Path, composed: Compose) -> None:
     run = write_run(tmp_path / "run", composed("data=mnist5k"))
     with np.load(run / "predictions.npz") as archive:
@@ -506,6 +520,7 @@ def test_a_report_needs_neither_torch_nor_wandb() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@pytest.mark.usefixtures("drawn")
 def test_text_in_records_stays_text_in_every_format(
     tmp_path: Path, composed: Compose, capsys: pytest.CaptureFixture[str]
 ) -> None:
