@@ -138,10 +138,22 @@ class OptunaSweeper(Sweeper):
         Raises:
             UsageError: the search is not possible. See ``launching.launch`` for other errors.
         """
+        from mnist_exp.errors import UsageError
+
+        try:
+            from mnist_exp.sweeps.search import study_errors_explained
+        except ImportError as error:
+            raise UsageError("hydra/sweeper=optuna needs Optuna: pip install 'mnist-exp[optuna]'") from error
+        assert self.config is not None
+        with study_errors_explained(Path(self.config.hydra.sweep.dir)):
+            self._run_trials(arguments)
+
+    def _run_trials(self, arguments: list[str]) -> None:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         from mnist_exp.runs.sweep import read_job_status
         from mnist_exp.sweeps.composing import JobRefused
+        from mnist_exp.sweeps.search import assignments
         from mnist_exp.terminal import say
 
         assert self.config is not None
@@ -151,8 +163,6 @@ class OptunaSweeper(Sweeper):
         parsed = parser.parse_overrides([*(f"{key!s}={value}" for key, value in self._params.items()), *arguments])
         last = {override.get_key_element(): override for override in parsed}
         search, settings = self._search(list(last.values()))
-        from mnist_exp.sweeps.search import assignments  # imports Optuna
-
         fixed = [
             # Hydra would turn ~KEY into ~KEY=, which deletes nothing.
             str(override.input_line) if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
@@ -184,11 +194,8 @@ class OptunaSweeper(Sweeper):
     def _search(self, overrides: Sequence[Override]) -> tuple[Search, SearchSettings]:
         """The study of these settings, new or continued."""
         from mnist_exp.errors import UsageError
+        from mnist_exp.sweeps.search import Search, SearchSettings, space_of
 
-        try:
-            from mnist_exp.sweeps.search import Search, SearchSettings, space_of
-        except ImportError as error:
-            raise UsageError("hydra/sweeper=optuna needs Optuna: pip install 'mnist-exp[optuna]'") from error
         assert self.config is not None
         settings = SearchSettings.check(self._settings)
         if self.config.data.val_size == 0:

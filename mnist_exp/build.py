@@ -5,6 +5,7 @@ Nothing is written. Importing this module imports torch.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import time
@@ -34,7 +35,7 @@ from mnist_exp.config import Config, ImageProperties
 from mnist_exp.data import Dataset
 from mnist_exp.data.augment import Augment
 from mnist_exp.device import choose_device, prepare_torch, use_backend
-from mnist_exp.errors import UsageError, as_typed
+from mnist_exp.errors import UsageError, as_typed, typed
 from mnist_exp.models import LayerRow, count_parameters
 from mnist_exp.reader import trained_model
 from mnist_exp.runs import Status, read_run
@@ -120,6 +121,7 @@ def build(
     init_from = load_weights(model, Path(config.init_from), others) if config.init_from and not has_checkpoint else None
     model = model.to(device)
     layers = layers_of(model, config)
+    _refuse_batch_of_one(model, dataset, config.trainer.batch_size)
     backend = use_backend(model, config.trainer, device, backend)
     state, train_config = build_training(config, model, dataset, device, others)
     parts = Parts(
@@ -130,6 +132,33 @@ def build(
         parts.callbacks = build_callbacks(config, {**callback_arguments, **further})
     parts.build_seconds = time.perf_counter() - start
     return parts
+
+
+def _refuse_batch_of_one(model: nn.Module, dataset: Dataset, batch_size: int) -> None:
+    """Refuse a last batch of one image if the network normalises by the statistics of a batch.
+
+    Raises:
+        UsageError: otherwise the run would fail at the end of its first epoch.
+    """
+    images = len(dataset.train)
+
+    def leaves_one(size: int) -> bool:
+        return size == 1 or images % size == 1
+
+    if not leaves_one(batch_size):
+        return
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).train()(dataset.train.images[:1])
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            return  # training reports it
+        other = next((size for size in range(batch_size + 1, batch_size + 9) if not leaves_one(size)), None)
+        advice = f"type {typed('trainer.batch_size', other)}" if other else "train on more images"
+        raise UsageError(
+            f"trainer.batch_size={batch_size} leaves a batch of one of the {images} training images, and batch norm needs "
+            f"two; {advice}"
+        ) from error
 
 
 @contextmanager

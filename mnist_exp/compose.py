@@ -16,12 +16,12 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mnist_exp.errors import NUMBER, UsageError, near_miss, same_ending
+from mnist_exp.plain import load_yaml
 
 PACKAGE = Path(__file__).parent
 # In a checkout conf/ is beside the package, in an installed wheel inside it.
@@ -88,8 +88,8 @@ def choices_with_key(key: str, folders: Sequence[Path] = (CONF,)) -> str:
 def content_of(file: Path) -> dict[str, Any]:
     """The content of a configuration file; {} if it cannot be read or is no mapping."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        content = load_yaml(file.read_bytes())
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import re
 import shlex
 import sys
@@ -50,6 +51,18 @@ def report(error: Exception, command: str = "mnist-train") -> None:
     """Print a message on standard error, the command's name before each line."""
     for line in str(error).splitlines():
         print(f"{command}: {printable(line)}", file=sys.stderr)
+
+
+def print_any_text() -> None:
+    """Let standard output show as escapes what its encoding does not have, instead of raising an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "surrogateescape"}:
+            stream.reconfigure(errors="backslashreplace")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be stored: a file name whose bytes could not be decoded cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def printable(line: str) -> str:

@@ -169,11 +169,11 @@ def _build_and_fit(
         checkpoint = load_last_whole(run.last_checkpoint, parts.state.device)
         with fitting(run.last_checkpoint):
             parts.state.load_state_dict(checkpoint)
-    run.keep_metrics(parts.state.epoch)
+    rows = run.keep_metrics(parts.state.epoch)
     _record_parts(run, parts, has_checkpoint)
     parts.on_identity = lambda identity: run.update(wandb=identity)
     ending.callbacks += parts.callbacks
-    ending.callbacks += _further_callbacks(run)
+    ending.callbacks += _further_callbacks(run, rows[-1] if rows and not parts.state.step else None)
     save = partial(_save_epoch, run)
     fit(parts.state, parts.dataset, parts.train_config, callbacks=ending.callbacks, save=save, stop=stop)
     return _result(run, parts, ending.seconds)
@@ -243,8 +243,12 @@ def _record_parts(run: RunDirectory, parts: Parts, has_checkpoint: bool) -> None
     )
 
 
-def _further_callbacks(run: RunDirectory) -> list[Callback]:
-    """The profiler, if it is asked for, and the pruning of a search, if the run is one of its trials."""
+def _further_callbacks(run: RunDirectory, last: Mapping[str, Any] | None) -> list[Callback]:
+    """The profiler, if it is asked for, and the pruning of a search, if the run is one of its trials.
+
+    Args:
+        last: the line of metrics of the last epoch, if no further epoch has begun.
+    """
     callbacks: list[Callback] = []
     if run.config.trainer.profile:
         from mnist_exp.loggers.profile import Profiler
@@ -253,7 +257,7 @@ def _further_callbacks(run: RunDirectory) -> list[Callback]:
     if run.record.search is not None:
         from mnist_exp.pruning import OptunaPruning
 
-        callbacks.append(OptunaPruning(run.record.search, run.path.absolute().parent))
+        callbacks.append(OptunaPruning(run.record.search, run.path.absolute().parent, last))
     return callbacks
 
 

@@ -5,6 +5,8 @@ Their exceptions have few attributes, so some facts are read from the text of th
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -29,7 +31,10 @@ from mnist_exp.compose import (
     root_of,
 )
 from mnist_exp.errors import UsageError, WrappedError, near_miss, nearest, same_ending, typed
+from mnist_exp.plain import load_yaml
 
+# Errors of the operating system about the user's disk, even if they do not name a file.
+OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 HYDRA_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
 
 
@@ -50,6 +55,8 @@ def as_usage_error(error: Exception, folders: Sequence[Path] = (CONF,)) -> Usage
         return UsageError(explain_composition(error, folders))
     if isinstance(error, OSError) and error.filename is not None:
         return UsageError(f"{error.filename}: {error.strerror}")
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        return UsageError(f"a file cannot be written: {error.strerror}")
     return None
 
 
@@ -83,7 +90,7 @@ def _malformed(override: str) -> str:
     """An override that Hydra cannot parse."""
     key, separator, value = override.partition("=")
     if not separator:
-        if (Path(override) / "run.json").exists():
+        if os.path.exists(Path(override) / "run.json"):  # raises no error for a name that is too long
             return f"{override} is a run directory; to continue it, type {typed('resume', override)}"
         advice = f"type {key}=VALUE" if re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key) else "settings are typed KEY=VALUE"
         return f"{override} is no setting; {advice}"
@@ -243,13 +250,13 @@ def _unreadable(folder: Path) -> Iterator[str]:
     """A message for each file that is no mapping of keys, for exceptions that do not name the file."""
     for file in sorted(folder.rglob("*.yaml")):
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            content = load_yaml(file.read_text(encoding="utf-8"))
         except OSError as error:
             yield f"{file}: {error.strerror}"
         except UnicodeDecodeError as error:
             yield f"{file}: byte {error.start + 1} is not UTF-8"
-        except yaml.YAMLError as error:
-            yield f"{file}: {' '.join(str(error).split())}"
+        except ValueError as error:
+            yield f"{file}: {error}"
         else:
             if not isinstance(content, dict | None):
                 yield f"{file}: should hold keys and values, and holds a {type(content).__name__}"

@@ -1,17 +1,53 @@
-"""Plain data: the only content that a stored configuration may have."""
+"""Plain data: the only content that a stored configuration may have; read from YAML."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mnist_exp.errors import UsageError
+import yaml
+
+from mnist_exp.errors import UsageError, is_unicode
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C library, if installed, is ten times as fast
+DEEPEST = 50  # levels; the loaders call themselves for each level, which ends the process if there are thousands
+LARGEST_NUMBER = 2**64
+
+
+def load_yaml(content: bytes | str) -> Any:
+    """The data in a YAML file that somebody else may have written; no objects.
+
+    Raises:
+        ValueError: it is no YAML, or nested too deeply, or a value does not have the form of its type. One line.
+    """
+    try:
+        _refuse_deep(content)
+        return yaml.load(content, LOADER)  # noqa: S506  # a SafeLoader
+    except (
+        Exception
+    ) as error:  # the constructors raise many types: KeyError for !!bool, ValueError for a 31st of February
+        text = " ".join(str(error).split())
+        known = isinstance(error, yaml.YAMLError | ValueError)
+        raise ValueError(text if known else f"{type(error).__name__}: {text}") from error
+
+
+def _refuse_deep(content: bytes | str) -> None:
+    loader, depth = LOADER(content), 0
+    try:
+        while loader.check_event():
+            event = loader.get_event()
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"it has more than {DEEPEST} levels")
+    finally:
+        loader.dispose()
 
 
 def refuse_unless_plain(tree: Any) -> None:
     """Check that a configuration is resolved, and holds strings, numbers, lists and dicts only, none of them twice.
 
     Raises:
-        UsageError: it holds an interpolation, ``???``, a YAML alias, a key that is not a string, or a value of another type.
+        UsageError: it holds an interpolation, ``???``, a YAML alias, a key that is not a string, a NUL character or half of a
+            surrogate pair, a whole number of more than 64 bits, or a value of another type.
     """
     seen: set[int] = set()
 
@@ -20,7 +56,11 @@ def refuse_unless_plain(tree: Any) -> None:
             if "${" in node or node == "???":
                 found = "an interpolation (${)" if "${" in node else "??? in place of a value"
                 raise UsageError(f"{path or 'it'} holds {found}; a stored configuration holds values only")
+            if "\0" in node or not is_unicode(node):
+                raise UsageError(f"{path or 'it'} holds characters that are no text")
             return
+        if isinstance(node, int) and abs(node) > LARGEST_NUMBER:
+            raise UsageError(f"{path or 'it'} holds a number of more than 64 bits")
         if node is None or isinstance(node, bool | int | float):
             return
         if not isinstance(node, dict | list):

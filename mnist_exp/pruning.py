@@ -6,7 +6,7 @@ import logging
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import RDBStorage
@@ -14,7 +14,7 @@ from optuna.trial import Trial
 from sqlalchemy.pool import NullPool
 
 from mnist_exp.runs.record import SearchTrial
-from mnist_exp.training.events import Callback, EpochMetrics, Pruned
+from mnist_exp.training.events import Callback, EpochMetrics, Pruned, TrainingStarted
 
 LOG = logging.getLogger("mnist_exp")
 METRICS: Mapping[str, Literal["maximize", "minimize"]] = {"val_accuracy": "maximize", "val_loss": "minimize"}
@@ -28,12 +28,14 @@ class OptunaPruning(Callback):
     Args:
         search: as ``sweeps.search.Search.record`` returns it.
         folder: the sweep directory. A run that was moved out of it has no study, and is not pruned.
+        last: the line of metrics of the epoch after which the run was interrupted, perhaps before it was judged.
     """
 
-    def __init__(self, search: SearchTrial, folder: Path) -> None:
+    def __init__(self, search: SearchTrial, folder: Path, last: Mapping[str, Any] | None = None) -> None:
         name = search.study
         self._metric = name.partition("-")[0]
         self._trial: Trial | None = None
+        self._last = last
         try:
             if self._metric not in METRICS or not (folder / STUDY).is_file():
                 raise KeyError(name)
@@ -46,17 +48,21 @@ class OptunaPruning(Callback):
             self._id = search.trial
             self._trial = Trial(study, self._id)
 
+    def on_start(self, event: TrainingStarted) -> None:
+        if self._last is not None:
+            self._judge(self._last["epoch"], self._last[self._metric])
+
     def on_epoch(self, event: EpochMetrics) -> None:
-        value = getattr(event, self._metric)
+        self._judge(event.epoch, getattr(event, self._metric))
+
+    def _judge(self, epoch: int, value: Any) -> None:
         if self._trial is None:
             return
         if self._trial.storage.get_trial(self._id).state.is_finished():
             return  # the search counts the run as failed, and the user resumes it by hand
-        self._trial.report(value, event.epoch)
+        self._trial.report(value, epoch)
         if self._trial.should_prune():
-            raise Pruned(
-                f"{self._metric} {value:.4f} after epoch {event.epoch} is worse than the median of earlier trials"
-            )
+            raise Pruned(f"{self._metric} {value:.4f} after epoch {epoch} is worse than the median of earlier trials")
 
 
 def storage_of(file: Path) -> RDBStorage:

@@ -241,7 +241,10 @@ def _continued(path: Path, record: RunRecord, before: Config, after: Config) -> 
 
 def _command(path: Path, record: RunRecord, epochs: int) -> str:
     """The command for a new run with the same settings and another number of epochs."""
-    typed = shlex.split(record.command or "")[1:]
+    try:
+        typed = shlex.split(record.command or "")[1:]
+    except ValueError:  # somebody else may have written it
+        typed = []
     if record.sweep or not typed:
         typed = read_overrides(path)
     replaced = ("trainer.epochs=", "hydra.run.dir=", "hydra.sweep.dir=", "resume=")

@@ -110,3 +110,16 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> N
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def processes_in(folder: Path) -> dict[int, str]:
+    """Command lines of the other processes whose working directory is ``folder`` or inside it, by process id. Linux only."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            is_other = entry.name.isdigit() and int(entry.name) != os.getpid()
+            if is_other and Path(os.readlink(entry / "cwd")).is_relative_to(folder):
+                found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue  # it ended, or belongs to another user
+    return found

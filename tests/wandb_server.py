@@ -99,6 +99,7 @@ class WandbServer:
         self._types: dict[str, str] = {}  # of artifacts, by id
         self.reports: list[dict[str, Any]] = []  # as saved: displayName, spec (JSON) ...
         self.operations: list[str] = []  # names of the GraphQL operations, in order
+        self.bodies: list[bytes] = []  # of all requests, decompressed
         self.stopped = threading.Event()
         self._http = _HttpServer(("127.0.0.1", 0), _Handler)
         self._http.stand_in = self
@@ -308,6 +309,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         stand_in = self.server.stand_in
         body = self._body()
+        stand_in.bodies.append(body)
         stand_in.stopped.wait(None if stand_in.silent else stand_in.delay)
         if stand_in.stopped.is_set():
             return

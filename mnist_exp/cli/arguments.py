@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from mnist_exp import __version__
-from mnist_exp.errors import UsageError, flag_as_override, nearest, report, typed
+from mnist_exp.errors import UsageError, flag_as_override, is_unicode, nearest, report, typed
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -35,6 +36,7 @@ class ArgumentParser(argparse.ArgumentParser):
             SystemExit: status 0 after ``--help``, 2 for a mistake.
         """
         given = sys.argv[1:] if arguments is None else list(arguments)
+        self._refuse_undecodable(given)
         options, rest = self.parse_known_intermixed_args(given)
         if rest:
             self.error(self._explain_unknown(given, next((word for word in rest if word.startswith("-")), rest[0])))
@@ -48,6 +50,17 @@ class ArgumentParser(argparse.ArgumentParser):
             message = f"{' and '.join(names)} is missing; type {self._example}"
         report(UsageError(message), self.prog)
         sys.exit(2)
+
+    def _refuse_undecodable(self, given: Sequence[str]) -> None:
+        """Refuse names with bytes that are no text, because no record could name them."""
+        try:
+            here = os.getcwd()
+        except OSError:
+            self.error("the working directory has been deleted; go to another one")
+        for what in (*given, here):
+            if not is_unicode(what):
+                which = "the working directory " if what is here else ""
+                self.error(f"{which}{what} is no text in {sys.getfilesystemencoding().upper()}; rename it")
 
     def options(self) -> list[str]:
         """The long names of all options."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mnist_exp.errors import RunFailed, RunInterrupted, UsageError, report
+from mnist_exp.errors import RunFailed, RunInterrupted, UsageError, print_any_text, report
 
 
 @contextmanager
@@ -21,6 +21,7 @@ def exit_status(command: str, folders: Sequence[Path] = ()) -> Iterator[None]:
     Raises:
         SystemExit: status 2 for a user's mistake, 1 for a failed run, 128 plus the signal after an interruption.
     """
+    print_any_text()
     try:
         try:
             yield

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _is_override(word: str) -> bool:
-    return word.lstrip("+~").startswith(("data=", "data.")) and not Path(word).is_dir()
+    return word.lstrip("+~").startswith(("data=", "data.")) and not os.path.isdir(word)
 
 
 if __name__ == "__main__":

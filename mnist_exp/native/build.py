@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock
 
 from mnist_exp.data.files import cache_directory, describe
+from mnist_exp.errors import is_unicode
 
 SOURCES = Path(__file__).with_name("kernels")
 COMPILERS = ("cc", "gcc", "clang")
@@ -74,7 +75,7 @@ def _load(constants: tuple[tuple[str, int], ...], source: str = "network.c") -> 
     folder = cache_directory() / "native"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _is_private(folder):
+        if _is_private(folder) and is_unicode(str(folder)):  # ctypes can load no other names
             return _from_cache(folder / name, compiler, flags)
         with tempfile.TemporaryDirectory() as private:  # the library stays in memory after its file is deleted
             return _open(_compile(Path(private) / name, compiler, flags))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_exp.errors import typed
+from mnist_exp.errors import is_unicode, printable, typed
 from mnist_exp.hashing import hashed_config
 from mnist_exp.reports.baseline import choose
 from mnist_exp.reports.notes import recorded, warnings
@@ -218,7 +218,7 @@ class Collector:
             self.add_unreadable(path, error)
 
     def add_unreadable(self, path: Path, error: RunDirectoryError) -> None:
-        self.problems.append(Problem(str(path), "unreadable", str(error), 0, None))
+        self.problems.append(Problem(printable(str(path)), "unreadable", str(error), 0, None))
 
     def add_run(self, run: Run) -> None:
         path = run.path
@@ -288,6 +288,8 @@ def read_result(path: Path) -> Run:
     Raises:
         RunDirectoryError: it cannot be read, or is complete without a result.
     """
+    if not is_unicode(str(path)):
+        raise RunDirectoryError(f"{printable(str(path))}: the name is no text; rename it")
     run = read_run(path)
     final = run.record.final or {}
     if run.status == Status.COMPLETED and not {"test_accuracy", "test_loss", "images_seen"} <= final.keys():

@@ -19,9 +19,10 @@ import logging
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import yaml
 from filelock import FileLock
@@ -29,10 +30,12 @@ from filelock import FileLock
 from mnist_exp.config import Config
 from mnist_exp.errors import as_typed, typed
 from mnist_exp.hashing import HASH_VERSION, NOT_HASHED, config_hash, hashed_config
+from mnist_exp.plain import load_yaml
 from mnist_exp.runs.files import (
     LARGEST_TEXT,
     TEMPORARY,
     RunDirectoryError,
+    naming,
     open_file,
     read_file,
     refuse_links,
@@ -69,7 +72,7 @@ class RunDirectory:
         self.trusted: Collection[str] | None = None
         self._lock = lock
         self._before: tuple[RunRecord, Config] | None = None
-        self._log = logging.StreamHandler(open_file(path / "train.log", "a"))
+        self._log = _LogFile(open_file(path / "train.log", "a"))
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOG.addHandler(self._log)
 
@@ -101,10 +104,11 @@ class RunDirectory:
             lock.release()
             raise
         run = cls(path, lock, RunRecord.model_validate({"status": status, "started": _now(), **record}), config)
-        write_config(path, config)
-        write_atomically(path / "overrides.yaml", yaml.safe_dump(list(overrides)).encode())
-        (path / "checkpoints").mkdir(exist_ok=True)
-        run.update()
+        with run._closed_after_a_failure():
+            write_config(path, config)
+            write_atomically(path / "overrides.yaml", yaml.safe_dump(list(overrides)).encode())
+            (path / "checkpoints").mkdir(exist_ok=True)
+            run.update()
         return run
 
     @classmethod
@@ -131,15 +135,16 @@ class RunDirectory:
             raise
         record, status = before[0].with_fields(**changes), before[0].status
         run = cls(path, lock, record, config)
-        (path / "checkpoints").mkdir(exist_ok=True)  # git, for example, does not copy empty folders
         run.may_download, run.trusted = False, ()
         run._before = before
-        if config != before[1]:
-            write_config(path, config)
-        if status == Status.WAITING:
-            run.update(status=Status.RUNNING, started=_now())
-        else:
-            run.update(status=Status.RUNNING, error=None, resumed=[*record.resumed, _now()])
+        with run._closed_after_a_failure():
+            (path / "checkpoints").mkdir(exist_ok=True)  # git, for example, does not copy empty folders
+            if config != before[1]:
+                write_config(path, config)
+            if status == Status.WAITING:
+                run.update(status=Status.RUNNING, started=_now())
+            else:
+                run.update(status=Status.RUNNING, error=None, resumed=[*record.resumed, _now()])
         return run
 
     def __enter__(self) -> RunDirectory:
@@ -147,11 +152,23 @@ class RunDirectory:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self.record.status == Status.RUNNING:  # the end was not recorded
-            self.end(Status.INTERRUPTED if kind is KeyboardInterrupt else Status.FAILED, error)
+            with self._closed_after_a_failure():
+                self.end(Status.INTERRUPTED if kind is KeyboardInterrupt else Status.FAILED, error)
+        self._close()
+
+    def _close(self) -> None:
         LOG.removeHandler(self._log)
-        self._log.stream.close()
         self._log.close()
         self._lock.release()
+
+    @contextmanager
+    def _closed_after_a_failure(self) -> Iterator[None]:
+        """For changes of files that a full disk can prevent."""
+        try:
+            yield
+        except BaseException:
+            self._close()
+            raise
 
     @property
     def last_checkpoint(self) -> Path:
@@ -188,7 +205,8 @@ class RunDirectory:
 
     def append_metrics(self, row: Mapping[str, float | int | None]) -> None:
         """Add one epoch's line to ``metrics.jsonl``."""
-        with open_file(self.path / "metrics.jsonl", "a") as file:
+        path = self.path / "metrics.jsonl"
+        with naming(path), open_file(path, "a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -218,6 +236,18 @@ class RunDirectory:
         return rows
 
 
+class _LogFile(logging.StreamHandler[IO[str]]):
+    """Writes ``train.log``. The rest of a line that a full disk does not take is lost; it does not end the run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Print nothing: a file that a result needs reports the same problem."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self.stream.close()
+        super().close()
+
+
 def _refuse_edited_config(path: Path, record: RunRecord, config: Config) -> None:
     """Refuse to continue a run whose settings have another hash than those that it began with.
 
@@ -227,8 +257,8 @@ def _refuse_edited_config(path: Path, record: RunRecord, config: Config) -> None
     if record.config_hash_version != HASH_VERSION or config_hash(config) == record.config_hash:
         return
     try:
-        began = yaml.safe_load(read_file(path / ".hydra" / "config.yaml", LARGEST_TEXT, below=path))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        began = load_yaml(read_file(path / ".hydra" / "config.yaml", LARGEST_TEXT, below=path))
+    except (OSError, ValueError):
         began = {}
     changes = [f"{key}={as_typed(now)}, was {as_typed(was)}" for key, was, now in _changed(began, config.plain())]
     if not changes and "root" in hashed_config(config)["data"]:

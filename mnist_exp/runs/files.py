@@ -11,8 +11,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,6 +48,17 @@ def open_file(path: Path, mode: str = "rb", *, below: Path | None = None) -> IO[
         return _descriptor(path, flags, below or path.parent)
 
     return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add ``path`` to an error of the operating system that names no file, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def read_file(path: Path, largest: int = LARGEST, *, below: Path | None = None) -> bytes:
@@ -93,6 +104,7 @@ def write_atomically(path: Path, content: bytes, *, below: Path | None = None, k
 
     Raises:
         RunDirectoryError: as for ``open_file``.
+        OSError: it cannot be written; it names the file.
     """
     below = below or path.parent
     exists(path, below=below)
@@ -101,7 +113,7 @@ def write_atomically(path: Path, content: bytes, *, below: Path | None = None, k
     try:
         descriptor = _open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, folder)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with naming(path), os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

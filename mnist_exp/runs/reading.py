@@ -10,20 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from mnist_exp.config import Config, check
 from mnist_exp.errors import UsageError, explain_validation
+from mnist_exp.plain import load_yaml
 from mnist_exp.runs.files import LARGEST, LARGEST_TEXT, RunDirectoryError, open_file, read_file
 from mnist_exp.runs.locking import is_locked
 from mnist_exp.runs.record import FIGURES, Metrics, RunRecord, Status
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C library, if installed, is ten times as fast
 
 # Targets of earlier versions, and their names now.
 RENAMED = {"mnist_exp.training.step": "mnist_exp.training.step_decay"}
@@ -134,9 +132,9 @@ def read_config(path: Path) -> Config:
     """
     file = path / "config.yaml"
     try:
-        tree = yaml.load(read_file(file, LARGEST_TEXT), LOADER)  # noqa: S506  # a SafeLoader, in C where there is libyaml
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RunDirectoryError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+        tree = load_yaml(read_file(file, LARGEST_TEXT))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{file} cannot be read: {error}") from error
     if not isinstance(tree, dict) or not {"data", "model", "trainer"} <= tree.keys():
         raise RunDirectoryError(f"{file} is not the configuration of a run of this project")
     for section in tree.values():
@@ -156,11 +154,11 @@ def read_overrides(path: Path) -> list[str]:
     """
     file = path / "overrides.yaml"
     try:
-        content = yaml.load(read_file(file, LARGEST_TEXT), LOADER)  # noqa: S506  # a SafeLoader, in C where there is libyaml
+        content = load_yaml(read_file(file, LARGEST_TEXT))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RunDirectoryError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, list) or not all(isinstance(word, str) for word in content):
         raise RunDirectoryError(f"{file} should be a list of overrides")
     return content

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
@@ -41,6 +42,7 @@ class JobComposer:
         self._parser = OverridesParser.create(loader)
         self._parsed: dict[str, Override] = {}
         self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._tasks: dict[tuple[str, ...], DictConfig] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The whole configuration of a job.
@@ -48,27 +50,64 @@ class JobComposer:
         Raises:
             Exception: those of ``load_sweep_config``.
         """
+        others, values = self._split(overrides)
+        if any(self._touches(self._parsed[other], value) for other in others for value in values):
+            return self._loader.load_sweep_config(self._config, list(overrides))
+        config = copy.deepcopy(self._base(others))
+        if not _updated(config, values):
+            return self._loader.load_sweep_config(self._config, list(overrides))  # raises Hydra's own message
+        self._describe_job(config, overrides)
+        return config
+
+    def compose_task(self, overrides: Sequence[str], number: int) -> tuple[DictConfig, DictConfig]:
+        """The configuration of a job without ``hydra``, and one that has the section ``hydra`` of this job.
+
+        The second is changed by the next call. It is not copied, because it is several times as large as the first.
+
+        Args:
+            number: Hydra's number of the job.
+
+        Raises:
+            Exception: those of ``load_sweep_config``.
+        """
+        others, values = self._split(overrides)
+        differs = any(value.key_or_group.partition(".")[0] == "sweep" for value in values)
+        if differs or any(self._touches(self._parsed[other], value) for other in others for value in values):
+            whole = self.compose(overrides)
+            task = without_hydra(whole)
+        else:
+            whole = self._base(others)
+            if others not in self._tasks:
+                self._tasks[others] = without_hydra(whole)
+            task = copy.deepcopy(self._tasks[others])
+            if not _updated(task, values):
+                self._loader.load_sweep_config(self._config, list(overrides))  # raises Hydra's own message
+            self._describe_job(whole, overrides)
+        with open_dict(whole):
+            whole.hydra.job.id = whole.hydra.job.num = number
+        return task, whole
+
+    def _split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], list[Override]]:
+        """The overrides that are not values, and those that are."""
         for override in overrides:
             if override not in self._parsed:
                 (self._parsed[override],) = self._parser.parse_overrides([override])
         parsed = [self._parsed[override] for override in overrides]
-        values = [override for override in parsed if self._is_value(override)]
         others = tuple(override for override, found in zip(overrides, parsed, strict=True) if not self._is_value(found))
-        if any(self._touches(self._parsed[other], value) for other in others for value in values):
-            return self._loader.load_sweep_config(self._config, list(overrides))
+        return others, [override for override in parsed if self._is_value(override)]
+
+    def _base(self, others: tuple[str, ...]) -> DictConfig:
+        """The whole configuration with these overrides."""
         if others not in self._bases:
             self._bases[others] = self._loader.load_sweep_config(self._config, list(others))
-        config = copy.deepcopy(self._bases[others])
-        try:
-            for value in values:
-                OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
-        except OmegaConfBaseException:
-            return self._loader.load_sweep_config(self._config, list(overrides))  # raises Hydra's own message
-        task = [override for override in parsed if not override.is_hydra_override()]
+        return self._bases[others]
+
+    def _describe_job(self, config: DictConfig, overrides: Sequence[str]) -> None:
+        """Set what the section ``hydra`` says about the overrides."""
+        task = [found for override in overrides if not (found := self._parsed[override]).is_hydra_override()]
         config.hydra.overrides.task.clear()
         config.hydra.overrides.task.extend([override.input_line for override in task])
         config.hydra.job.override_dirname = directory_part_of(task, config)
-        return config
 
     def _is_value(self, override: Override) -> bool:
         """Whether the override sets an existing key to a value, and does not choose a file of a group."""
@@ -88,6 +127,21 @@ class JobComposer:
         return not chooses and (one.startswith(two) or two.startswith(one))
 
 
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A copy without the section ``hydra``."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def _updated(config: DictConfig, values: Sequence[Override]) -> bool:
+    """Set the values; False if one is not possible."""
+    try:
+        for value in values:
+            OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
+    except OmegaConfBaseException:
+        return False
+    return True
+
+
 class JobRefused(UsageError):
     """A job cannot run. Nothing of it has been written."""
 
@@ -97,14 +151,29 @@ class Composed:
     """The configuration of a job.
 
     Attributes:
-        config: all of it.
-        task: without the section ``hydra``.
-        checked: ``task``, resolved and checked.
+        checked: without the section ``hydra``, resolved and checked.
+        whole: returns all of it, not resolved.
     """
 
-    config: DictConfig
-    task: DictConfig
     checked: Config
+    whole: Callable[[], DictConfig]
+
+
+@dataclass
+class _Known:
+    """What was found out about the jobs of a sweep and need not be found out again.
+
+    Attributes:
+        words: the checked form of each override.
+        accepted: whole configurations that belong to this sweep, by their ids.
+        found: properties of data that have been read, by their settings.
+        parts: settings whose parts can be built.
+    """
+
+    words: dict[str, list[str]] = field(default_factory=dict)
+    accepted: dict[int, DictConfig] = field(default_factory=dict)
+    found: dict[str, ImageProperties] = field(default_factory=dict)
+    parts: set[str] = field(default_factory=set)
 
 
 def compose_all(
@@ -116,9 +185,9 @@ def compose_all(
         JobRefused: a job cannot run; the message names it.
     """
     composer = JobComposer(context.config_loader, config, groups(folders_of_conf(context)))
-    found: dict[str, ImageProperties] = {}
+    known = _Known()
     return [
-        _compose(context, composer, config, overrides, index, found)
+        _compose(context, composer, config, overrides, index, known)
         for index, overrides in enumerate(job_overrides, initial_job_idx)
     ]
 
@@ -129,12 +198,12 @@ def _compose(
     config: DictConfig,
     overrides: Sequence[str],
     index: int,
-    found: dict[str, ImageProperties],
+    known: _Known,
 ) -> Composed:
     """Compose and check the configuration of a job.
 
     Args:
-        found: what was found in data that have been read, by their settings; data that are read here are added.
+        known: of the jobs before; what is found here is added.
 
     Raises:
         JobRefused: it cannot run; the message names the job.
@@ -143,12 +212,15 @@ def _compose(
     sweep = hydra.cfg
     folders = folders_of_conf(context)
     try:
-        composed = composer.compose(with_choices_checked(overrides, folders))
-        with open_dict(composed):
-            composed.hydra.job.id = composed.hydra.job.num = index
-        hydra.set_config(composed)
-        _refuse_another_sweep(config, composed)
-        task = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        for override in overrides:
+            if override not in known.words:
+                known.words[override] = with_choices_checked([override], folders)
+        words = [word for override in overrides for word in known.words[override]]
+        task, composed = composer.compose_task(words, index)
+        hydra.cfg = composed  # type: ignore[assignment]  # as set_config does, which would also copy it
+        if id(composed) not in known.accepted:
+            _refuse_another_sweep(config, composed)
+            known.accepted[id(composed)] = composed
         tree = resolve(task)
         if tree["resume"] is not None:
             raise UsageError(
@@ -160,7 +232,11 @@ def _compose(
         import_torch()
         from mnist_exp.build import check_parts
 
-        check_parts(_with_image_size(checked, found), Path(composed.hydra.sweep.dir) / str(index))
+        sized = _with_image_size(checked, known.found)
+        parts = repr(sized.model_copy(update={"seed": 0}))  # no part is refused because of the seed
+        if parts not in known.parts:
+            check_parts(sized, Path(composed.hydra.sweep.dir) / str(index))
+            known.parts.add(parts)
         checked = checked.with_absolute_paths(Path.cwd())
     except Exception as error:
         if (mistake := as_usage_error(error, folders)) is None:
@@ -171,7 +247,15 @@ def _compose(
         raise JobRefused("\n".join(f"{line}{which}" for line in str(mistake).splitlines())) from error
     finally:
         hydra.cfg = sweep
-    return Composed(composed, task, checked)
+    return Composed(checked, partial(_whole, composer, words, index))
+
+
+def _whole(composer: JobComposer, overrides: Sequence[str], index: int) -> DictConfig:
+    """All of a job's configuration, with its number."""
+    composed = composer.compose(overrides)
+    with open_dict(composed):
+        composed.hydra.job.id = composed.hydra.job.num = index
+    return composed
 
 
 def _with_image_size(config: Config, found: dict[str, ImageProperties]) -> Config:

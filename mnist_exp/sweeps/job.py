@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.compose import PACKAGE
 from mnist_exp.config import check
-from mnist_exp.errors import RunFailed, RunInterrupted, UsageError
+from mnist_exp.errors import RunFailed, RunInterrupted, UsageError, WrappedError
 from mnist_exp.runs import RunDirectory, RunDirectoryError
 from mnist_exp.runs.files import open_file
 from mnist_exp.runs.provenance import provenance
@@ -48,7 +48,10 @@ class ProcessDied(Exception):
 def train_here(job: DictConfig) -> None:
     """Hydra's task in the process of the sweep: train the run in ``job.directory``.
 
-    A failure is recorded there, and the sweep goes on; only a signal stops it.
+    A failure is recorded there, and the sweep goes on. A signal stops it, and a disk on which nothing can be recorded.
+
+    Raises:
+        WrappedError: with an OSError, because the run directory cannot be written.
     """
     path, stop_file = Path(job.directory), Path(job.stop_file)
     if stop_file.exists():
@@ -57,6 +60,8 @@ def train_here(job: DictConfig) -> None:
         train_directory(path, user_settings(job), in_sweep=True)
     except (UsageError, RunDirectoryError, RunFailed):
         pass  # run.json has it
+    except OSError as error:
+        raise WrappedError(error) from error
     except BaseException as error:
         if read_job_status(path).status == Status.INTERRUPTED:
             ask_to_stop(stop_file, error.signal if isinstance(error, RunInterrupted) else int(signal.SIGINT))

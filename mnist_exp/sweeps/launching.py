@@ -160,7 +160,8 @@ def _launch_requested(
         from mnist_exp.components import keep_data  # imports torch, which composing has loaded by now
 
         with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted), keep_data():
-            at_once = shares.at_once if shares.capped else None
+            # Hydra's basic launcher keeps the whole configuration of each job of a launch.
+            at_once = 1 if inner._target_ == BASIC_LAUNCHER else shares.at_once if shares.capped else None
             _run(sweep, wanted, _launcher(inner, config, sweep, settings), stop, at_once)
         stopped_by = int(sweep.stop_file.read_text() or 0) if sweep.stop_file.exists() else None
         if fingerprint(context) != files:
@@ -317,9 +318,11 @@ def _run(
             del suspects[0]
         elif isinstance(failure, BrokenProcessPool):
             suspects = [job for job in begun if statuses[job] == Status.KILLED]
-        if not begun and failure is not None and tried.issuperset(batch):
-            message = " ".join(str(failure).split())
-            raise UsageError(f"the launcher started no job: {type(failure).__name__}: {message}") from failure
+        if not begun and tried.issuperset(batch):
+            reason = (
+                f"{type(failure).__name__}: {' '.join(str(failure).split())}" if failure else "it reported no reason"
+            )
+            raise UsageError(f"the launcher started no job: {reason}") from failure
         tried.update(batch)
         left = [job for job in left if job not in begun]
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+import numpy as np
 import optuna
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +26,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pydantic import Field, TypeAdapter, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_exp.config import Config, Section
 from mnist_exp.errors import UsageError, explain_validation
@@ -99,10 +101,6 @@ class Search:
         self.earlier = self.taken_over = 0
         if not self.study.trials:
             self._take_over()
-        # A sampler with the same seed would propose the same trials again.
-        self.study.sampler = optuna.samplers.TPESampler(
-            seed=settings.seed + len(self.study.trials), n_startup_trials=settings.startup_trials
-        )
 
     def _take_over(self) -> None:
         """Add the trials of other studies of the same metric that are inside this search space."""
@@ -129,9 +127,33 @@ class Search:
 
     def next(self, number: int) -> list[Trial]:
         """``number`` trials to run now: first those that were interrupted, then new ones."""
-        begun = self.study.get_trials(states=(TrialState.RUNNING,))
-        trials = [Trial(self.study, self._id_of(trial)) for trial in begun[:number]]
-        return trials + [self.study.ask(dict(self._space)) for _ in range(number - len(trials))]
+        begun = self.study.get_trials(states=(TrialState.RUNNING,))[:number]
+        return [self._proposed(trial) for trial in begun] + [self._proposed() for _ in range(number - len(begun))]
+
+    def _proposed(self, begun: FrozenTrial | None = None) -> Trial:
+        """A new trial, or one that was interrupted, perhaps before each key had a value.
+
+        A study that is continued proposes the same trials as one without an interruption, because each value has its own
+        seed.
+        """
+        number = len(self.study.trials) if begun is None else begun.number
+        self.study.sampler = self._sampler(number, 0)
+        trial = self.study.ask() if begun is None else Trial(self.study, self._id_of(begun))
+        for place, (key, distribution) in enumerate(self._space.items(), start=1):
+            self.study.sampler = self._sampler(number, place)
+            match distribution:
+                case FloatDistribution():
+                    trial.suggest_float(key, distribution.low, distribution.high, log=distribution.log)
+                case IntDistribution():
+                    trial.suggest_int(key, distribution.low, distribution.high, log=distribution.log)
+                case CategoricalDistribution():
+                    trial.suggest_categorical(key, distribution.choices)
+        return trial
+
+    def _sampler(self, *numbers: int) -> optuna.samplers.TPESampler:
+        """A sampler whose seed depends on that of the search and on these numbers."""
+        (seed,) = np.random.SeedSequence([self._settings.seed, *numbers]).generate_state(1)
+        return optuna.samplers.TPESampler(seed=int(seed), n_startup_trials=self._settings.startup_trials)
 
     def record(self, trial: Trial) -> dict[str, Any]:
         """Fields of the ``run.json`` of a trial that can be pruned, see ``SearchTrial``; empty without pruning."""
@@ -180,6 +202,24 @@ class Search:
             self.study.tell(trial, value)
         else:
             self.study.tell(trial, state=TrialState.PRUNED if status == Status.PRUNED else TrialState.FAIL)
+
+
+@contextmanager
+def study_errors_explained(folder: Path) -> Iterator[None]:
+    """Turn an error of the study's database into one line.
+
+    Args:
+        folder: the sweep directory.
+
+    Raises:
+        UsageError: the database is damaged, or cannot be written.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error
+        reason = " ".join(str(getattr(cause, "orig", None) or cause).split())
+        raise UsageError(f"{folder / STUDY} cannot be used: {reason}") from error
 
 
 def assignments(trial: Trial) -> list[str]:

@@ -16,7 +16,7 @@ from mnist_exp.runs.files import refuse_links
 from mnist_exp.runs.reading import read_config
 from mnist_exp.runs.record import SETTLED, Status
 from mnist_exp.runs.sweep import Job
-from mnist_exp.sweeps.composing import Composed, compose_all, fixed_keys
+from mnist_exp.sweeps.composing import Composed, compose_all, fixed_keys, without_hydra
 from mnist_exp.sweeps.directory import SweepDirectory
 from mnist_exp.sweeps.matching import data_folders, find_moved, identities_of, varying_overrides
 from mnist_exp.trust import check_names, logger_to_use, own_packages
@@ -122,9 +122,10 @@ def _store_one(
     with RunDirectory.create(path, config=checked, overrides=arguments, record=record, status=Status.WAITING):
         hydra = path / ".hydra"
         hydra.mkdir(exist_ok=True)
-        OmegaConf.save(composed.task, hydra / "config.yaml")
-        OmegaConf.save(OmegaConf.masked_copy(composed.config, "hydra"), hydra / "hydra.yaml")
-        OmegaConf.save(composed.config.hydra.overrides.task, hydra / "overrides.yaml")
+        whole = composed.whole()
+        OmegaConf.save(without_hydra(whole), hydra / "config.yaml")
+        OmegaConf.save(OmegaConf.masked_copy(whole, "hydra"), hydra / "hydra.yaml")
+        OmegaConf.save(whole.hydra.overrides.task, hydra / "overrides.yaml")
 
 
 def settings_of_composed_jobs(

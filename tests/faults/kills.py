@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sqlite3
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sweep_processes import processes_in
+
+from mnist_exp.runs.files import TEMPORARY
 
 NOT_KILLED = "not killed"  # the number of changes of a sweep depends on time, so the last ones are not always reached
+PATIENCE = 60  # seconds after which a process that still runs counts as left behind
 
 
 @dataclass(frozen=True)
@@ -21,25 +28,57 @@ class Recipe:
 
     Attributes:
         arguments: of ``mnist-train``.
-        folder: of the run or the sweep.
+        which: ``command`` or ``jobs``: what is killed; see ``kill_at.py``.
+        first: arguments of a run that must exist before, in the parent folder.
     """
 
     arguments: tuple[str, ...]
-    folder: str
+    which: str = "command"
+    first: tuple[str, ...] = ()
 
     @property
     def is_sweep(self) -> bool:
         return "-m" in self.arguments
+
+    @property
+    def folder(self) -> str:
+        """Of the run or the sweep."""
+        return next(word.partition("=")[2] for word in self.arguments if word.startswith("hydra."))
 
 
 SMALL = (
     *("data=mnist5k", "data.limit=64", "trainer.epochs=2", "trainer.batch_size=16", "trainer.threads=1"),
     *("trainer.device=cpu", "logger=none", "quiet=true", "name=faults"),
 )
+MLP = (*SMALL, "model=mlp", "model.hidden=[16]")
+RUN = ("hydra.run.dir=run", *MLP)
+SWEEP = ("-m", "hydra.sweep.dir=sweep", *MLP, "seed=0,1")
+TEACHER = ("hydra.run.dir=teacher", *MLP, "data.val_size=100", "trainer.epochs=1")
+REGULARIZED = (
+    *("hydra.run.dir=run", *SMALL, "data.val_size=100", "model=lenet5", "optimizer=adamw", "trainer.selection=best"),
+    *("regularization=full", "regularization.gradient_clipping=1", "regularization.early_stopping=1"),
+    *("regularization.decay_all=true", "optimizer.lr=0.05", "trainer.epochs=3"),
+    "regularization.distillation.teachers=[../teacher]",
+)
+SEARCH = (
+    *("-m", "hydra.sweep.dir=sweep", *MLP, "data.val_size=100", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3"),
+    *("hydra.sweeper.startup_trials=1", "optimizer.lr=tag(log,interval(0.001,0.1))", "model.hidden=[8],[16]"),
+)
+JOBLIB = (*SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+SUBMITIT = (*SWEEP, "hydra/launcher=submitit_local")
 RECIPES = {
-    "run": Recipe((*SMALL, "model=mlp", "hydra.run.dir=run"), "run"),
-    "run, regularized": Recipe((*SMALL, "model=lenet5", "regularization=dropout", "hydra.run.dir=run"), "run"),
-    "sweep": Recipe(("-m", *SMALL, "model=mlp", "seed=0,1", "hydra.sweep.dir=sweep"), "sweep"),
+    "run, native backend": Recipe((*RUN, "trainer.backend=native")),
+    "run, PyTorch backend": Recipe((*RUN, "trainer.backend=torch")),
+    "run, every regularizer, native backend": Recipe((*REGULARIZED, "trainer.backend=native"), first=TEACHER),
+    "run, every regularizer, PyTorch backend": Recipe((*REGULARIZED, "trainer.backend=torch"), first=TEACHER),
+    "run, W&B offline": Recipe((*RUN, "logger=wandb", "logger.mode=offline")),
+    "sweep": Recipe(SWEEP),
+    "sweep, W&B offline": Recipe((*SWEEP, "logger=wandb", "logger.mode=offline")),
+    "search with Optuna": Recipe(SEARCH),
+    "sweep, joblib": Recipe(JOBLIB),
+    "sweep, joblib, the jobs": Recipe(JOBLIB, "jobs"),
+    "sweep, submitit": Recipe(SUBMITIT),
+    "sweep, submitit, the jobs": Recipe(SUBMITIT, "jobs"),
 }
 
 
@@ -52,23 +91,37 @@ def execute(command: Sequence[str | Path], folder: Path, environment: Mapping[st
 
 
 def content(path: Path) -> dict[str, Any]:
-    """Results of the runs at and directly below ``path``, by name: status, metrics without times, bytes of the logits."""
-    found = {}
+    """Results of the runs at and directly below ``path``, by name: status, metrics without times, bytes of the logits; and
+    the trials of a search."""
+    found: dict[str, Any] = {}
     for record in [*path.glob("run.json"), *path.glob("*/run.json")]:
         run = record.parent
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        with np.load(run / "predictions.npz", allow_pickle=False) as arrays:
-            logits = arrays["logits"].tobytes()
-        status = json.loads(record.read_text())["status"]
+        status, logits = json.loads(record.read_text())["status"], None
+        if status != "pruned":
+            with np.load(run / "predictions.npz", allow_pickle=False) as arrays:
+                logits = arrays["logits"].tobytes()
         figures = [{key: value for key, value in row.items() if "second" not in key} for row in rows]
         found[run.name] = (status, figures, logits)
+    if (path / "study.db").exists():
+        database = sqlite3.connect(path / "study.db")
+        trials = "select number, state, value from trials left join trial_values using (trial_id) order by number"
+        parameters = (
+            "select number, param_name, param_value from trials join trial_params using (trial_id) order by 1, 2"
+        )
+        found["study.db"] = [database.execute(query).fetchall() for query in (trials, parameters)]
+        database.close()
     return found
 
 
-def whole(recipe: Recipe, kill_at: Path, folder: Path, environment: Mapping[str, str]) -> tuple[dict[str, Any], int]:
+def whole(
+    recipe: Recipe, kill_at: Path, train: Path, folder: Path, environment: Mapping[str, str]
+) -> tuple[dict[str, Any], int]:
     """The results of the recipe without a kill, and the number of its changes of files."""
     folder.mkdir()
-    status = execute([kill_at, "0", *recipe.arguments], folder, environment)
+    if recipe.first:
+        assert execute([train, *recipe.first], folder.parent, environment) == 0
+    status = execute([kill_at, recipe.which, "0", *recipe.arguments], folder, environment)
     assert status == 0, (folder / "output.txt").read_text()
     return content(folder / recipe.folder), int((folder / "changes").read_text())
 
@@ -78,9 +131,13 @@ def lost(
 ) -> str | None:
     """Kill at change ``number``, finish, and compare; returns the problem, or None."""
     folder.mkdir()
-    status = execute([kill_at, str(number), *recipe.arguments], folder, environment)
-    if status != -signal.SIGKILL:
-        return NOT_KILLED if status == 0 else f"not killed, but ended with {status}"
+    status = execute([kill_at, recipe.which, str(number), *recipe.arguments], folder, environment)
+    if status == 0:
+        return NOT_KILLED
+    if status != (1 if recipe.which == "jobs" else -signal.SIGKILL):
+        return f"not killed, but ended with {status}"
+    if left := _still_running(folder):
+        return f"still running after the kill: {left[0]}"
     began = not recipe.is_sweep and (folder / recipe.folder / "run.json").exists()
     again = [f"resume={recipe.folder}"] if began else list(recipe.arguments)
     status = execute([train, *again], folder, environment)
@@ -89,6 +146,18 @@ def lost(
         return f"{' '.join(again[:1])} ended with {status}: {output[-300:]}"
     if content(folder / recipe.folder) != whole:
         return "other results"
-    if left := [str(path) for path in folder.rglob(".*.????????????") if path.is_file()]:
+    if left := [str(path) for path in folder.rglob(".*") if path.is_file() and TEMPORARY.fullmatch(path.name)]:
         return f"left behind: {left[0]}"
+    if left := _still_running(folder):
+        return f"still running at the end: {left[0]}"
     return None
+
+
+def _still_running(folder: Path) -> list[str]:
+    """The processes in the folder that do not end by themselves within ``PATIENCE``; those are killed."""
+    deadline = time.monotonic() + PATIENCE
+    while (left := processes_in(folder)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    return list(left.values())

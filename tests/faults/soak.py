@@ -1,6 +1,8 @@
 """Kill each recipe at every change of a file, and print the results: tried, survived, lost for each kind.
 
-python tests/faults/soak.py [EVERY [SECONDS]]    every EVERYth change only (1), at most SECONDS for each kind (86400)
+python tests/faults/soak.py [EVERY [SECONDS [NAME...]]]
+
+EVERYth change only (1), at most SECONDS for each kind (86400), only the kinds whose name has a NAME in it (all).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -17,7 +20,7 @@ from faults.kills import NOT_KILLED, RECIPES, lost, whole  # noqa: E402  # needs
 from warm_commands import WarmCommands  # noqa: E402  # also needs it
 
 
-def main(every: int, seconds: float) -> int:
+def main(every: int, seconds: float, names: Sequence[str]) -> int:
     """Return the number of kills after which something was lost."""
     failures = 0
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -28,9 +31,11 @@ def main(every: int, seconds: float) -> int:
             train = commands.add("mnist-train", Path(sys.executable).with_name("mnist-train"))
             print("kind | tried | survived | lost", flush=True)
             for name, recipe in RECIPES.items():
-                folder = Path(base) / name.replace(", ", "-")
+                if names and not any(part in name for part in names):
+                    continue
+                folder = Path(base) / name.replace(", ", "-").replace(" ", "-")
                 folder.mkdir()
-                expected, changes = whole(recipe, kill_at, folder / "whole", os.environ)
+                expected, changes = whole(recipe, kill_at, train, folder / "whole", os.environ)
                 tried, wrong, end = 0, {}, time.monotonic() + seconds
                 for number in range(1, changes + 1, every):
                     if time.monotonic() > end:
@@ -47,5 +52,7 @@ def main(every: int, seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    given = [float(word) for word in sys.argv[1:]]
-    sys.exit(bool(main(int(given[0]) if given else 1, given[1] if len(given) > 1 else 86400.0)))
+    given = sys.argv[1:]
+    each = int(given[0]) if given else 1
+    longest = float(given[1]) if len(given) > 1 else 86400.0
+    sys.exit(bool(main(each, longest, given[2:])))

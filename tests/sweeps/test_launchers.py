@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sweep_processes import breaking, rows, start, wait_for
+from sweep_processes import breaking, processes_in, rows, start, wait_for
 
 from mnist_exp.runs import read_run
 from mnist_exp.runs.provenance import available_cores
@@ -245,29 +245,13 @@ def test_the_whole_sweep_on_a_terminal(small: list[str], mnist_train_terminal: C
 def test_no_process_outlives_a_killed_command(launcher: list[str], small: list[str], tmp_path: Path) -> None:
     command = [*small, *launcher, "data.limit=64", "trainer.epochs=3", "seed=3,4", "hydra.sweep.dir=sweep"]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="3,4")
-    here = str(tmp_path)
-
-    def left() -> list[str]:
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if (
-                    entry.name.isdigit()
-                    and int(entry.name) != os.getpid()
-                    and os.readlink(entry / "cwd").startswith(here)
-                ):
-                    found.append((entry / "cmdline").read_text().replace("\0", " "))
-            except OSError:
-                continue  # it ended, or is not ours
-        return found
-
     wait_for(lambda: len(list(tmp_path.glob("sweep/*/metrics.jsonl"))) == 2, process)
-    assert len(left()) >= 4
+    assert len(processes_in(tmp_path)) >= 4
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 120
-    while left():
-        assert time.monotonic() < deadline, left()
+    while left := processes_in(tmp_path):
+        assert time.monotonic() < deadline, left
         time.sleep(0.1)
     for seed in (3, 4):
         assert read_run(tmp_path / "sweep" / f"seed={seed}").status == "interrupted"
