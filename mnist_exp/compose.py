@@ -48,7 +48,7 @@ OmegaConf.register_new_resolver("run_token", lambda: secrets.token_hex(3), use_c
 
 def first_comment(file: Path) -> str:
     """The first comment of a configuration file, without Hydra's ``@package`` directive."""
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8", errors="replace") as lines:
         comments = (line.removeprefix("# ").rstrip() for line in lines if line.startswith("# "))
         return next((comment for comment in comments if not comment.startswith("@package")), "")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -240,7 +241,7 @@ def file_of(group: str, choice: str, folders: Sequence[Path]) -> Path:
 
 def all_comments(file: Path) -> list[str]:
     """The comments at the beginning of a file, without Hydra's ``@package`` directive."""
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = _text_of(file).splitlines()
     begin = [line for line in lines if line.strip()]
     number = next((number for number, line in enumerate(begin) if not line.startswith("#")), len(begin))
     return [text for line in begin[:number] if not (text := line.lstrip("# ")).startswith("@package")]
@@ -262,7 +263,7 @@ def _preparation(group: str) -> list[Setting]:
 
 def _settings_with_bases(group: str, choice: str, folders: Sequence[Path]) -> list[Setting]:
     file = file_of(group, choice, folders)
-    package = re.search(r"^# @package (\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    package = re.search(r"^# @package (\S+)", _text_of(file), re.MULTILINE)
     prefix = package[1] if package else group.replace("/", ".")
     found: dict[str, Setting] = {}
     for base in _bases(file):
@@ -277,20 +278,37 @@ def _settings_with_bases(group: str, choice: str, folders: Sequence[Path]) -> li
 
 
 def _bases(file: Path) -> list[str | dict[str, object]]:
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    with _one_line_for(file):
+        content = yaml.safe_load(_text_of(file))
     return list(content.get("defaults") or []) if isinstance(content, dict) else []
 
 
 def _settings_of_file(file: Path, prefix: str) -> Iterator[Setting]:
     """The settings of one file, without those of other files; Hydra's own keys are left out."""
-    text = file.read_text(encoding="utf-8")
-    root = yaml.compose(text, yaml.SafeLoader)
+    text = _text_of(file)
+    with _one_line_for(file):
+        root = yaml.compose(text, yaml.SafeLoader)
     if isinstance(root, yaml.MappingNode):
         lines = text.splitlines()
         hidden = {"defaults", "_partial_", "hydra" if file.name == "train.yaml" else ""}
         for key, value in root.value:
             if key.value not in hidden:
                 yield from _settings_in(key, value, prefix, text, lines)
+
+
+def _text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def _one_line_for(file: Path) -> Iterator[None]:
+    """Turn the refusal of a YAML file into a UsageError."""
+    try:
+        yield
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UsageError(f"{file}{where}: {' '.join(str(problem).split())}") from error
 
 
 def _settings_in(key: yaml.Node, value: yaml.Node, prefix: str, text: str, lines: list[str]) -> Iterator[Setting]:

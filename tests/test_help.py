@@ -91,6 +91,14 @@ def test_a_mistake_is_one_line(topic: str, said: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_broken_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "broken.yaml").write_bytes(b"a: [1\nb: \xff\n")
+    assert "model=broken" in help_text(["model"], (tmp_path, CONF))
+    with pytest.raises(UsageError, match=r"broken\.yaml, line 2, column 2: expected ',' or ']', but got ':'$"):
+        help_text(["model/broken"], (tmp_path, CONF))
+
+
 def test_the_command(mnist_train: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert mnist_train("seed=3", "--help") == 0
     assert capsys.readouterr().out == help_text()

@@ -81,7 +81,9 @@ def heading(comparison: Comparison) -> str:
     runs, arms = comparison.found, len(comparison.arms)
     number = f"{runs} run{'' if runs == 1 else 's'}"
     if arms == 1:
-        return f"Report on {number}" + (" that differ in their seed" if runs > 1 else "")
+        (arm,) = comparison.arms
+        all_in_arm = len(arm.runs) + len(arm.others) == runs  # else some are unreadable or repeated
+        return f"Report on {number}" + (" that differ in their seed" if runs > 1 and all_in_arm else "")
     return f"Comparison of {number} in {arms} arms"
 
 
