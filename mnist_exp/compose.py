@@ -17,7 +17,7 @@ from types import CodeType
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mnist_exp.errors import NUMBER, UsageError, near_miss, same_ending
@@ -36,9 +36,9 @@ def _from_environment(name: str, default: str | None = None) -> str | None:
     return os.environ.get(name) or default
 
 
-def _list_from_environment(name: str) -> list[str]:
+def _list_from_environment(name: str) -> ListConfig:
     """The words between the commas in the environment variable."""
-    return [word.strip() for word in os.environ.get(name, "").split(",") if word.strip()]
+    return ListConfig([word.strip() for word in os.environ.get(name, "").split(",") if word.strip()])
 
 
 OmegaConf.register_new_resolver("environment", _from_environment, replace=True)

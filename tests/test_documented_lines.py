@@ -104,6 +104,7 @@ COLD = {
     ),
     "python scripts/draw.py model=lenet5 --output lenet5.png",
     "python scripts/benchmark_sweep.py cost",
+    "python scripts/wandb_sweep.py sweep=search > sweep.yaml",
     "python scripts/benchmark_report.py --runs 1000 --epochs 50 --images 10000",
 }
 

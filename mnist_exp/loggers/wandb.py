@@ -192,8 +192,9 @@ class WandbLogger(Callback):
                 # The step is above the epoch if the run is continued and W&B has the row already.
                 media = {"epoch": self._epoch, **errors_as_media(self._directory)}
                 run.log(media, step=max(self._epoch, run.step))
-        with self._guarded():
-            run.log({}, commit=True)  # otherwise the last row would replace the summary at the end
+        if self._epoch or event.status == "completed":
+            with self._guarded():
+                run.log({}, commit=True)  # otherwise the last row would replace the summary at the end
         with self._guarded():
             run.summary.update(summary_of(event, self._parameters, best=not self._of_agent))
         if self._upload_files:

@@ -1,12 +1,7 @@
 """Imported by the server that forks the processes of jobs, so that these do not import PyTorch themselves."""
 
-import gc
-
 from mnist_exp.torch_import import import_torch
 
 import_torch(announced=False)
 
 import mnist_exp.experiment  # noqa: E402, F401  # needs PyTorch
-
-# Otherwise the first collection in each job visits all objects of PyTorch, and so copies the memory that the processes share.
-gc.freeze()

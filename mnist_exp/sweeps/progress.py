@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
@@ -84,7 +84,11 @@ class Progress:
                     self._statuses[name] = self._sweep.job_status(self._sweep.jobs[name])
             changed = [name for name in self._left if self._statuses[name].status != before[name].status]
             if changed:
-                self._sweep.write(self._statuses)
+                try:
+                    self._sweep.write(self._statuses)
+                except OSError:
+                    self._statuses, self._read = before, {}  # the next time, these are changes again
+                    raise
             ended = [
                 name for name in self._sweep.jobs if name in changed and self._statuses[name].status in SETTLED | FAILED
             ]
@@ -135,7 +139,8 @@ class Progress:
 
     def _watch(self) -> None:
         while not self._stopped.wait(POLL_SECONDS):
-            self.refresh()
+            with suppress(OSError):  # a full disk: the last refresh, which is not in this thread, reports it
+                self.refresh()
 
 
 def best_so_far(statuses: Mapping[str, JobStatus]) -> str | None:

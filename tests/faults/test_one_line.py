@@ -20,6 +20,7 @@ from mnist_exp.cli import eval as evaluate
 from mnist_exp.cli.ending import exit_status
 from mnist_exp.runs import RunDirectoryError, read_run
 from mnist_exp.runs.reading import read_config
+from mnist_exp.sweeps import progress
 
 UNDECODABLE = os.fsdecode(b"a\xffb") if sys.platform == "linux" else "a\udcffb"
 TINY = ["model=mlp", "model.hidden=[8]", "data.limit=64", "trainer.epochs=2", "quiet=true"]
@@ -118,6 +119,7 @@ def test_a_disk_that_is_full_during_a_sweep(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     sweep = ["-m", *tiny, "seed=0,1", "hydra.sweep.dir=sweep"]
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.005)  # so that the thread of the progress bar writes, too
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", disk := FullDisk(last))
         assert mnist_train(*sweep) == 2
