@@ -99,8 +99,9 @@ def _code(path: Path) -> Iterator[Line]:
         and isinstance(node.body[0], ast.Expr)
     }
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    name = _relative(path)
     for node in ast.walk(tree):
-        place = f"{_relative(path)}:{getattr(node, 'lineno', 0)}"
+        place = f"{name}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.JoinedStr):
             yield from _prose(_filled(node), place)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
