@@ -65,6 +65,8 @@ def _reproduction(arm: Arm) -> Reproduction:
 def run_command(run: Run) -> str:
     """The command that trains this run again alone, even if a sweep started it."""
     words = words_of(run)
+    if any(word.startswith("sweep=") for word in words):  # a preset, which would start a sweep or a search
+        words.append("hydra.mode=RUN")
     return shlex.join(["mnist-train", *words]) if words else str(run.record.command or "unknown command")
 
 

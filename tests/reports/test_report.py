@@ -25,7 +25,9 @@ from mnist_exp.data.embedded import mnist5k
 from mnist_exp.reports.build import MANIFEST, Report, build, write
 from mnist_exp.reports.collect import Varied, compare, labels, paths_of, split_settings
 from mnist_exp.reports.figures import CURVES, for_file, for_page
+from mnist_exp.reports.reproduction import run_command
 from mnist_exp.reports.summary import print_summary
+from mnist_exp.runs import read_run
 
 Compose = Callable[..., dict[str, Any]]
 
@@ -506,6 +508,12 @@ def test_a_report_of_runs_without_images(tmp_path: Path, composed: Compose) -> N
     np.savez(run / "predictions.npz", **arrays)
     write(make(run, baseline=None), tmp_path / "out")
     assert "No run stored the images" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("preset", "more"), [(["sweep=search"], " hydra.mode=RUN"), ([], "")])
+def test_the_command_of_a_run_starts_no_sweep(preset: list[str], more: str, tmp_path: Path, composed: Compose) -> None:
+    run = read_run(write_run(tmp_path / "run", composed("data=mnist5k"), seed=3, overrides=preset))
+    assert run_command(run) == " ".join(["mnist-train", *preset, "seed=3", "name=test"]) + more
 
 
 def test_figures_follow_the_schema_of_vega_lite(runs: Path) -> None:
