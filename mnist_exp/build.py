@@ -121,7 +121,7 @@ def build(
     init_from = load_weights(model, Path(config.init_from), others) if config.init_from and not has_checkpoint else None
     model = model.to(device)
     layers = layers_of(model, config)
-    _refuse_batch_of_one(model, dataset, config.trainer.batch_size)
+    _refuse_batch_of_one(model, dataset.train.images[:1].to(device), len(dataset.train), config.trainer.batch_size)
     backend = use_backend(model, config.trainer, device, backend)
     state, train_config = build_training(config, model, dataset, device, others)
     parts = Parts(
@@ -134,13 +134,16 @@ def build(
     return parts
 
 
-def _refuse_batch_of_one(model: nn.Module, dataset: Dataset, batch_size: int) -> None:
+def _refuse_batch_of_one(model: nn.Module, image: Tensor, images: int, batch_size: int) -> None:
     """Refuse a last batch of one image if the network normalises by the statistics of a batch.
+
+    Args:
+        image: one training image (1, C, S, S), on the device of the model.
+        images: number of training images.
 
     Raises:
         UsageError: otherwise the run would fail at the end of its first epoch.
     """
-    images = len(dataset.train)
 
     def leaves_one(size: int) -> bool:
         return size == 1 or images % size == 1
@@ -148,8 +151,8 @@ def _refuse_batch_of_one(model: nn.Module, dataset: Dataset, batch_size: int) ->
     if not leaves_one(batch_size):
         return
     try:
-        with torch.no_grad():
-            copy.deepcopy(model).train()(dataset.train.images[:1])
+        with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []), torch.no_grad():  # dropout draws
+            copy.deepcopy(model).train()(image)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             return  # training reports it

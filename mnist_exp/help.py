@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from mnist_exp.compose import CONF, choices, first_comment, groups
+from mnist_exp.compose import CONF, choices, content_of, first_comment, groups
 from mnist_exp.errors import UsageError, nearest
 
 WIDTH = 80  # columns
@@ -278,9 +278,7 @@ def _settings_with_bases(group: str, choice: str, folders: Sequence[Path]) -> li
 
 
 def _bases(file: Path) -> list[str | dict[str, object]]:
-    with _one_line_for(file):
-        content = yaml.safe_load(_text_of(file))
-    return list(content.get("defaults") or []) if isinstance(content, dict) else []
+    return list(content_of(file).get("defaults") or [])
 
 
 def _settings_of_file(file: Path, prefix: str) -> Iterator[Setting]:

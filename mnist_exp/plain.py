@@ -22,9 +22,8 @@ def load_yaml(content: bytes | str) -> Any:
     try:
         _refuse_deep(content)
         return yaml.load(content, LOADER)  # noqa: S506  # a SafeLoader
-    except (
-        Exception
-    ) as error:  # the constructors raise many types: KeyError for !!bool, ValueError for a 31st of February
+    except Exception as error:
+        # The constructors raise many types, such as KeyError for !!bool and ValueError for a 31st of February.
         text = " ".join(str(error).split())
         known = isinstance(error, yaml.YAMLError | ValueError)
         raise ValueError(text if known else f"{type(error).__name__}: {text}") from error

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from mnist_exp.loggers.wandb_file import finished_within
-from mnist_exp.loggers.wandb_place import sync_command
+from mnist_exp.loggers.wandb_place import PROJECT, sync_command
 from mnist_exp.loggers.wandb_private import list_packages_once
 from mnist_exp.loggers.wandb_service import choose_mode, contained, end_service, service_died, undone_on_failure, within
 from mnist_exp.loggers.wandb_upload import (
@@ -92,7 +92,7 @@ class WandbLogger(Callback):
         sweep: str | None = None,
         on_identity: Callable[[dict[str, str | None]], object] | None = None,
         folder: Path | None = None,
-        project: str = "mnist-exp",
+        project: str = PROJECT,
         entity: str | None = None,
         group: str | None = None,
         job_type: str | None = None,

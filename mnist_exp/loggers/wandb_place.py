@@ -13,7 +13,7 @@ from pathlib import Path
 from mnist_exp.config import Wandb
 from mnist_exp.runs.reading import read_config, read_record
 
-PROJECT = "mnist-exp"  # as in conf/logger/wandb.yaml
+PROJECT: str = Wandb.model_fields["project"].default
 
 
 def allowed_place(typed: str | None) -> tuple[str | None, str]:

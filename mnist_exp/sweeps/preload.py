@@ -4,4 +4,4 @@ from mnist_exp.torch_import import import_torch
 
 import_torch(announced=False)
 
-import mnist_exp.experiment  # noqa: E402, F401  # needs PyTorch
+import mnist_exp.experiment  # noqa: E402, F401  # for the effect of its imports, which need PyTorch

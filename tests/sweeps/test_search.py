@@ -14,8 +14,8 @@ import pytest
 
 optuna = pytest.importorskip("optuna", reason="needs mnist-exp[optuna]")
 
-from mnist_exp.runs.record import SearchTrial  # noqa: E402
-from mnist_exp.runs.sweep import read_sweep  # noqa: E402
+from mnist_exp.runs.record import SearchTrial  # noqa: E402  # after importorskip
+from mnist_exp.runs.sweep import read_sweep  # noqa: E402  # after importorskip
 
 SEARCH = [
     *("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.001,0.1))", "model.activation=choice(relu,tanh)"),
