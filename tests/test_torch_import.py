@@ -49,6 +49,16 @@ def test_garbage_collection_runs_afterwards(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
 
 
+@pytest.mark.parametrize("first", ["import mnist_exp.cli", ""], ids=["command", "library"])
+def test_only_a_command_keeps_all_objects_until_its_end(first: str, tmp_path: Path) -> None:
+    """In other processes the objects may be the user's, and must be freed."""
+    (tmp_path / "torch.py").write_text("")
+    program = f"{IMPORT}{first}\nimport_torch()\nprint(gc.get_freeze_count() > 0)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{first != ''}\n"
+
+
 def test_garbage_collection_that_was_off_stays_off(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise OSError")
     program = f"{IMPORT}gc.disable()\ntry:\n    import_torch()\nexcept OSError:\n    sys.exit(gc.isenabled())"
