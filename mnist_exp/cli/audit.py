@@ -1,7 +1,7 @@
 """Audit reports: train what their claims files describe, and say which claims are reproduced.
 
     mnist-audit examples/claims/made_up.yaml --seeds 3
-    mnist-audit claims --seeds 10 hydra/launcher=joblib
+    mnist-audit claims --seeds 0
 
 Complete runs are kept: the same command finishes an interrupted audit, and a larger --seeds adds runs.
 """
@@ -23,6 +23,7 @@ from mnist_exp.compose import CONF, resolve
 from mnist_exp.config import Config, check
 from mnist_exp.errors import RunFailed, UsageError, as_override, printable
 from mnist_exp.explain import as_usage_error
+from mnist_exp.hashing import changes_result
 from mnist_exp.reports.audit.claims import Model, Report, find_claims
 from mnist_exp.reports.audit.findings import Audited, check_epochs
 from mnist_exp.reports.audit.results import Measured
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """``mnist-audit``: exit status 2 for a user's mistake, 1 if a run failed, 130 or 143 when stopped."""
     options = _read(arguments)
     with exit_status("mnist-audit"):
-        audit, failed = audit_reports(options)
+        results = options.output / "results.csv"
+        audit, failed = audit_reports(options.claims, options.seeds, results, options.overrides, options.config_dir)
         from mnist_exp.reports.audit.document import write
 
         try:
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except OSError as error:
             raise UsageError(f"--output {options.output} cannot be written: {error.strerror or error}") from error
         with printing():
-            _print(audit, [*files, options.output / "results.csv"])
+            _print(audit, [*files, results])
         if failed:
             raise RunFailed(f"not all runs completed: {', '.join(failed)}; the same command trains them again")
 
@@ -87,7 +89,7 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="settings of all runs, as for mnist-train -m: a launcher, data.root",
+        help="how and where runs are trained, as for mnist-train -m: a launcher, data.root",
     )
     parser.add_argument(
         "--seeds", type=int, default=10, help="runs of each network, with seeds from 0; default: 10; 0: train nothing"
@@ -112,11 +114,21 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def audit_reports(options: argparse.Namespace) -> tuple[Audit, list[str]]:
+def audit_reports(
+    claims: Sequence[Path],
+    seeds: int,
+    results: Path,
+    overrides: Sequence[str] = (),
+    config_dir: Path | None = None,
+) -> tuple[Audit, list[str]]:
     """Train what is missing, and judge the claims.
 
     Args:
-        options: of the command line.
+        claims: claims files, or folders of them.
+        seeds: number of runs of each network, with seeds from 0.
+        results: the CSV file with the measured runs, which is read and written.
+        overrides: of all runs; they may not change what is computed.
+        config_dir: a folder with configuration files of the user.
 
     Returns:
         the audit, and the networks with runs that failed.
@@ -125,24 +137,27 @@ def audit_reports(options: argparse.Namespace) -> tuple[Audit, list[str]]:
         UsageError: a mistake in a claims file or a setting, before anything is trained.
         RunInterrupted: a signal stopped a sweep.
     """
-    networks = prepare(find_claims(options.claims), options.overrides, options.config_dir)
-    measured, results = Measured(), options.output / "results.csv"
+    if changing := [word for word in overrides if changes_result(word) and not word.lstrip("+~").startswith("hydra")]:
+        raise UsageError(f"{changing[0]} changes what is computed; it belongs into run of the claims file")
+    networks = prepare(find_claims(claims), overrides, config_dir)
+    measured = Measured()
     measured.read(results)
     failed: list[str] = []
     problems: dict[str, list[str]] = {}
     for network in networks:
-        measured.add_runs(network.folder, network.recipe)
-        missing = [seed for seed in range(options.seeds) if not measured.has(network.with_seed(seed))]
-        if missing and not _train(network, missing, options):
-            failed.append(network.recipe)
         problems[network.recipe] = measured.add_runs(network.folder, network.recipe)
+        missing = [seed for seed in range(seeds) if not measured.has(network.with_seed(seed))]
+        if missing:
+            if not _train(network, missing, overrides, config_dir):
+                failed.append(network.recipe)
+            problems[network.recipe] = measured.add_runs(network.folder, network.recipe)
         measured.write(results)
     from mnist_exp.reports.audit.document import Audit
 
-    seeds = sorted({*range(options.seeds), *measured.seeds})
+    known = sorted({*range(seeds), *measured.seeds})
     audited = [
         Audited(network.report, network.name, network.model, network.config, network.count,
-                measured.of(network.with_seed(seed) for seed in seeds), problems[network.recipe])
+                measured.of(network.with_seed(seed) for seed in known), problems[network.recipe])
         for network in networks
     ]  # fmt: skip
     return Audit(audited), failed
@@ -195,13 +210,13 @@ def _folders(config_dir: Path | None) -> list[Path]:
     return [*([config_dir.absolute()] if config_dir else []), CONF]
 
 
-def _train(network: Prepared, seeds: Sequence[int], options: argparse.Namespace) -> bool:
+def _train(network: Prepared, seeds: Sequence[int], overrides: Sequence[str], config_dir: Path | None) -> bool:
     """Train these seeds as one sweep, which can be interrupted and finished; returns whether all runs completed."""
-    logger = [] if any(word.lstrip("+~").startswith("logger") for word in options.overrides) else ["logger=none"]
-    flags = ["--config-dir", str(options.config_dir)] if options.config_dir else []
+    logger = [] if any(word.lstrip("+~").startswith("logger") for word in overrides) else ["logger=none"]
+    flags = ["--config-dir", str(config_dir)] if config_dir else []
     swept = [f"seed={','.join(map(str, seeds))}", as_override("hydra.sweep.dir", network.folder)]
     try:
-        run_words(["-m", *flags, *network.model.run, *swept, *logger, *options.overrides])
+        run_words(["-m", *flags, *network.model.run, *swept, *logger, *overrides])
     except RunFailed:
         return False
     return True

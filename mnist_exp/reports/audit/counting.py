@@ -25,7 +25,7 @@ class Layer:
 
     Attributes:
         name, kind: as in the layer table. formula: how its parameters are counted. parameters: their number.
-        biases: number of them among the parameters.
+        biases: number of them among the parameters of a linear layer or a convolution.
         inputs, outputs: of a linear layer; None for others.
         side: of the feature maps, or of the image, that a linear layer gets, in pixels; None for other layers.
     """
@@ -96,6 +96,8 @@ def _layer(name: str, kind: str, parameters: int, module: nn.Module, maps: tuple
         sizes = [f"{size:,}" for size in weight.shape]
         if weight.numel() + biases == parameters:
             formula = " x ".join(sizes) + plus
+        if weight.dim() == 1:
+            biases = 0  # the shift of a normalisation is no bias that a count forgets
     return Layer(name, kind, formula, parameters, biases)
 
 
@@ -125,7 +127,7 @@ def _mistakes(count: Count) -> Iterator[tuple[str, int]]:
         yield f"{layer.name} ({layer.formula} = {layer.parameters:,}) is counted twice", total + layer.parameters
     yield from _other_inputs(count)
     with_biases = [layer for layer in layers if layer.biases]
-    for size in (1, 2, 3):
+    for size in range(1, min(4, len(with_biases))):  # fewer than all
         for some in combinations(with_biases, size):
             names = " and ".join(layer.name for layer in some)
             yield f"the biases of {names} are left out", total - sum(layer.biases for layer in some)

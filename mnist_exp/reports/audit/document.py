@@ -93,7 +93,7 @@ def markdown(audit: Audit, figures: str = "figures") -> str:
         figures: folder of the figures, from the document.
     """
     parts = [f"# Audit: {cell(audit.headline)}"]
-    parts += [_picture(audit.overview, figures)] if audit.overview else []
+    parts += [_picture(audit.overview, figures), cell(audit.overview.caption)] if audit.overview else []
     parts += [_commands("More seeds would decide what cannot be told yet:", words.more_seeds(audit.networks))]
     for report, networks in audit.by_report():
         parts += [f"## {cell(report.name)}", cell(report.claims.source), cell(report.claims.recipe)]
@@ -127,7 +127,7 @@ def _network(audit: Audit, audited: Audited, figures: str) -> Iterator[str]:
 
 
 def _picture(figure: Figure, folder: str) -> str:
-    return f"![{cell(figure.title)}]({folder}/{figure.name}.svg)\n\n{cell(figure.caption)}"
+    return f"![{cell(figure.title)}]({folder}/{figure.name}.svg)"
 
 
 def _commands(text: str, commands: Sequence[str]) -> str:

@@ -67,10 +67,7 @@ def _curve(audited: Audited, kind: str, findings: Sequence[Finding]) -> Figure:
         ],
     }  # fmt: skip
     n = len(audited.runs)
-    caption = (
-        f"Thin lines: {n} run{'' if n == 1 else 's'} of the recipe. Band: where 95 % of further runs are expected, at each "
-        "epoch by itself. Dots: as claimed; bars: all values that round to the claim. Log axis."
-    )
+    caption = f"{n} run{'' if n == 1 else 's'} of the recipe, and the claims"
     title = f"{audited.label}: {kind} by epoch"
     return Figure(name_of(audited, kind), title, caption, "curves", spec)
 

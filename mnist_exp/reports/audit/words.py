@@ -47,6 +47,11 @@ MEANING = (
         "Wrong by counting",
         "The network of the recipe has another number of trainable parameters. This needs no training, and leaves no doubt",
     ),
+    (
+        "Figures by epoch",
+        "Thin lines are runs of the recipe, and the band is where 95 % of further runs are expected, at each epoch by itself. Dots "
+        "are the claims, bars all values that round to them. Error is 100 % minus accuracy. The axis is logarithmic",
+    ),
 )
 
 
@@ -87,7 +92,7 @@ def _line(finding: Finding) -> Line:
     if len(finding.points) > 1:
         claimed += f"; farthest: {worst.claimed.text}, epoch {worst.epoch}"
     judged = worst.judgement
-    more = f" with {judged.n} seeds ({finding.needed} would)" if finding.needed else ""
+    more = f" with {_number(judged.n, 'seed')} ({finding.needed} would)" if finding.needed else ""
     return Line(
         (finding.title, claimed, spread(finding, judged), between(finding, judged.interval), str(judged.n),
          f"{verdict}{more}"),
