@@ -230,13 +230,13 @@ def _print(audit: Audit, files: Sequence[Path]) -> None:
     from mnist_exp.terminal import Terminal
 
     table = Table(title="Claims: mean ± standard deviation of single runs", box=None, pad_edge=False)
-    for title in ("claim", "claimed", "measured", "n", "verdict"):
+    for title in ("claim", "verdict", "claimed", "measured", "n"):
         table.add_column(title, overflow="fold")
     for audited in audit.networks:
         table.add_row(f"[bold]{escape(printable(audited.label))}[/bold]")
         for line in words.lines(audited):
-            claim, claimed, measured, _, n, verdict = line.cells
-            table.add_row(*(escape(printable(text)) for text in (f" {claim}", claimed, measured, n, verdict)))
+            claim, *cells = (escape(printable(text)) for text in line.cells)
+            table.add_row(f" {claim}", *cells[:3], cells[4])
     Terminal(soft_wrap=False).print(table)
     for text in _sentences(audit):
         print(printable(text))
@@ -249,7 +249,7 @@ def _sentences(audit: Audit) -> Iterator[str]:
     for audited in audit.networks:
         for line in words.lines(audited):
             if line.sentence:
-                yield f"{audited.label}, {line.cells[0]}: {line.sentence}"
+                yield f"{audited.label}, {line.claim}: {line.sentence}"
     yield from (f"More seeds: {command}" for command in words.more_seeds(audit.networks))
     yield from (f"Not counted: {problem}" for problem in audit.problems)
     yield f"{audit.headline}."

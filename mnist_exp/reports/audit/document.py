@@ -98,10 +98,10 @@ def markdown(audit: Audit, figures: str = "figures") -> str:
     for report, networks in audit.by_report():
         parts += [f"## {cell(report.name)}", cell(report.claims.source), cell(report.claims.recipe)]
         rows = [
-            [audited.name, *(f"**{text}**" if text and text == line.cells[-1] and line.sentence else text for text in line.cells)]
+            [audited.name, *line.cells[:1], f"**{line.cells[1]}**" if line.sentence else line.cells[1], *line.cells[2:]]
             for audited in networks
             for line in words.lines(audited)
-        ]  # fmt: skip
+        ]
         parts.append(table(["network", *words.COLUMNS], rows))
         for audited in networks:
             parts += _network(audit, audited, figures)
@@ -119,7 +119,7 @@ def _network(audit: Audit, audited: Audited, figures: str) -> Iterator[str]:
     yield cell(audited.model.note)
     for line in words.lines(audited):
         if line.sentence:
-            yield f"**{cell(line.cells[0][:1].upper() + line.cells[0][1:])}, {line.verdict}.** {cell(line.sentence)}"
+            yield f"**{cell(line.claim.capitalize())}, {line.verdict}.** {cell(line.sentence)}"
     if audited.count.is_wrong:
         yield table(["layer", "parameters of", "parameters", "sum"], words.sum_of(audited))
     for figure in audit.curves[audited.label]:

@@ -123,6 +123,7 @@ def overview(networks: Sequence[Audited]) -> Figure | None:
              "scale": {"domain": ["", "left", "right"], "range": ["circle", "triangle-left", "triangle-right"]}}  # fmt: skip
     tooltip = [tip("claim"), tip("text", title="claimed"), tip("distance", ".2f"), tip("verdict")]
     spec = {
+        "padding": {"left": 40, "right": 10, "top": 5, "bottom": 5},  # a browser's font may be wider than the measured one
         "data": {"values": values},
         "encoding": {"y": row},
         "layer": [

@@ -13,7 +13,7 @@ from mnist_exp.reports.single_run import Judgement, Verdict
 from mnist_exp.reports.statistics import Interval, over_seeds
 
 WRONG = "wrong by counting"
-COLUMNS = ("claim", "claimed", "measured, mean ± std", "95 % of further runs", "n", "verdict")
+COLUMNS = ("claim", "verdict", "claimed", "measured, mean ± std", "95 % of further runs", "n")
 
 # Words of an audit, and what they mean.
 MEANING = (
@@ -57,25 +57,35 @@ MEANING = (
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table of claims.
+    """A line of the table of claims; a field without a value is empty.
 
     Attributes:
-        cells: see ``COLUMNS``. verdict: without the number of seeds; empty if nothing is measured.
-        sentence: what is not reproduced, wrong or open, in words; empty for a claim that is right.
+        verdict: a ``Verdict``, ``correct`` or ``WRONG``. seeds: behind it: how many are too few, and how many would do.
+        further: the prediction interval. n: number of runs.
+        sentence: what is not reproduced, wrong or open, in words.
     """
 
-    cells: tuple[str, ...]
-    verdict: str
+    claim: str
+    claimed: str
+    measured: str
+    further: str = ""
+    n: str = ""
+    verdict: str = ""
+    seeds: str = ""
     sentence: str = ""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """See ``COLUMNS``."""
+        return self.claim, f"{self.verdict}{self.seeds}", self.claimed, self.measured, self.further, self.n
 
 
 def lines(audited: Audited) -> Iterator[Line]:
     """The lines of one network: its parameters, then its results; a line without a verdict if it claims no result."""
     count = audited.count
     if count.claimed is not None:
-        verdict = WRONG if count.is_wrong else "correct"
-        cells = ("parameters", f"{count.claimed:,}", f"{count.total:,}", "", "", verdict)
-        yield Line(cells, verdict, counted(audited) if count.is_wrong else "")
+        verdict, sentence = (WRONG, counted(audited)) if count.is_wrong else ("correct", "")
+        yield Line("parameters", f"{count.claimed:,}", f"{count.total:,}", verdict=verdict, sentence=sentence)
     for finding in audited.findings:
         yield _line(finding)
     if not audited.findings:
@@ -86,19 +96,22 @@ def _line(finding: Finding) -> Line:
     worst, verdict = finding.worst, finding.verdict
     claimed = ", ".join(point.claimed.text for point in finding.points)
     if worst is None or worst.judgement is None or verdict is None:
-        return Line((finding.title, claimed, "not measured yet", "", "0", ""), "")
+        return Line(finding.title, claimed, "not measured yet", n="0")
     if len(finding.points) > 3:
         claimed = f"{len(finding.points)} numbers"
     if len(finding.points) > 1:
         claimed += f"; farthest: {worst.claimed.text}, epoch {worst.epoch}"
     judged = worst.judgement
-    more = f" with {_number(judged.n, 'seed')} ({finding.needed} would)" if finding.needed else ""
     return Line(
-        (finding.title, claimed, spread(finding, judged), between(finding, judged.interval), str(judged.n),
-         f"{verdict}{more}"),
-        str(verdict),
-        "" if verdict == Verdict.REPRODUCED else _sentence(finding, judged),
-    )  # fmt: skip
+        claim=finding.title,
+        claimed=claimed,
+        measured=spread(finding, judged),
+        further=between(finding, judged.interval),
+        n=str(judged.n),
+        verdict=str(verdict),
+        seeds=f" with {_number(judged.n, 'seed')} ({finding.needed} would)" if finding.needed else "",
+        sentence="" if verdict == Verdict.REPRODUCED else _sentence(finding, judged),
+    )
 
 
 def _unclaimed(audited: Audited) -> Line:
@@ -108,7 +121,7 @@ def _unclaimed(audited: Audited) -> Line:
     if values:
         sample = over_seeds(values)
         shown = f"{100 * sample.mean:.2f}" + (f" ± {100 * sample.std:.2f} %" if sample.std is not None else " %")
-    return Line(("test accuracy", "not given", shown, "", str(len(values)), ""), "")
+    return Line("test accuracy", "not given", shown, n=str(len(values)))
 
 
 def spread(finding: Finding, judged: Judgement) -> str:
