@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mnist_exp.reports.audit.counting import Count
     from mnist_exp.reports.audit.document import Audit
 
+OUTPUT = Path("outputs/audit")
 RUNS = Path("outputs/sweeps/audit")  # a sweep for each network: RUNS/CLAIMS FILE/NETWORK
 
 
@@ -64,9 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _read(arguments)
     with exit_status("mnist-audit"):
         results = options.output / "results.csv"
+        flags = {"--output": options.output, "--config-dir": options.config_dir}
+        again = [word for flag, value in flags.items() if value not in {None, OUTPUT} for word in (flag, str(value))]
         audit, failed = audit_reports(options.claims, options.seeds, results, options.overrides, options.config_dir)
         from mnist_exp.reports.audit.document import write
 
+        audit = replace(audit, options=[*options.overrides, *again])
         try:
             files = write(audit, options.output)
         except OSError as error:
@@ -97,7 +101,7 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path("outputs/audit"),
+        default=OUTPUT,
         help="folder; default: outputs/audit. Runs in its results.csv are not trained again",
     )
     parser.add_argument(
@@ -250,7 +254,7 @@ def _sentences(audit: Audit) -> Iterator[str]:
         for line in words.lines(audited):
             if line.sentence:
                 yield f"{audited.label}, {line.claim}: {line.sentence}"
-    yield from (f"More seeds: {command}" for command in words.more_seeds(audit.networks))
+    yield from (f"More seeds: {command}" for command in audit.more_seeds)
     yield from (f"Not counted: {problem}" for problem in audit.problems)
     yield f"{audit.headline}."
 

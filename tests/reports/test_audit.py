@@ -52,7 +52,7 @@ def test_the_made_up_report(
         in out
     )
     assert "52,544 is claimed; the layers sum to 52,650 (-106). It would follow if all biases are left out." in out
-    (more,) = re.findall(r"More seeds: mnist-audit (\S+) --seeds (\d+)", out)
+    (more,) = re.findall(r"More seeds: mnist-audit (\S+) --seeds (\d+) trainer.threads=1\n", out)
     assert more[0] == str(MADE_UP)
     assert 3 < int(more[1]) < 15
     document = (tmp_path / "outputs/audit/audit.md").read_text()
@@ -72,7 +72,7 @@ def test_the_made_up_report(
     assert "http" not in page.replace("http-equiv", "")
 
     (tmp_path / "outputs/sweeps").rename(tmp_path / "gone")
-    assert mnist_audit(str(MADE_UP), "--seeds", "3", "--output", "outputs/audit") == 0
+    assert mnist_audit(str(MADE_UP), "--seeds", "3", "trainer.threads=1") == 0
     assert (tmp_path / "outputs/audit/audit.md").read_text() == document
     assert not (tmp_path / "outputs/sweeps").exists(), "nothing is trained again"
 
@@ -119,6 +119,8 @@ MISTAKES = {
     "run: model=mlp\n    epochs: {0: {test_loss: 1}}": "models.net.epochs.0=\"0\" should be greater than or equal to 1",
     "run: model=mlp seed=3": "models.net.run=model=mlp seed=3 sets seed, which does not belong to a recipe; leave it out",
     "run: -m model=mlp": "models.net.run=-m model=mlp holds -m; only settings KEY=VALUE are allowed",
+    "run: ~logger": "models.net.run=~logger holds ~logger; only settings KEY=VALUE are allowed",
+    "run: 'data.root=${oc.env:HOME}'": "models.net: run holds data.root=${oc.env:HOME}, and a claims file may not name code or Hydra's settings; put it into a file of your own, type --config-dir FOLDER, and name that file in run",
     "run: model=mlp 'x": "models.net.run=model=mlp 'x has a quote without a partner: No closing quotation",
     "run: model=mlp\n    run: model=lenet5": "run is there twice",
     "said: nothing": "models.net.run is missing",

@@ -76,9 +76,9 @@ def _words(value: object) -> list[str]:
     except ValueError as error:
         raise ValueError(f"has a quote without a partner: {error}") from error
     for word in words:
-        key, separator, _ = word.lstrip("+~").partition("=")
+        key, separator, _ = word.lstrip("+").partition("=")
         first = key.partition(".")[0]
-        if word.startswith("-") or not (separator or word.startswith("~")):
+        if word[:1] in {"-", "~"} or not separator:
             raise ValueError(f"holds {word}; only settings KEY=VALUE are allowed")
         if first in NOT_OF_A_RECIPE or first in {"hydra", "sweep"} or first.startswith("hydra/"):
             raise ValueError(f"sets {key}, which does not belong to a recipe; leave it out")

@@ -22,13 +22,23 @@ from mnist_exp.runs import write_atomically
 
 @dataclass(frozen=True)
 class Audit:
-    """All audited networks, in the order of the claims files."""
+    """All audited networks, in the order of the claims files.
+
+    Attributes:
+        options: of the command that repeats the audit with more seeds.
+    """
 
     networks: Sequence[Audited]
+    options: Sequence[str] = ()
 
     @cached_property
     def headline(self) -> str:
         return words.headline(self.networks)
+
+    @cached_property
+    def more_seeds(self) -> list[str]:
+        """The commands that train as many seeds as would decide what cannot be told yet."""
+        return words.more_seeds(self.networks, self.options)
 
     @property
     def problems(self) -> list[str]:
@@ -94,7 +104,7 @@ def markdown(audit: Audit, figures: str = "figures") -> str:
     """
     parts = [f"# Audit: {cell(audit.headline)}"]
     parts += [_picture(audit.overview, figures), cell(audit.overview.caption)] if audit.overview else []
-    parts += [_commands("More seeds would decide what cannot be told yet:", words.more_seeds(audit.networks))]
+    parts += [_commands("More seeds would decide what cannot be told yet:", audit.more_seeds)]
     for report, networks in audit.by_report():
         parts += [f"## {cell(report.name)}", cell(report.claims.source), cell(report.claims.recipe)]
         rows = [

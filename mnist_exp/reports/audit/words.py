@@ -203,7 +203,7 @@ def _number(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def more_seeds(networks: Sequence[Audited]) -> list[str]:
+def more_seeds(networks: Sequence[Audited], options: Sequence[str]) -> list[str]:
     """The commands that train as many seeds as would decide what cannot be told yet, one for each claims file."""
     needed: dict[str, int] = {}
     for audited in networks:
@@ -211,4 +211,4 @@ def more_seeds(networks: Sequence[Audited]) -> list[str]:
             if finding.needed.isdigit():
                 path = str(audited.report.path)
                 needed[path] = max(needed.get(path, 0), int(finding.needed))
-    return [shlex.join(["mnist-audit", path, "--seeds", str(number)]) for path, number in needed.items()]
+    return [shlex.join(["mnist-audit", path, "--seeds", str(number), *options]) for path, number in needed.items()]
