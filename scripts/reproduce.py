@@ -18,7 +18,7 @@ from campaign import FIGURES, RESULTS, ROOT, write_between_markers
 from numpy.typing import NDArray
 
 from mnist_exp.cli.audit import audit_reports
-from mnist_exp.reports.audit.document import Audit, markdown
+from mnist_exp.reports.audit.document import Audit, markdown, write_pictures
 from mnist_exp.reports.axes import Spec
 from mnist_exp.reports.figures import Figure, draw
 from mnist_exp.reports.figures.parts import COLOURS, layer
@@ -41,7 +41,7 @@ made](audits.md).
 $ python scripts/reproduce.py --seeds 0
 ```"""
 
-DRAWS = 100_000
+DRAWS = 20_000
 SEEDS = (2, 3, 5, 10, 30)
 RIGHT = {
     "a run of the recipe": {},
@@ -124,9 +124,7 @@ def write_documents(audit: Audit) -> None:
     DOCUMENT.write_text(
         f"# The five studies, trained again\n\n{INTRODUCTION}\n\n**{title}.**\n\n{rest}", encoding="utf-8"
     )
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    for figure in shown.figures:
-        (PICTURES / f"{figure.name}.svg").write_text(draw(figure)[0], encoding="utf-8")
+    write_pictures({figure.name: draw(figure)[0] for figure in shown.figures}, PICTURES)
     write_between_markers(METHOD, "error rates", error_rates())
     ERROR_RATES.write_text(draw(figure_of_error_rates())[0], encoding="utf-8")
 

@@ -147,9 +147,8 @@ def audit_reports(
     measured = Measured()
     measured.read(results)
     failed: list[str] = []
-    problems: dict[str, list[str]] = {}
+    problems = {network.recipe: measured.add_runs(network.folder, network.recipe) for network in networks}
     for network in networks:
-        problems[network.recipe] = measured.add_runs(network.folder, network.recipe)
         missing = [seed for seed in range(seeds) if not measured.has(network.with_seed(seed))]
         if missing:
             if not _train(network, missing, overrides, config_dir):

@@ -33,7 +33,7 @@ def test_documents_say_what_the_results_say(monkeypatch: pytest.MonkeyPatch, tmp
     for name, text in committed.items():
         assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == text
     assert Path(results).read_text() == (reproduce.RESULTS / "reproduction.csv").read_text(), "nothing is lost"
-    shown = re.findall(r"figures/reproduction/(\w+)\.svg", committed["DOCUMENT"])
+    shown = re.findall(r"figures/reproduction/([\w/]+)\.svg", committed["DOCUMENT"])
     assert sorted([*shown, "audit_error_rates"]) == sorted(drawn)
     folder = reproduce.FIGURES / "reproduction"
-    assert {path.stem for path in folder.iterdir()} == set(shown)
+    assert {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.svg")} == set(shown)

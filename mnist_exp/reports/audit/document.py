@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -73,17 +73,27 @@ def write(audit: Audit, folder: Path) -> list[Path]:
         OSError: the folder cannot be written.
         RunDirectoryError: a file in it is a link.
     """
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
     pictures = {figure.name: draw(figure)[0] for figure in audit.figures}
-    for name, svg in pictures.items():
-        write_atomically(folder / "figures" / f"{name}.svg", svg.encode())
+    write_pictures(pictures, folder / "figures")
     documents = {"audit.html": page(audit, pictures), "audit.md": markdown(audit)}
     for name, text in documents.items():
         write_atomically(folder / name, text.encode())
     return [folder / name for name in documents]
 
 
-def page(audit: Audit, pictures: dict[str, str]) -> str:
+def write_pictures(pictures: Mapping[str, str], folder: Path) -> None:
+    """Write figures as ``NAME.svg``.
+
+    Args:
+        pictures: SVG by name.
+    """
+    for name, svg in pictures.items():
+        file = folder / f"{name}.svg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, svg.encode())
+
+
+def page(audit: Audit, pictures: Mapping[str, str]) -> str:
     """The content of ``audit.html``.
 
     Args:

@@ -19,8 +19,8 @@ OF_SPLIT = {"test": COLOURS[0], "training": COLOURS[4]}
 
 
 def name_of(audited: Audited, kind: str) -> str:
-    """The name of a figure's files."""
-    return f"{audited.report.name}_{audited.name}_{kind}".replace(".", "_").lower()
+    """The name of a figure: a folder for each report."""
+    return f"{audited.report.name}/{audited.name}_{kind}"
 
 
 def curves(audited: Audited) -> Iterator[Figure]:
