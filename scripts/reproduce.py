@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mnist_exp.cli.audit import audit_reports
 from mnist_exp.reports.audit.document import Audit, markdown, write_pictures
+from mnist_exp.reports.audit.findings import Audited
 from mnist_exp.reports.axes import Spec
 from mnist_exp.reports.figures import Figure, draw
 from mnist_exp.reports.figures.parts import COLOURS, layer
@@ -34,12 +35,15 @@ INTRODUCTION = """\
 Five public course reports trained LeNet-5 and an MLP of about its size on MNIST and regularised LeNet-5. Their claims are in
 [`claims/`](../claims), every network is a preset in [`conf/experiment/`](../conf/experiment), and all were trained on the official
 splits. The test set selected nothing: the result is the last epoch, as in the reports. This document is written by a script from
-[`results/reproduction.csv`](results/reproduction.csv), which trains what is missing there; [how the verdicts are
-made](audits.md).
+[`results/reproduction.csv`](results/reproduction.csv); [how the verdicts are made](audits.md).
 
 ```console
-$ python scripts/reproduce.py --seeds 0
-```"""
+$ python scripts/reproduce.py --seeds 0    # write it again
+$ python scripts/reproduce.py              # first train what the file lacks of 10 seeds for each network
+```
+
+Runs that have only their last epoch in the file were made by an earlier version, with PyTorch in place of the kernels and the same
+settings; figures by epoch show their last epoch only."""
 
 DRAWS = 20_000
 SEEDS = (2, 3, 5, 10, 30)
@@ -116,9 +120,15 @@ def figure_of_error_rates() -> Figure:
     return Figure("audit_error_rates", "Verdicts about claims at a known distance", "", "answer", spec, width=560)
 
 
+def _without_this_machine(audited: Audited) -> Audited:
+    """The network without its runs here that do not count, and with the path of its claims in the repository."""
+    path = audited.report.path.relative_to(CLAIMS.parent)
+    return replace(audited, problems=(), report=replace(audited.report, path=path))
+
+
 def write_documents(audit: Audit) -> None:
     """Write both documents and their figures."""
-    shown = Audit([replace(audited, problems=()) for audited in audit.networks])
+    shown = Audit([_without_this_machine(audited) for audited in audit.networks])
     title, _, rest = markdown(shown, PICTURES.relative_to(ROOT / "docs").as_posix()).partition("\n\n")
     title = title.replace("# Audit: ", "")
     DOCUMENT.write_text(

@@ -75,7 +75,8 @@ def _curve(audited: Audited, kind: str, findings: Sequence[Finding]) -> Figure:
 def _measured(runs: Sequence[dict[int, Row]], quantity: str) -> Iterator[Spec]:
     """Mean and prediction interval by epoch; the interval only of two runs or more."""
     for epoch in sorted({epoch for run in runs for epoch in run}):
-        values = values_at(runs, quantity, epoch)
+        if not (values := values_at(runs, quantity, epoch)):
+            continue
         sample = over_seeds(values)
         value: Spec = {"split": SPLITS[quantity.partition("_")[0]], "epoch": epoch, "mean": sample.mean}
         if sample.std is not None:
@@ -88,8 +89,8 @@ def _lines(runs: Sequence[dict[int, Row]], quantity: str) -> Iterator[Spec]:
     split = SPLITS[quantity.partition("_")[0]]
     for number, run in enumerate(runs):
         for epoch in sorted(run):
-            (value,) = values_at([run], quantity, epoch)
-            yield {"split": split, "run": f"{split}{number}", "epoch": epoch, "mean": value}
+            for value in values_at([run], quantity, epoch):
+                yield {"split": split, "run": f"{split}{number}", "epoch": epoch, "mean": value}
 
 
 def _claimed(finding: Finding, last: int) -> Iterator[Spec]:

@@ -1,7 +1,8 @@
 """What was measured: the epochs of each run, from run directories, and kept in one CSV file.
 
 A row of the file counts wherever it comes from, so that run directories can be deleted, and a file can be handed on. Rows are
-found by the hash of the configuration, which contains the seed.
+found by the hash of the configuration, which contains the seed. A run may have fewer epochs, and an epoch fewer numbers, than
+training records.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ class Measured:
             raise UsageError(f"{file} cannot be read: {printable(' '.join(str(error).split()))}") from error
         for number, line in enumerate(lines, start=2):
             try:
-                row = {name: float(line[name]) for name in METRICS}
+                row = {name: float(line[name]) for name in METRICS if line[name]}
                 identity, epoch, label = line["config_hash"], int(line["epoch"]), (line["recipe"], int(line["seed"]))
-                if epoch < 1 or not all(0 <= row[name] <= 1 for name in METRICS if name.endswith("accuracy")):
+                if epoch < 1 or not all(0 <= value <= 1 for name, value in row.items() if "accuracy" in name):
                     raise ValueError("epochs begin at 1, and accuracies are fractions")
             except (KeyError, TypeError, ValueError) as error:
                 raise UsageError(
@@ -111,9 +112,9 @@ class Measured:
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for identity, (recipe, seed) in self._labels.items():
+        for identity, (recipe, seed) in sorted(self._labels.items(), key=lambda item: item[1]):
             for epoch, row in sorted(self.epochs[identity].items()):
-                numbers = (f"{row[name]:.6g}" for name in METRICS)
+                numbers = (f"{row[name]:.6g}" if name in row else "" for name in METRICS)
                 writer.writerow([recipe, seed, epoch, *numbers, identity])
         return stream.getvalue()
 
