@@ -57,7 +57,7 @@ SWEEPS = {
 }
 CAMPAIGN = ["--seeds 1", "data.limit=64", "trainer.epochs=1", "trainer.threads=1", "logger=none"]
 SCRIPTS = {
-    "reproduce": ["--only study_a/mlp", *CAMPAIGN],
+    "reproduce": ["--seeds 0"],
     "regularization": ["--only dropout", *CAMPAIGN],
     "scaling": ["--only 'hidden=[8,8]'", *CAMPAIGN],
     "records": ["--only record/mlp", *CAMPAIGN],
@@ -93,15 +93,14 @@ COLD = {
         "mnist-train resume=DIR",
     ),
     *("mnist-train --cfg job --resolve", "mnist-train -m sweep.resume=DIR", "mnist-eval DIR", "mnist-report DIR"),
+    "mnist-audit examples/claims/made_up.yaml --seeds 3",
     *(
         "mnist-train -m sweep=search hydra.sweeper.n_trials=1",
         "mnist-predict runs/lenet5-0 digit.png",
         "mnist-demo runs",
     ),
-    *(
-        f"python scripts/{name}.py --document"
-        for name in ("records", "regularization", "reproduce", "scaling", "benchmark")
-    ),
+    *(f"python scripts/{name}.py --document" for name in ("records", "regularization", "scaling", "benchmark")),
+    "python scripts/reproduce.py --seeds 0",
     "python scripts/draw.py model=lenet5 --output lenet5.png",
     "python scripts/benchmark_sweep.py cost",
     "python scripts/wandb_sweep.py sweep=search > sweep.yaml",
@@ -183,7 +182,9 @@ def look_at_results(text: str, where: Path, said: str) -> None:
         assert (folder / "wandb_report.json").exists() == ("--wandb-dry-run" in text)
     elif text.startswith("mnist-predict"):
         assert "%" in said or json.loads(said)
-    elif "--document" in text:
+    elif text.startswith("mnist-audit"):
+        assert {"audit.html", "audit.md", "results.csv"} <= {path.name for path in (where / "outputs/audit").iterdir()}
+    elif "--document" in text or "scripts/reproduce" in text:
         (name,) = re.findall(r"(\w+)\.py", text)
         document = {"reproduce": "reproduction", "benchmark": "speed"}.get(name, name)
         assert (where / "docs" / f"{document}.md").read_text() == (ROOT / "docs" / f"{document}.md").read_text()

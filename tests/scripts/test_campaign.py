@@ -49,7 +49,6 @@ def test_a_mistake_ends_the_campaign(
 
 
 FIGURES = {
-    "reproduce": "reproduction_study_b.png",
     "regularization": "regularization.png",
     "scaling": "scaling.png",
     "records": None,
