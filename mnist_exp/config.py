@@ -167,6 +167,7 @@ class Trainer(Section):
     compile: bool
     backend: Literal["auto", "torch", "native"] = "auto"
     selection: Literal["last", "best"]
+    evaluate_test: Literal["every", "last", "never"] = "every"
     profile: bool = False
 
 

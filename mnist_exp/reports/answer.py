@@ -103,6 +103,10 @@ MEANING = (
         "spread over seeds is normal and stays as measured. From a few seeds this is a rough number",
     ),
 )
+UNTESTED = (
+    "The test set was not evaluated (trainer.evaluate_test=never). The best of many on validation data is usually a little "
+    "worse on other data."
+)
 NOTHING = 1e-12  # a smaller difference of accuracies is rounding
 ENOUGH = 5  # seeds from which the spread is known within a factor of about two
 FEW = 3  # with fewer seeds the spread cannot be estimated well enough for a number of seeds
@@ -118,29 +122,37 @@ def answer(comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise
     Args:
         rows: best first. pairs: see ``pairwise.against_baseline``.
     """
-    known = [row for row in rows if row.accuracy]
+    known = [row for row in rows if row.has_result]
     if not known:
         return Answer("No run has completed yet", "There is no result; the curves show the epochs so far.")
     best = known[0]
-    figures = f"{percent(best.mean)} test accuracy"
-    if is_ranked_by_validation(rows):
-        figures = f"{percent(best.validation_mean)} validation and {figures}"
+    means = (("validation", best.validation_mean if is_ranked_by_validation(rows) else None), ("test", best.mean))
+    shown = [f"{percent(mean)} {split}" for split, mean in means if mean is not None]
+    if not shown:
+        return Answer(
+            "Neither validation nor test accuracy is known",
+            "The runs held out no validation data and did not evaluate the test set (trainer.evaluate_test=never), so "
+            "nothing can be said about the arms. mnist-eval DIR computes the test figures of a run.",
+        )
+    figures = f"{' and '.join(shown)} accuracy"
     facts = _facts(best)
     if len(comparison.arms) == 1:
         more = FEW - len(best.arm.runs)
         return Answer(f"{best.arm.label}: {figures}", facts, more_seeds=_commands([best.arm], more) if more > 0 else ())
     if best.is_baseline:
         facts += f" It is the baseline ({comparison.reason})."
-    return Answer(f"Best arm: {best.arm.label}, {figures}", facts, tuple(_contrasts(comparison, known, pairs)))
+    title = f"Best arm: {best.arm.label}, {figures}"
+    if not any(row.accuracy for row in known):
+        return Answer(title, f"{facts} {UNTESTED}")
+    return Answer(title, facts, tuple(_contrasts(comparison, known, pairs)))
 
 
 def _facts(row: Row) -> str:
-    assert row.accuracy is not None
-    spread = row.accuracy.interval
-    if spread is None:
+    sample, split = (row.accuracy, "test") if row.accuracy else (row.validation, "validation")
+    if sample is None or sample.interval is None:
         return "One seed; another seed may give another result."
-    over_seeds = f"{100 * spread.low:.2f} to {100 * spread.high:.2f} %"
-    return f"Mean of {row.accuracy.n} seeds; 95 % interval of the test accuracy over seeds {over_seeds}."
+    over_seeds = f"{100 * sample.interval.low:.2f} to {100 * sample.interval.high:.2f} %"
+    return f"Mean of {sample.n} seeds; 95 % interval of the {split} accuracy over seeds {over_seeds}."
 
 
 def _contrasts(comparison: Comparison, known: Sequence[Row], pairs: Sequence[Pairwise]) -> Iterable[Contrast]:

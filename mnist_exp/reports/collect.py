@@ -61,8 +61,9 @@ class Arm:
         return next((len(correct) for correct in self.correct.values()), None)
 
     def final(self, metric: str) -> dict[int, float]:
-        """A metric of the result by seed, such as ``test_accuracy``, a fraction."""
-        return {seed: float((run.record.final or {})[metric]) for seed, run in self.runs.items()}
+        """A metric of the result by seed, such as ``test_accuracy``, a fraction, for the runs that have it."""
+        results = {seed: run.record.final or {} for seed, run in self.runs.items()}
+        return {seed: float(final[metric]) for seed, final in results.items() if metric in final}
 
     def recorded(self, *path: str) -> list[float]:
         """A number of ``run.json`` for each completed run that has it, such as ``("seconds", "train")``."""
@@ -236,7 +237,8 @@ class Collector:
             )
         else:
             arm.runs[seed] = run
-            self._add_predictions(arm, seed, run)
+            if run.config.trainer.evaluate_test != "never":
+                self._add_predictions(arm, seed, run)
 
     def ordered_arms(self) -> list[Arm]:
         """Arms in the natural order of their names and settings, runs by seed."""
@@ -292,7 +294,10 @@ def read_result(path: Path) -> Run:
         raise RunDirectoryError(f"{printable(str(path))}: the name is no text; rename it")
     run = read_run(path)
     final = run.record.final or {}
-    if run.status == Status.COMPLETED and not {"test_accuracy", "test_loss", "images_seen"} <= final.keys():
+    expected = {"images_seen"}
+    if run.config.trainer.evaluate_test != "never":
+        expected |= {"test_accuracy", "test_loss"}
+    if run.status == Status.COMPLETED and not expected <= final.keys():
         raise RunDirectoryError(f"{path / 'run.json'}: a completed run without its final metrics")
     return run
 

@@ -25,6 +25,12 @@ def warnings(arms: Sequence[Arm]) -> Iterable[str]:
         value = recorded(run, *path)
         return "unknown" if value is None else value
 
+    if untested := sum(run.config.trainer.evaluate_test == "never" for _, run in done):
+        yield (
+            f"{untested} of {len(done)} completed runs did not evaluate the test set (trainer.evaluate_test=never), as the "
+            "trials of a search, so that nothing is chosen by it: there are no test figures of them. mnist-eval DIR "
+            "computes those of a run"
+        )
     test_sets = Counter(arm.test_set for arm in arms if arm.test_set)
     if len(test_sets) > 1:
         yield (

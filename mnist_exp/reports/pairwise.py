@@ -61,10 +61,14 @@ def compare_pair(arm: Arm, opponent: Arm) -> Pairwise:
 
 
 def _against(baseline: Arm, others: Sequence[Arm]) -> list[Pairwise]:
-    comparable = [arm if arm.runs and baseline.runs and _same_test_set(arm, baseline) else None for arm in others]
+    of_baseline = baseline.final("test_accuracy")
+    tested = [arm.final("test_accuracy") for arm in others]
+    comparable = [
+        arm if of_arm and of_baseline and _same_test_set(arm, baseline) else None
+        for arm, of_arm in zip(others, tested, strict=True)
+    ]
     seeds = [
-        seed_difference(arm.final("test_accuracy"), baseline.final("test_accuracy")) if arm else None
-        for arm in comparable
+        seed_difference(of_arm, of_baseline) if arm else None for arm, of_arm in zip(comparable, tested, strict=True)
     ]
     images = [_by_image(arm, baseline) if arm else None for arm in comparable]
     all_seeds_p = _corrected([difference.p if difference else None for difference in seeds])
@@ -114,6 +118,8 @@ def _verdict(
     if seeds is None:
         if not arm.runs or not baseline.runs:
             return "no completed run to compare"
+        if not arm.final("test_accuracy") or not baseline.final("test_accuracy"):
+            return "test set not evaluated: not compared"
         return "other test set: not comparable"
     direction = "better" if seeds.mean > 0 else "worse"
     on_images = images_p is not None and images_p < 1 - LEVEL

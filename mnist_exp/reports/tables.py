@@ -22,7 +22,7 @@ class Row:
 
     Attributes:
         place: position of the arm in the natural order.
-        accuracy: test accuracy of the result, over seeds.
+        accuracy: test accuracy of the result, over seeds; None if the test set was not evaluated.
         validation: validation accuracy of the result, over seeds; None if not all runs have a validation split.
         images_interval: of the mean accuracy, over test images.
         loss: test loss of the result, mean over seeds, in nats.
@@ -50,6 +50,11 @@ class Row:
     memory: float | None
     ece: float | None
     extra: Mapping[str, Sample] = field(default_factory=dict)
+
+    @property
+    def has_result(self) -> bool:
+        """Whether a run of the arm is completed."""
+        return bool(self.arm.runs)
 
     @property
     def mean(self) -> float | None:
@@ -86,8 +91,30 @@ def rows(comparison: Comparison) -> list[Row]:
 
 def is_ranked_by_validation(rows: Sequence[Row]) -> bool:
     """Whether arms are ranked by validation accuracy: all with a result have it. Else they are ranked by test accuracy."""
-    known = [row for row in rows if row.accuracy]
+    known = [row for row in rows if row.has_result]
     return bool(known) and all(row.validation for row in known)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The accuracy by which figures show how good an arm is.
+
+    Attributes:
+        title: in words. key: in records.
+    """
+
+    title: str
+    key: str
+
+    def of(self, row: Row) -> Sample | None:
+        return row.accuracy if self.key == "test_accuracy" else row.validation
+
+
+def measure_of(rows: Sequence[Row]) -> Measure:
+    """Test accuracy; if no run evaluated the test set, validation accuracy."""
+    if any(row.validation for row in rows) and not any(row.accuracy for row in rows):
+        return Measure("validation accuracy", "val_accuracy")
+    return Measure("test accuracy", "test_accuracy")
 
 
 def _row(arm: Arm, place: int, is_baseline: bool) -> Row:
@@ -104,7 +131,7 @@ def _row(arm: Arm, place: int, is_baseline: bool) -> Row:
         place=place,
         is_baseline=is_baseline,
         accuracy=accuracy,
-        validation=_within_bounds(over_seeds(held_out)) if accuracies and len(held_out) == len(accuracies) else None,
+        validation=_within_bounds(over_seeds(held_out)) if held_out and len(held_out) == len(arm.runs) else None,
         images_interval=wilson(accuracy.mean * images, images) if accuracy and images else None,
         loss=fmean(losses) if losses else None,
         best=_best_epoch(arm),
@@ -147,7 +174,8 @@ def _best_epoch(arm: Arm) -> tuple[float, int] | None:
     by_epoch: dict[int, list[float]] = {}
     for run in arm.runs.values():
         for row in run.metrics:
-            by_epoch.setdefault(int(row["epoch"]), []).append(row["test_accuracy"])
+            if "test_accuracy" in row:
+                by_epoch.setdefault(int(row["epoch"]), []).append(row["test_accuracy"])
     whole = {epoch: fmean(values) for epoch, values in by_epoch.items() if len(values) == len(arm.runs)}
     if not whole:
         return None
@@ -265,6 +293,9 @@ COLUMNS = (
 )
 
 
+OF_TEST = {"test accuracy", "std", "95 % over seeds", "95 % over images", "loss", "best epoch", "ECE"}
+
+
 def columns(rows: Sequence[Row]) -> tuple[Column, ...]:
     """The columns of the table of arms: those of ``COLUMNS`` that are not empty, and one for each metric of callbacks."""
     names = sorted({name for row in rows for name in row.extra})
@@ -273,6 +304,8 @@ def columns(rows: Sequence[Row]) -> tuple[Column, ...]:
         empty.add("validation")
     if not any(row.arm.others for row in rows):
         empty.add("not completed")
+    if any(row.has_result for row in rows) and not any(row.accuracy for row in rows):
+        empty |= OF_TEST
     shown = [column for column in COLUMNS if column.title not in empty]
     place = len(shown) - ("not completed" not in empty)
     return (*shown[:place], *map(_own_column, names), *shown[place:])
