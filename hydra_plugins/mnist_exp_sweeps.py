@@ -16,9 +16,11 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 if TYPE_CHECKING:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     from mnist_exp.sweeps.search import Search, SearchSettings
 
 
@@ -162,6 +164,8 @@ class OptunaSweeper(Sweeper):
         parser = OverridesParser.create(self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*(f"{key!s}={value}" for key, value in self._params.items()), *arguments])
         last = {override.get_key_element(): override for override in parsed}
+        if "trainer.evaluate_test" not in last and self.config.trainer.evaluate_test == "every":
+            last |= self._leave_test_set_alone(parser)
         search, settings = self._search(list(last.values()))
         fixed = [
             # Hydra would turn ~KEY into ~KEY=, which deletes nothing.
@@ -190,6 +194,16 @@ class OptunaSweeper(Sweeper):
                 assert result.working_dir is not None
                 job_status = read_job_status(Path(result.working_dir))
                 search.tell(trial, job_status.status, getattr(job_status, settings.metric))
+
+    def _leave_test_set_alone(self, parser: OverridesParser) -> dict[str, Override]:
+        """The override with which trials have no test figures, which somebody who tunes would read; also added to the
+        overrides that all jobs share, so that no name of a job has it."""
+        assert self.config is not None
+        word = "trainer.evaluate_test=never"
+        with flag_override(self.config.hydra, ["struct", "readonly"], False):
+            self.config.hydra.overrides.task.append(word)
+        (override,) = parser.parse_overrides([word])
+        return {override.get_key_element(): override}
 
     def _search(self, overrides: Sequence[Override]) -> tuple[Search, SearchSettings]:
         """The study of these settings, new or continued."""

@@ -227,6 +227,8 @@ class Collector:
         seed = int(settings.pop("seed"))
         if cut_off(path, run):
             self.notes.append(f"{path / 'metrics.jsonl'} ends in an incomplete line, which is left out")
+        if settings["trainer"]["evaluate_test"] == "last":
+            settings["trainer"]["evaluate_test"] = "every"  # the result is the same
         key = json.dumps(settings, sort_keys=True)
         arm = self.arms.setdefault(key, Arm(flatten(settings), str(run.record.name or path.name)))
         if run.status != Status.COMPLETED:
