@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from mnist_exp.errors import is_unicode, printable, typed
 from mnist_exp.hashing import hashed_config
 from mnist_exp.reports.baseline import choose
-from mnist_exp.reports.notes import recorded, warnings
+from mnist_exp.reports.notes import recorded, until_of, warnings
 from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, split_settings
 from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.reports.test_set import HardDigit, TestSet
 from mnist_exp.runs import Run, RunDirectoryError, Status, find_runs, read_run
 from mnist_exp.runs.files import open_file
 from mnist_exp.runs.reading import read_overrides, read_predictions
+from mnist_exp.runs.sweep import Until
 
 
 @dataclass
@@ -107,6 +108,7 @@ class Comparison:
         notes: warnings that a reader needs before comparing.
         hard_digits: of the baseline's test set.
         found: number of run directories.
+        until: of the sweep of all these runs, if it added seeds: the statistics over seeds then allow for its looks.
     """
 
     arms: list[Arm]
@@ -118,6 +120,7 @@ class Comparison:
     notes: list[str]
     hard_digits: list[HardDigit]
     found: int
+    until: Until | None = None
 
 
 def paths_of(patterns: Sequence[str]) -> list[Path]:
@@ -179,6 +182,7 @@ def comparison_of(collector: Collector, found: int, baseline: str | None = None)
         arm.label = label
     chosen, reason = choose(arms, baseline)
     test_set = collector.test_sets.get(arms[chosen].test_set or "")
+    until, remarks = until_of(arms)
     return Comparison(
         arms=arms,
         baseline=chosen,
@@ -186,9 +190,10 @@ def comparison_of(collector: Collector, found: int, baseline: str | None = None)
         varied=varied,
         common=common,
         problems=collector.problems + _not_completed(arms),
-        notes=[*collector.notes, *warnings(arms)],
+        notes=[*remarks, *collector.notes, *warnings(arms)],
         hard_digits=test_set.hardest() if test_set else [],
         found=found,
+        until=until,
     )
 
 
