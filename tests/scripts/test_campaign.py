@@ -53,6 +53,7 @@ FIGURES = {
     "regularization": "regularization.png",
     "scaling": "scaling.png",
     "records": None,
+    "regularization_tuned": None,
 }
 
 
