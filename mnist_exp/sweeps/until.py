@@ -21,7 +21,7 @@ from mnist_exp.reports.collect import Comparison, compare
 from mnist_exp.reports.pairwise import Pairwise, against_baseline
 from mnist_exp.reports.sequential import is_settled, next_look
 from mnist_exp.runs.record import FAILED, Status
-from mnist_exp.runs.sweep import Until, read_job_status, read_sweep
+from mnist_exp.runs.sweep import Job, Until, read_job_status, read_sweep
 from mnist_exp.sweeps.progress import count
 from mnist_exp.terminal import say
 
@@ -133,11 +133,12 @@ class Rounds:
         Raises:
             UsageError: it has another one.
         """
-        first = read_sweep(self.path).jobs[0].directory
-        if first not in {path.name for path in first_arm}:
+        jobs = read_sweep(self.path).jobs
+        own = next(job for job in jobs if job.directory == first_arm[0].name)
+        if _without_seed(own) != _without_seed(jobs[0]):
             raise UsageError(
-                f"{self.path} compares with its first job, {first}, which is not of the first arm of this command; type that "
-                "arm first, or choose another hydra.sweep.dir"
+                f"{self.path} compares with the arm of its first job, {jobs[0].directory}, which is not the first one of this "
+                "command; type that arm first, or choose another hydra.sweep.dir"
             )
 
     def _open(self, comparison: Comparison, trained: Mapping[int, Sequence[Path]]) -> set[int]:
@@ -156,6 +157,10 @@ class Rounds:
             f", and sweep.max_seeds={n} is reached" if n >= self.until.max_seeds else ""
         )  # fmt: skip
         say(f"sweep {self.path.name}: {n} seeds, against {against}: {shown}; {ending}")
+
+
+def _without_seed(job: Job) -> list[str]:
+    return sorted(word for word in job.arguments if not word.startswith("seed="))
 
 
 def described(pair: Pairwise, until: Until) -> str:
