@@ -76,9 +76,10 @@ def tune(schedule: str, technique: str, runs: Path, more: Iterable[str]) -> None
     if any((line["schedule"], line["technique"]) == (schedule, technique) for line in known):
         return
     folder = runs / "tune" / f"{schedule}-{technique}"
-    space = ("hydra/sweeper=optuna", f"hydra.sweeper.n_trials={TRIALS}", RATE, *SPACES[technique])
+    # Without pruning: a high learning rate is behind in the first epochs of one cycle, and may be the best at the end.
+    search = ("hydra/sweeper=optuna", f"hydra.sweeper.n_trials={TRIALS}", "hydra.sweeper.prune=false")
     shared = (f"regularization={technique}", f"scheduler={schedule}", "data.val_size=10000")
-    train(*space, *shared, as_override("hydra.sweep.dir", folder), *more)
+    train(*search, RATE, *SPACES[technique], *shared, as_override("hydra.sweep.dir", folder), *more)
     trials = [read_run(path) for path in find_runs(folder)]
     write_csv(tuned_csv(), [*known, best(schedule, technique, trials)])
 
