@@ -18,7 +18,7 @@ from mnist_exp.reports.settings import natural
 from mnist_exp.reports.statistics import LEVEL, MOST_SEEDS, SeedPlan, plan_seeds
 from mnist_exp.reports.tables import Row, is_ranked_by_validation, p_value, percent
 from mnist_exp.runs.reading import Run
-from mnist_exp.runs.sweep import Until
+from mnist_exp.runs.sweep import Until, read_sweep
 
 
 class Finding(StrEnum):
@@ -223,9 +223,12 @@ def _of_adding_sweep(pair: Pairwise, opponent: Arm, role: str, until: Until) -> 
     if role == "the runner-up":
         reason = f"{n} seeds of each do not show it; the sweep adds seeds for comparisons with the baseline only."
         return Contrast(pair, opponent, role, Finding.NOT_SHOWN, reason)
-    more = [f"sweep.max_seeds={next_look(replace(until, max_seeds=1000), n)}"] if n >= until.max_seeds else []
-    command = shlex.join(["mnist-train", "-m", as_override("sweep.resume", pair.arm.any_run.path.parent), *more])
-    reason = f"sweep.max_seeds={n} is reached; to add more:" if more else "The sweep is not finished; to finish it:"
+    at_end = n >= until.max_seeds
+    most = next_look(replace(until, max_seeds=1000), n) if at_end else until.max_seeds
+    folder = pair.arm.any_run.path.parent
+    own = [word for word in read_sweep(folder).arguments if _key(word) not in OF_ADDING]
+    command = shlex.join(["mnist-train", *own, as_override("hydra.sweep.dir", folder), f"sweep.max_seeds={most}"])
+    reason = f"sweep.max_seeds={n} is reached; to add more:" if at_end else "The sweep is not finished; to finish it:"
     return Contrast(pair, opponent, role, Finding.TOO_FEW, reason, None, (command,))
 
 
@@ -256,6 +259,7 @@ def _count(seeds: int, which: str = "") -> str:
 
 
 NO_SEARCH = ("hydra/sweeper=basic", "hydra.sweeper.params=null")
+OF_ADDING = ("hydra.sweep.dir", "sweep.resume", "sweep.max_seeds")
 NOT_REPEATED = ("seed", "hydra.run.dir", "hydra.sweep.dir", "sweep.name", "resume")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -212,7 +213,8 @@ class TestReports:
                     jobs.append(
                         {"directory": name, "id": name, "overrides": [], "arguments": [], "status": "completed"}
                     )
-            record = {"command": "mnist-train -m", "arguments": [], "updated": "2026-11-21T10:10:10+00:00", "jobs": jobs,
+            arguments = ["-m", "optimizer.lr=0.01,0.02", "sweep.until=0.1", "hydra/launcher=joblib"]
+            record = {"command": "mnist-train -m", "arguments": arguments, "updated": "2026-11-21T10:10:10+00:00", "jobs": jobs,
                       "until": vars(until)}  # fmt: skip
             (folder / "sweep.json").write_text(json.dumps(record))
             return build(compare(paths_of([str(folder)])))
@@ -231,7 +233,8 @@ class TestReports:
         (contrast,) = made.answer.contrasts
         (command,) = contrast.commands
         assert contrast.reason == "The sweep is not finished; to finish it:"
-        assert command.endswith("sweep") and "sweep.resume=" in command  # noqa: PT018  # one command
+        words = "mnist-train -m optimizer.lr=0.01,0.02 sweep.until=0.1 hydra/launcher=joblib "
+        assert re.fullmatch(words + r"hydra\.sweep\.dir=\S+/sweep sweep\.max_seeds=30", command)
         assert "it is not finished, with 1 of 1 comparisons open (lr 0.02)" in made.answer.facts
 
     def test_the_most_seeds(self, report: Callable[..., Report]) -> None:
