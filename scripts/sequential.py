@@ -1,6 +1,6 @@
 """How often is ``sweep.until`` wrong? Simulate sweeps whose truth is known, decided by the statistics of the report.
 
-python scripts/sequential.py             # 10,000 sweeps of each kind, minutes; prints the table
+python scripts/sequential.py             # 2,000 sweeps of each kind, a minute; prints the table
 python scripts/sequential.py --write     # also into docs/sweeps.md
 
 Each sweep has a baseline and three arms. An accuracy is 99 % plus the luck of the seed, of which arms with the same seed share a half,
@@ -116,7 +116,7 @@ def table(sweeps: int) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweeps", type=int, default=10_000, help="of each kind; default: 10000")
+    parser.add_argument("--sweeps", type=int, default=2_000, help="of each kind; default: 2000")
     parser.add_argument("--write", action="store_true", help="write the table into docs/sweeps.md")
     options = parser.parse_args()
     lines = list(table(options.sweeps))
