@@ -29,9 +29,8 @@ def warnings(arms: Sequence[Arm]) -> Iterable[str]:
 
     if untested := sum(run.config.trainer.evaluate_test == "never" for _, run in done):
         yield (
-            f"{untested} of {len(done)} completed runs did not evaluate the test set (trainer.evaluate_test=never), as the "
-            "trials of a search, so that nothing is chosen by it: there are no test figures of them. mnist-eval DIR "
-            "computes those of a run"
+            f"{untested} of {len(done)} completed runs did not evaluate the test set (trainer.evaluate_test=never, the "
+            "default of a search, so that nobody chooses by test figures). mnist-eval DIR computes the test figures of a run"
         )
     test_sets = Counter(arm.test_set for arm in arms if arm.test_set)
     if len(test_sets) > 1:
