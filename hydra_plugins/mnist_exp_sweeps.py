@@ -56,7 +56,8 @@ class FinishingLauncher(Launcher):
 class GridSweeper(Sweeper):
     """Runs every combination of the given values, like Hydra's own sweeper, but composes each job only once.
 
-    With ``sweep.until`` it adds seeds, see ``mnist_exp.sweeps.until``. The launcher composes and checks all jobs before any starts; if it refuses them, no new directory remains.
+    With ``sweep.until`` it adds seeds, see ``mnist_exp.sweeps.until``. The launcher composes and checks all jobs before any
+    starts; if it refuses them, no new directory remains.
 
     Args:
         max_batch_size: number of jobs given to the launcher at once; None: all.

@@ -17,7 +17,8 @@ from mnist_exp.reports import markdown
 from mnist_exp.reports.build import Report, build
 from mnist_exp.reports.collect import compare
 from mnist_exp.reports.figures import recorded_splits
-from mnist_exp.reports.tables import columns, results_csv
+from mnist_exp.reports.results import results_csv
+from mnist_exp.reports.tables import columns
 from mnist_exp.runs import Run, read_run
 from mnist_exp.training import load_checkpoint
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from mnist_exp.reports.collect import Arm, Comparison
-from mnist_exp.reports.settings import ABSENT
 from mnist_exp.reports.statistics import Interval, Sample, over_seeds, wilson
 from mnist_exp.runs import Run
 
@@ -124,7 +121,7 @@ def _row(arm: Arm, place: int, is_baseline: bool) -> Row:
     held_out = arm.recorded("final", "val_accuracy")
     images = arm.test_images
     ends = [int(run.record.final["epoch"]) for run in arm.runs.values() if run.record.final]
-    speeds = [speed for run in arm.runs.values() if (speed := _images_per_second(run)) is not None]
+    speeds = [speed for run in arm.runs.values() if (speed := images_per_second_of(run)) is not None]
     record = arm.any_run.record
     return Row(
         arm=arm,
@@ -165,7 +162,8 @@ def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def _images_per_second(run: Run) -> float | None:
+def images_per_second_of(run: Run) -> float | None:
+    """Training images a second, all epochs together; None before the first."""
     seconds = sum(row["train_seconds"] for row in run.metrics)
     return run.metrics[-1]["images_seen"] / seconds if run.metrics and seconds > 0 else None
 
@@ -328,51 +326,3 @@ def _own_column(name: str) -> Column:
 
 def _fixed(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def results_csv(comparison: Comparison) -> str:
-    """The content of ``results.csv``: for each run, counted or not, its recorded metrics and the settings that differ."""
-    columns = comparison.varied
-    extra = sorted({name for arm in comparison.arms for run in [*arm.runs.values(), *arm.others] for name in run.extra})
-    metrics = ("test_accuracy", "test_loss", "train_accuracy", "train_loss", "val_accuracy", "val_loss")
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-
-    def write(cells: Iterable[object]) -> None:
-        writer.writerow([_no_formula(cell) for cell in cells])
-
-    write(
-        ["directory", "arm", "status", "error", "seed", "epoch", *metrics, "parameters", "macs", "train_seconds"]
-        + ["total_seconds", "images_per_second", "peak_memory_bytes", "config_hash", "git_commit", "torch", *extra]
-        + [column.key for column in columns]
-    )
-    for index, arm in enumerate(comparison.arms):
-        counted = list(arm.runs.values())
-        for run in [*counted, *arm.others]:
-            record, spent = run.record, run.record.seconds
-            # Without a result, the last epoch.
-            last = record.final or (run.metrics[-1] if run.metrics else {})
-            write(
-                [run.path, arm.label, run.status, record.error, run.config.seed, last.get("epoch")]
-                + [last.get(name) for name in metrics]
-                + [record.parameters, record.macs, spent.get("train"), spent.get("total")]
-                + [_images_per_second(run), record.peak_memory_bytes, record.config_hash]
-                + [record.git.commit if record.git else None, record.versions.get("torch")]
-                + [run.extra.get(name) for name in extra]
-                + [None if column.values[index] == ABSENT else column.shown(index) for column in columns]
-            )
-    for problem in comparison.problems:
-        if problem.arm is None:
-            write([problem.path, None, problem.status, problem.reason])
-    return stream.getvalue()
-
-
-def _no_formula(cell: object) -> object:
-    """Put an apostrophe before text that a spreadsheet would run as a formula."""
-    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return cell
-    try:
-        float(cell)
-    except ValueError:
-        return f"'{cell}"
-    return cell
