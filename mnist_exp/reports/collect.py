@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from mnist_exp.errors import is_unicode, printable, typed
 from mnist_exp.hashing import hashed_config
 from mnist_exp.reports.baseline import choose
-from mnist_exp.reports.notes import recorded, warnings
+from mnist_exp.reports.notes import recorded, until_of, warnings
 from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, split_settings
 from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.reports.test_set import HardDigit, TestSet
 from mnist_exp.runs import Run, RunDirectoryError, Status, find_runs, read_run
 from mnist_exp.runs.files import open_file
 from mnist_exp.runs.reading import read_overrides, read_predictions
+from mnist_exp.runs.sweep import Until
 
 
 @dataclass
@@ -61,8 +62,9 @@ class Arm:
         return next((len(correct) for correct in self.correct.values()), None)
 
     def final(self, metric: str) -> dict[int, float]:
-        """A metric of the result by seed, such as ``test_accuracy``, a fraction."""
-        return {seed: float((run.record.final or {})[metric]) for seed, run in self.runs.items()}
+        """A metric of the result by seed, such as ``test_accuracy``, a fraction, for the runs that have it."""
+        results = {seed: run.record.final or {} for seed, run in self.runs.items()}
+        return {seed: float(final[metric]) for seed, final in results.items() if metric in final}
 
     def recorded(self, *path: str) -> list[float]:
         """A number of ``run.json`` for each completed run that has it, such as ``("seconds", "train")``."""
@@ -106,6 +108,7 @@ class Comparison:
         notes: warnings that a reader needs before comparing.
         hard_digits: of the baseline's test set.
         found: number of run directories.
+        until: of the sweep of all these runs, if it added seeds: the statistics over seeds then allow for its looks.
     """
 
     arms: list[Arm]
@@ -117,6 +120,7 @@ class Comparison:
     notes: list[str]
     hard_digits: list[HardDigit]
     found: int
+    until: Until | None = None
 
 
 def paths_of(patterns: Sequence[str]) -> list[Path]:
@@ -178,6 +182,7 @@ def comparison_of(collector: Collector, found: int, baseline: str | None = None)
         arm.label = label
     chosen, reason = choose(arms, baseline)
     test_set = collector.test_sets.get(arms[chosen].test_set or "")
+    until, remarks = until_of(arms)
     return Comparison(
         arms=arms,
         baseline=chosen,
@@ -185,9 +190,10 @@ def comparison_of(collector: Collector, found: int, baseline: str | None = None)
         varied=varied,
         common=common,
         problems=collector.problems + _not_completed(arms),
-        notes=[*collector.notes, *warnings(arms)],
+        notes=[*remarks, *collector.notes, *warnings(arms)],
         hard_digits=test_set.hardest() if test_set else [],
         found=found,
+        until=until,
     )
 
 
@@ -226,6 +232,8 @@ class Collector:
         seed = int(settings.pop("seed"))
         if cut_off(path, run):
             self.notes.append(f"{path / 'metrics.jsonl'} ends in an incomplete line, which is left out")
+        if settings["trainer"]["evaluate_test"] == "last":
+            settings["trainer"]["evaluate_test"] = "every"  # the result is the same
         key = json.dumps(settings, sort_keys=True)
         arm = self.arms.setdefault(key, Arm(flatten(settings), str(run.record.name or path.name)))
         if run.status != Status.COMPLETED:
@@ -236,7 +244,8 @@ class Collector:
             )
         else:
             arm.runs[seed] = run
-            self._add_predictions(arm, seed, run)
+            if run.config.trainer.evaluate_test != "never":
+                self._add_predictions(arm, seed, run)
 
     def ordered_arms(self) -> list[Arm]:
         """Arms in the natural order of their names and settings, runs by seed."""
@@ -292,7 +301,10 @@ def read_result(path: Path) -> Run:
         raise RunDirectoryError(f"{printable(str(path))}: the name is no text; rename it")
     run = read_run(path)
     final = run.record.final or {}
-    if run.status == Status.COMPLETED and not {"test_accuracy", "test_loss", "images_seen"} <= final.keys():
+    expected = {"images_seen"}
+    if run.config.trainer.evaluate_test != "never":
+        expected |= {"test_accuracy", "test_loss"}
+    if run.status == Status.COMPLETED and not expected <= final.keys():
         raise RunDirectoryError(f"{path / 'run.json'}: a completed run without its final metrics")
     return run
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from mnist_exp.errors import explain_validation, printable
@@ -71,6 +71,23 @@ class JobRecord(JobStatus, Job):
 
 
 @dataclass(frozen=True)
+class Until:
+    """How a sweep adds seeds, see ``sweep.until`` in ``conf/train.yaml``.
+
+    Attributes:
+        points: a difference is known if its interval is at most plus or minus so many percentage points.
+        max_seeds: of each arm.
+        first: number of seeds at the first look.
+        planned: ``max_seeds`` of the first command; the levels of the looks follow from it, whatever is asked for later.
+    """
+
+    points: Annotated[float, Field(gt=0, le=100)]
+    max_seeds: Annotated[int, Field(ge=3, le=1000)]
+    first: Annotated[int, Field(ge=3, le=1000)]
+    planned: Annotated[int, Field(ge=3, le=1000)]
+
+
+@dataclass(frozen=True)
 class SweepRecord:
     """The content of ``sweep.json``. Keys of later versions are ignored.
 
@@ -87,6 +104,7 @@ class SweepRecord:
     updated: str
     jobs: tuple[JobRecord, ...]
     config_hash_version: int = 1  # the first version did not write it
+    until: Until | None = None  # of a sweep that adds seeds
 
 
 RECORD = TypeAdapter(SweepRecord)

@@ -296,7 +296,8 @@ def fixed_keys(context: HydraContext, config: DictConfig) -> set[str]:
     """The keys that the command line sets to one value for all jobs."""
     parsed = OverridesParser.create(context.config_loader).parse_overrides(list(config.hydra.overrides.task))
     varies = {override.get_key_element(): override.is_sweep_override() for override in parsed}
-    return {key for key, several in varies.items() if not several}
+    fixed = {key for key, several in varies.items() if not several}
+    return fixed - {"seed"} if config.sweep.until is not None else fixed  # other seeds are added to a typed one
 
 
 def folders_of_conf(context: HydraContext) -> list[Path]:

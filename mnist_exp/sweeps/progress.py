@@ -186,7 +186,8 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
             settings = [override for override in job.overrides if not override.lstrip("+").startswith("seed=")]
             arms.setdefault(" ".join(map(short, settings)) or "all jobs", []).append(statuses[name])
     has_validation = any(job.val_accuracy is not None for jobs in arms.values() for job in jobs)
-    splits = ["val", "test"] if has_validation else ["test"]
+    has_test = any(job.test_accuracy is not None for jobs in arms.values() for job in jobs)
+    splits = [split for split, known in (("val", has_validation), ("test", has_test or not has_validation)) if known]
     if arms:
         ranked = sorted(arms.items(), key=lambda arm: -statistics.fmean(accuracies(arm[1], splits[0]) or [0.0]))
         order = "best validation accuracy first" if has_validation else "highest test accuracy first"

@@ -52,6 +52,7 @@ FIGURES = {
     "regularization": "regularization.png",
     "scaling": "scaling.png",
     "records": None,
+    "regularization_tuned": None,
 }
 
 

@@ -33,8 +33,18 @@ def curves(arms: Sequence[Arm]) -> Iterator[Figure]:
 
 
 def default_splits(arms: Sequence[Arm]) -> list[str]:
-    """The splits that are drawn at first: all for one arm; fewer for several, because the lines would hide each other."""
-    return list(SPLITS) if len(arms) == 1 else ["test", "validation"] if len(arms) <= 4 else ["test"]
+    """The splits that are drawn at first: all for one arm; fewer for several, because the lines would hide each other.
+
+    A split that was evaluated after few epochs, or never, is left out.
+    """
+    rows = [row for arm in arms for run in arm.curves() for row in run.metrics]
+    recorded = {split: sum(f"{name}_loss" in row for row in rows) for split, name in SPLITS.items()}
+    often = [split for split, number in recorded.items() if number and 2 * number >= max(recorded.values())]
+    return (
+        often
+        if len(arms) == 1
+        else [split for split in often if split != "training"][: 2 if len(arms) <= 4 else 1] or often
+    )
 
 
 def recorded_splits(figure: Figure) -> list[str]:
@@ -74,6 +84,7 @@ def _curve(arms: Sequence[Arm], metric: str, values: list[Spec]) -> Figure:
                   "scale": {"domain": list(sizes), "range": list(sizes.values())}}
         for channel, sizes in (("strokeWidth", STROKES), ("strokeOpacity", OPACITIES))
     }  # fmt: skip
+    first = default_splits(arms)
     band: Spec = {"y": {"field": "low", **y}, "y2": {"field": "high"}}
     line = {
         "type": "line",
@@ -84,14 +95,14 @@ def _curve(arms: Sequence[Arm], metric: str, values: list[Spec]) -> Figure:
         "data": {"values": values},
         "params": [
             *switched["params"],
-            {"name": "splits", "value": default_splits(arms)},
+            {"name": "splits", "value": first},
             {"name": "first", "value": min(epochs)},
         ],
         "transform": [*switched["transform"], {"filter": "indexof(splits, datum.split) >= 0 && datum.epoch >= first"}],
         "encoding": {"x": x},
         "layer": [
             {**layer({"type": "area", "opacity": 0.18}, **band, color=colour["color"]),
-             "transform": [{"filter": "datum.split == 'test'"}]},
+             "transform": [{"filter": f"datum.split == '{first[0]}'"}]},
             layer(line, y={"field": "mean", **y}, **colour, **look),
             _all_at_an_epoch(arms, values, form),
         ],
@@ -140,6 +151,6 @@ def _caption(arms: Sequence[Arm], values: Sequence[Spec], metric: str, raised: f
     zero = f" No error at all is drawn at {100 * raised:.3g} %." if raised and metric == "error" else ""
     return (
         f"{what}, on a log axis, so that late differences can be seen: mean over seeds, band from the lowest to the highest "
-        f"seed of the test data. {'; '.join(marks[split] for split in SPLITS if split in splits).capitalize()}; "
+        f"seed of the {default_splits(arms)[0]} data. {'; '.join(marks[split] for split in SPLITS if split in splits).capitalize()}; "
         f"{seeds_of(arms)}.{zero}{later}"
     )
