@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from campaign import FIGURES, RESULTS, ROOT, Campaign, Grid, read_csv, run, write_between_markers, write_csv
 
+from mnist_exp.cli.ending import exit_status, printing
 from mnist_exp.runs import Run
 
 CURVES_CSV = RESULTS / "reproduction_study_b_lenet5.csv"
@@ -169,6 +170,8 @@ def write_document(campaign: Campaign) -> None:
         draw()
 
 
+@exit_status("reproduce.py")
+@printing()
 def main() -> None:
     campaign = studies()
     gather_curves(run(campaign, __doc__, seeds=3))

@@ -30,11 +30,13 @@ class Recipe:
         arguments: of ``mnist-train``.
         which: ``command`` or ``jobs``: what is killed; see ``kill_at.py``.
         first: arguments of a run that must exist before, in the parent folder.
+        needs: a module, or ``slurm``, without which the recipe is left out.
     """
 
     arguments: tuple[str, ...]
     which: str = "command"
     first: tuple[str, ...] = ()
+    needs: str = "hydra"
 
     @property
     def is_sweep(self) -> bool:
@@ -66,6 +68,8 @@ SEARCH = (
 )
 JOBLIB = (*SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 SUBMITIT = (*SWEEP, "hydra/launcher=submitit_local")
+SLURM = (*SWEEP, "hydra/launcher=submitit_slurm")
+RAY = (*SWEEP, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")
 RECIPES = {
     "run, native backend": Recipe((*RUN, "trainer.backend=native")),
     "run, PyTorch backend": Recipe((*RUN, "trainer.backend=torch")),
@@ -79,6 +83,10 @@ RECIPES = {
     "sweep, joblib, the jobs": Recipe(JOBLIB, "jobs"),
     "sweep, submitit": Recipe(SUBMITIT),
     "sweep, submitit, the jobs": Recipe(SUBMITIT, "jobs"),
+    "sweep, Slurm": Recipe(SLURM, needs="slurm"),
+    "sweep, Slurm, the jobs": Recipe(SLURM, "jobs", needs="slurm"),
+    "sweep, Ray": Recipe(RAY, needs="ray"),
+    "sweep, Ray, the jobs": Recipe(RAY, "jobs", needs="ray"),
 }
 
 
