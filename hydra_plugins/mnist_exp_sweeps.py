@@ -193,26 +193,46 @@ class OptunaSweeper(Sweeper):
     def _run_trials(self, arguments: list[str]) -> None:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        from mnist_exp.runs.sweep import read_job_status
-        from mnist_exp.sweeps.composing import JobRefused
-        from mnist_exp.sweeps.search import assignments
-        from mnist_exp.terminal import say
+        from mnist_exp.errors import UsageError
+        from mnist_exp.sweeps.search import Search, SearchSettings, locked, space_of
 
         assert self.config is not None
         assert self.hydra_context is not None
-        assert isinstance(self._launcher, FinishingLauncher)
         parser = OverridesParser.create(self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*(f"{key!s}={value}" for key, value in self._params.items()), *arguments])
         last = {override.get_key_element(): override for override in parsed}
         if "trainer.evaluate_test" not in last and self.config.trainer.evaluate_test == "every":
             last |= self._leave_test_set_alone(parser)
-        search, settings = self._search(list(last.values()))
         fixed = [
             # Hydra would turn ~KEY into ~KEY=, which deletes nothing.
             str(override.input_line) if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
             for key, override in last.items()
             if not override.is_sweep_override()
         ]
+        settings = SearchSettings.check(self._settings)
+        if self.config.sweep.until is not None:
+            raise UsageError(
+                "sweep.until compares given arms with several seeds; a search proposes its own: leave it out"
+            )
+        if self.config.data.val_size == 0:
+            raise UsageError("a search needs validation data; hold some out: data.val_size=5000")
+        space = space_of(list(last.values()), self.config)
+        folder = Path(self.config.hydra.sweep.dir)
+        with locked(folder):
+            self._run_search(Search(folder, space, settings), settings, fixed)
+
+    def _run_search(self, search: Search, settings: SearchSettings, fixed: Sequence[str]) -> None:
+        """Run the remaining trials.
+
+        Args:
+            fixed: overrides of every trial.
+        """
+        from mnist_exp.runs.sweep import read_job_status
+        from mnist_exp.sweeps.composing import JobRefused
+        from mnist_exp.sweeps.search import assignments
+        from mnist_exp.terminal import say
+
+        assert isinstance(self._launcher, FinishingLauncher)
         if search.earlier != search.taken_over:
             say(f"search: {search.taken_over} of {search.earlier} earlier trials lie in the changed search space")
         if search.finished() >= settings.n_trials:
@@ -244,18 +264,3 @@ class OptunaSweeper(Sweeper):
             self.config.hydra.overrides.task.append(word)
         (override,) = parser.parse_overrides([word])
         return {override.get_key_element(): override}
-
-    def _search(self, overrides: Sequence[Override]) -> tuple[Search, SearchSettings]:
-        """The study of these settings, new or continued."""
-        from mnist_exp.errors import UsageError
-        from mnist_exp.sweeps.search import Search, SearchSettings, space_of
-
-        assert self.config is not None
-        settings = SearchSettings.check(self._settings)
-        if self.config.sweep.until is not None:
-            raise UsageError(
-                "sweep.until compares given arms with several seeds; a search proposes its own: leave it out"
-            )
-        if self.config.data.val_size == 0:
-            raise UsageError("a search needs validation data; hold some out: data.val_size=5000")
-        return Search(Path(self.config.hydra.sweep.dir), space_of(overrides, self.config), settings), settings

@@ -25,7 +25,7 @@ def load_yaml(content: bytes | str, *, texts_only: bool = False) -> Any:
         ValueError: it is no YAML, or nested too deeply, or a value does not have the form of its type. One line.
     """
     try:
-        _refuse_deep(content)
+        refuse_deep(content)
         return yaml.load(content, TEXT_LOADER if texts_only else LOADER)  # noqa: S506  # neither makes objects
     except Exception as error:
         # The constructors raise many types, such as KeyError for !!bool and ValueError for a 31st of February.
@@ -34,7 +34,13 @@ def load_yaml(content: bytes | str, *, texts_only: bool = False) -> Any:
         raise ValueError(text if known else f"{type(error).__name__}: {text}") from error
 
 
-def _refuse_deep(content: bytes | str) -> None:
+def refuse_deep(content: bytes | str) -> None:
+    """Check that a YAML file is not nested too deeply for its other readers.
+
+    Raises:
+        ValueError: it has more than ``DEEPEST`` levels.
+        yaml.YAMLError: it is no YAML.
+    """
     loader, depth = LOADER(content), 0
     try:
         while loader.check_event():

@@ -18,6 +18,7 @@ from campaign import FIGURES, RESULTS, ROOT, write_between_markers
 from numpy.typing import NDArray
 
 from mnist_exp.cli.audit import audit_reports
+from mnist_exp.cli.ending import exit_status, printing
 from mnist_exp.reports.audit.document import Audit, markdown, write_pictures
 from mnist_exp.reports.audit.findings import Audited
 from mnist_exp.reports.axes import Spec
@@ -139,6 +140,8 @@ def write_documents(audit: Audit) -> None:
     ERROR_RATES.write_text(draw(figure_of_error_rates())[0], encoding="utf-8")
 
 
+@exit_status("reproduce.py")
+@printing()
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", default=[], help="settings of mnist-train -m, such as a launcher")

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from campaign import FIGURES, ROOT, Campaign, Grid, run, write_between_markers
 
+from mnist_exp.cli.ending import exit_status, printing
 from mnist_exp.reports.statistics import over_seeds
 from mnist_exp.reports.tables import seeds
 
@@ -124,6 +125,8 @@ def write_document(campaign: Campaign) -> None:
         draw(campaign)
 
 
+@exit_status("scaling.py")
+@printing()
 def main() -> None:
     campaign = networks()
     run(campaign, __doc__, seeds=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,19 @@ def test_a_command_pauses_garbage_collection(
     command = [sys.executable, "-m", f"mnist_exp.cli.{arguments[0]}", *arguments[1:]]
     done = subprocess.run(command, cwd=tmp_path, env=instead_of_torch, capture_output=True, text=True, check=False)
     assert done.returncode == 4, done.stderr
+
+
+def test_a_sweep_without_jobs_left_imports_no_pytorch(
+    mnist_train: Callable[..., int], small: list[str], instead_of_torch: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["-m", *small, "data.limit=64", "trainer.epochs=1", "hydra.sweep.dir=sweep"]
+    assert mnist_train(*arguments, "seed=0,1") == 0
+    command = [sys.executable, "-m", "mnist_exp.cli.train", *arguments]
+    for seeds, status in (("seed=0,1", 0), ("seed=0,1,2", 4)):
+        done = subprocess.run(
+            [*command, seeds], cwd=tmp_path, env=instead_of_torch, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stderr
 
 
 def test_garbage_collection_runs_afterwards(tmp_path: Path) -> None:

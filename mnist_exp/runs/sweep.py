@@ -132,7 +132,7 @@ def read_sweep(path: Path) -> SweepRecord:
     try:
         return RECORD.validate_json(content)
     except ValidationError as error:
-        first, *others = explain_validation(error, tree)
+        first, *others = explain_validation(error, tree, typed_by_user=False)
         more = f" (and {len(others)} more)" if others else ""
         raise RunDirectoryError(f"{file}: {printable(first)}{more}") from error
 

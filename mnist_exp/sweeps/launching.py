@@ -114,7 +114,7 @@ def launch(
                 f"sweep.resume={config.sweep.resume} is set by a configuration file; type it: mnist-train -m "
                 f"sweep.resume={config.sweep.resume}"
             )
-        compose = partial(request_jobs, context, config, job_overrides, initial_job_idx)
+        compose = partial(request_jobs, path, context, config, job_overrides, initial_job_idx)
         sweep, jobs, stopped_by = _launch_requested(path, context, config, inner, compose, records, until)
     except UsageError:
         if is_new and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
@@ -161,12 +161,15 @@ def _launch_requested(
         wanted = list(dict.fromkeys([*jobs, *(sweep.jobs.values() if config.sweep.resume else ())]))
         settings = settings_of_composed_jobs(jobs, requested.composed, config)
         settings |= settings_of_stored_jobs(sweep, wanted, config, known, settings)
-        from mnist_exp.components import keep_data  # imports torch, which composing has loaded by now
+        left = [job for job in wanted if sweep.job_status(job).status not in SETTLED]
+        with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted):
+            if left:
+                from mnist_exp.components import keep_data  # imports torch, which is needed only if jobs are left
 
-        with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted), keep_data():
-            # Hydra's basic launcher keeps the whole configuration of each job of a launch.
-            at_once = 1 if inner._target_ == BASIC_LAUNCHER else shares.at_once if shares.capped else None
-            _run(sweep, wanted, _launcher(inner, config, sweep, settings), stop, at_once)
+                # Hydra's basic launcher keeps the whole configuration of each job of a launch.
+                at_once = 1 if inner._target_ == BASIC_LAUNCHER else shares.at_once if shares.capped else None
+                with keep_data():
+                    _run(sweep, left, _launcher(inner, config, sweep, settings), stop, at_once)
         stopped_by = int(sweep.stop_file.read_text() or 0) if sweep.stop_file.exists() else None
         if fingerprint(context) != files:
             requested = compose()
@@ -284,7 +287,7 @@ def _instantiated(config: DictConfig, context: HydraContext, task: TaskFunction)
 
 def _run(
     sweep: SweepDirectory,
-    wanted: Sequence[Job],
+    left: list[Job],
     launch_all: Callable[[Sequence[Job]], None],
     stop: StopRequest,
     at_once: int | None,
@@ -296,12 +299,12 @@ def _run(
     the others, too: each job that was running then is launched once more, alone.
 
     Args:
+        left: the jobs that are not complete.
         at_once: the number of jobs in one launch; None: all.
 
     Raises:
         UsageError: the launcher failed twice without starting any of the jobs.
     """
-    left = [job for job in wanted if sweep.job_status(job).status not in SETTLED]
     tried: set[Job] = set()
     suspects: list[Job] = []
     while (left or suspects) and not stop():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.types import HydraContext
@@ -15,7 +16,7 @@ from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.files import refuse_links
 from mnist_exp.runs.reading import read_config
 from mnist_exp.runs.record import SETTLED, Status
-from mnist_exp.runs.sweep import Job
+from mnist_exp.runs.sweep import Job, read_job_status, read_sweep
 from mnist_exp.sweeps.composing import Composed, compose_all, fixed_keys, without_hydra
 from mnist_exp.sweeps.directory import SweepDirectory
 from mnist_exp.sweeps.matching import data_folders, find_moved, identities_of, varying_overrides
@@ -44,17 +45,33 @@ class RequestedJobs:
 
 
 def request_jobs(
-    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    path: Path, context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
 ) -> RequestedJobs:
     """Compose the jobs of a command; see ``launching.launch``.
 
+    Args:
+        path: the sweep directory.
+
     Raises:
         JobRefused: a job cannot run; the message names it.
+        RunDirectoryError: ``sweep.json`` is damaged.
     """
-    composed = compose_all(context, config, job_overrides, initial_job_idx)
+    composed = compose_all(context, config, job_overrides, initial_job_idx, _settled_jobs(path))
     fixed = fixed_keys(context, config)
     identities = identities_of([job.checked for job in composed], job_overrides, fixed)
     return RequestedJobs(job_overrides, composed, identities, fixed)
+
+
+def _settled_jobs(path: Path) -> Callable[[Sequence[str]], bool]:
+    """A function that tells whether the job with these overrides is in the sweep directory and need not run."""
+    known = read_sweep(path).jobs if (path / "sweep.json").exists() else ()
+    directories = {tuple(sorted(job.arguments)): job.directory for job in known}
+
+    def is_settled(overrides: Sequence[str]) -> bool:
+        directory = directories.get(tuple(sorted(_without_sweep_keys(overrides))))
+        return directory is not None and read_job_status(path / directory).status in SETTLED
+
+    return is_settled
 
 
 def find_or_add_all(sweep: SweepDirectory, requested: RequestedJobs, *, resuming: bool) -> list[Job]:

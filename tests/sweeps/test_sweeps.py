@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from sweep_processes import breaking, start, wait_for
 
+from mnist_exp import build
 from mnist_exp.compose import CONF
 from mnist_exp.config import check
 from mnist_exp.runs import read_run
@@ -196,6 +197,15 @@ def test_a_mistake_in_any_job_starts_none(sweep: Callable[..., int], capsys: pyt
         "mnist-train: trainer.batch_size=0 should be greater than or equal to 1 (job trainer.batch_size=0)\n"
     )
     assert not Path("sweep").exists()
+
+
+def test_the_parts_of_jobs_that_differ_in_their_seed_are_checked_once(
+    sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = []
+    monkeypatch.setattr(build, "check_parts", lambda config, directory: checked.append(config.trainer.batch_size))
+    assert sweep("seed=0,1", "trainer.batch_size=16,32") == 0
+    assert checked == [16, 32]
 
 
 def test_a_directory_of_something_else_is_refused(
