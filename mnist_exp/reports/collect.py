@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_exp.errors import is_unicode, printable, typed
-from mnist_exp.hashing import hashed_config
+from mnist_exp.hashing import arm_settings
 from mnist_exp.reports.baseline import choose
 from mnist_exp.reports.notes import recorded, warnings
-from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, split_settings
 from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.reports.test_set import HardDigit, TestSet
 from mnist_exp.runs import Run, RunDirectoryError, Status, find_runs, read_run
 from mnist_exp.runs.files import open_file
+from mnist_exp.runs.names import labels
 from mnist_exp.runs.reading import read_overrides, read_predictions
+from mnist_exp.runs.settings import Varied, natural, natural_order, split_settings
 
 
 @dataclass
@@ -222,12 +223,11 @@ class Collector:
 
     def add_run(self, run: Run) -> None:
         path = run.path
-        settings = hashed_config(run.config)
-        seed = int(settings.pop("seed"))
+        settings, seed = arm_settings(run.config), run.config.seed
         if cut_off(path, run):
             self.notes.append(f"{path / 'metrics.jsonl'} ends in an incomplete line, which is left out")
         key = json.dumps(settings, sort_keys=True)
-        arm = self.arms.setdefault(key, Arm(flatten(settings), str(run.record.name or path.name)))
+        arm = self.arms.setdefault(key, Arm(settings, str(run.record.name or path.name)))
         if run.status != Status.COMPLETED:
             arm.others.append(run)
         elif seed in arm.runs:
@@ -241,13 +241,10 @@ class Collector:
     def ordered_arms(self) -> list[Arm]:
         """Arms in the natural order of their names and settings, runs by seed."""
         arms = list(self.arms.values())
-        keys = ordered_keys([arm.settings for arm in arms])
         for arm in arms:
             arm.runs = dict(sorted(arm.runs.items()))
             arm.others.sort(key=lambda run: run.config.seed)
-        return sorted(
-            arms, key=lambda arm: (natural(arm.name), [natural(arm.settings.get(key, ABSENT)) for key in keys])
-        )
+        return [arms[place] for place in natural_order([arm.name for arm in arms], [arm.settings for arm in arms])]
 
     def _add_predictions(self, arm: Arm, seed: int, run: Run) -> None:
         file = run.path / "predictions.npz"

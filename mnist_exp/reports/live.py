@@ -141,7 +141,7 @@ def progress(runs: Sequence[Run], labels: dict[Path, str], now: float) -> str:
     if (whole := _whole_seconds_left(runs, left)) is not None:
         parts.append(f"about {duration(whole)} left")
     lines = [
-        f"<li>{escape(labels.get(run.path, run.path.name))}, seed {run.config.seed}: {_epoch(run, left[run.path])}</li>"
+        f"<li>{escape(labels.get(run.path, run.path.name))} · seed {run.config.seed}: {_epoch(run, left[run.path])}</li>"
         for run in running[:8]
     ]
     more = f"<li>and {len(running) - 8} more</li>" if len(running) > 8 else ""

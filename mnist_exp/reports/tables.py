@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from mnist_exp.reports.collect import Arm, Comparison
-from mnist_exp.reports.settings import ABSENT
 from mnist_exp.reports.statistics import Interval, Sample, over_seeds, wilson
 from mnist_exp.runs import Run
+from mnist_exp.runs.settings import ABSENT
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,8 @@ class Progress:
                 self._last_end = time.monotonic()
             for name in ended:
                 self._number += 1
-                self._out.print(plain(job_line(f"[{self._number}/{len(self._wanted)}]", name, self._statuses[name])))
+                number, label = f"[{self._number}/{len(self._wanted)}]", self._sweep.jobs[name].label
+                self._out.print(plain(job_line(number, label, self._statuses[name])))
             self._left -= {name for name in changed if self._statuses[name].status in SETTLED}
             self._bar.update(self._task, completed=self._number_over(), description=self.summary())
 
@@ -152,17 +153,17 @@ def best_so_far(statuses: Mapping[str, JobStatus]) -> str | None:
     return None
 
 
-def job_line(number: str, name: str, status: JobStatus) -> str:
+def job_line(number: str, label: str, status: JobStatus) -> str:
     """One line for a job that has ended: its accuracies and seconds, or its status and error."""
     if status.status != Status.COMPLETED:
-        return f"{number} {name}: {status_and_error(status)}"
+        return f"{number} {label}: {status_and_error(status)}"
     parts = [
         f"{split} {value:.2%}"
         for split, value in (("val", status.val_accuracy), ("test", status.test_accuracy))
         if value is not None
     ]
     seconds = [] if status.seconds is None else [duration(status.seconds)]
-    return f"{number} {name}: {', '.join([*parts, *seconds])}"
+    return f"{number} {label}: {', '.join([*parts, *seconds])}"
 
 
 def status_and_error(status: JobStatus) -> str:
@@ -183,8 +184,7 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
     arms: dict[str, list[JobStatus]] = {}
     for name, job in sweep.jobs.items():
         if statuses[name].status == Status.COMPLETED:
-            settings = [override for override in job.overrides if not override.lstrip("+").startswith("seed=")]
-            arms.setdefault(" ".join(map(short, settings)) or "all jobs", []).append(statuses[name])
+            arms.setdefault(job.arm, []).append(statuses[name])
     has_validation = any(job.val_accuracy is not None for jobs in arms.values() for job in jobs)
     splits = ["val", "test"] if has_validation else ["test"]
     if arms:
@@ -205,7 +205,7 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
     for name, job_status in statuses.items():
         if job_status.status in FAILED:
             where = sweep.shown / name / "train.log"
-            out.print(plain(f"{name}: {status_and_error(job_status)}; see {where}"), soft_wrap=True)
+            out.print(plain(f"{sweep.jobs[name].label}: {status_and_error(job_status)}; see {where}"), soft_wrap=True)
     if arms:
         out.print(plain(f"compare: mnist-report {shlex.quote(str(sweep.shown))}"), soft_wrap=True)
     if hint := upload_hint(sweep.path, sweep.jobs, sweep.shown):
@@ -215,12 +215,6 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
         again = [shlex.quote(word) for word in left_to_user(sweep.arguments)]
         command = ["mnist-train", "-m", typed("sweep.resume", sweep.shown), *again]
         out.print(plain(f"{count(left, 'job')} not complete; finish: {' '.join(command)}"), soft_wrap=True)
-
-
-def short(override: str) -> str:
-    """An override with the last part of its key only: ``lr=0.1`` for ``optimizer.lr=0.1``."""
-    key, separator, value = override.lstrip("+").partition("=")
-    return f"{key.rpartition('.')[2]}{separator}{value}"
 
 
 def accuracies(jobs: Sequence[JobStatus], split: str) -> list[float]:

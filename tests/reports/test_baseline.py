@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mnist_exp.reports.settings import ABSENT, natural
 from synthetic_runs import write_run
 
 from mnist_exp.errors import UsageError
 from mnist_exp.reports import html, markdown
 from mnist_exp.reports.build import Report, build
 from mnist_exp.reports.collect import compare, paths_of
-from mnist_exp.reports.settings import ABSENT, natural
 from mnist_exp.reports.tables import results_csv
 
 Compose = Callable[..., dict[str, Any]]
