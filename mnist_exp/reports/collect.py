@@ -26,6 +26,10 @@ from mnist_exp.runs.reading import read_overrides, read_predictions
 from mnist_exp.runs.settings import Varied, natural, natural_order, split_settings
 
 
+class NoRuns(RunDirectoryError):
+    """There is no run yet where one was looked for."""
+
+
 @dataclass
 class Arm:
     """Runs that differ in their seed only.
@@ -124,13 +128,13 @@ def paths_of(patterns: Sequence[str]) -> list[Path]:
     """The run directories that match a pattern, or are in a folder that does; each once, in natural order.
 
     Raises:
-        RunDirectoryError: a pattern matches nothing, or there is no run.
+        NoRuns: a pattern matches nothing, or there is no run.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
         matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not matches:
-            raise RunDirectoryError(f"{pattern} does not exist; name run directories, folders of them, or a pattern")
+            raise NoRuns(f"{pattern} does not exist; name run directories, folders of them, or a pattern")
         directories = [Path(match) for match in matches if len(matches) == 1 or Path(match).is_dir()]
         found.update(
             dict.fromkeys(
@@ -138,7 +142,7 @@ def paths_of(patterns: Sequence[str]) -> list[Path]:
             )
         )
     if not found:
-        raise RunDirectoryError(f"no run in {', '.join(patterns)}; a run directory has a run.json")
+        raise NoRuns(f"no run in {', '.join(patterns)}; a run directory has a run.json")
     return list(found)
 
 
