@@ -127,6 +127,7 @@ def _values(
         },
         "splits": max(splits, key=len, default=[]),
         "first_splits": default_splits(drawn),
+        "several_seeds": any(len(arm.runs) + len(arm.others) > 1 for arm in drawn),
         "epochs": (min(epochs, default=1), max(epochs, default=1)),
         "switches": [(arm.label, *style(index)) for index, arm in enumerate(drawn)],
         "hidden_arms": len(rows) - len(drawn),

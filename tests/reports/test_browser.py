@@ -76,6 +76,23 @@ def count_lines(page: Page, number: int) -> None:
     page.wait_for_function(f"document.querySelectorAll('#plot-curves_loss .mark-line path').length == {number}")
 
 
+def ticks(page: Page, figure: str) -> list[str]:
+    """The epochs at the ticks of a figure of curves."""
+    axis = page.locator(f"#plot-{figure} .role-axis").filter(has_text="epoch").locator(".role-axis-label text")
+    return sorted(axis.all_text_contents())
+
+
+def draw_a_box(page: Page, figure: str) -> None:
+    """Drag the mouse over the right half of a figure of curves."""
+    area = page.locator(f"#plot-{figure} svg").bounding_box()
+    assert area is not None
+    page.mouse.move(area["x"] + 0.55 * area["width"], area["y"] + 0.3 * area["height"])
+    page.mouse.down()
+    page.mouse.move(area["x"] + 2 * area["width"], area["y"] + 0.8 * area["height"], steps=3)  # as far as its edge
+    assert page.locator(".box").count() == 1
+    page.mouse.up()
+
+
 def test_report(page_file: Path, visit: Visit) -> None:
     page = visit.page
     page.goto(page_file.as_uri())
@@ -101,6 +118,37 @@ def test_report(page_file: Path, visit: Visit) -> None:
     page.uncheck("#split-training")
     page.click("#show-all")
     count_lines(page, 3)
+
+    page.select_option("#seed", "1")
+    page.click("[data-only=high]")
+    page.check("#split-training")
+    count_lines(page, 2)  # of one run
+    high = page.evaluate("views.curves_error.data('curves').filter(point => point.arm === 'high' && point.epoch === 6)")
+    assert {point["split"]: round(point["mean"], 6) for point in high} == {
+        "test": 0.029, "validation": 0.04, "training": 0.2,
+    }, "with the seed 1, not the mean"  # fmt: skip
+    page.uncheck("#split-training")
+    page.click("#show-all")
+    page.select_option("#seed", "")
+    count_lines(page, 3)
+
+    page.locator("#curves").scroll_into_view_if_needed()
+    assert ticks(page, "curves_error") == list("123456")
+    whole = page.locator("[data-whole=curves_error]")
+    assert whole.is_hidden()
+    draw_a_box(page, "curves_error")
+    whole.wait_for()
+    assert ticks(page, "curves_error") == list("456")
+    assert ticks(page, "curves_loss") == list("123456")
+    page.locator("#plot-curves_error svg").dblclick()
+    whole.wait_for(state="hidden")
+    assert ticks(page, "curves_error") == list("123456")
+    draw_a_box(page, "curves_error")
+    whole.focus()
+    page.keyboard.press("Enter")
+    whole.wait_for(state="hidden")
+    assert ticks(page, "curves_error") == list("123456")
+    assert page.evaluate("document.activeElement.dataset.png") == "curves_error"
 
     page.locator("#first").fill("4")
     page.wait_for_function("document.querySelector('#plot-curves_loss .role-axis-label').textContent.startsWith('4')")

@@ -25,6 +25,7 @@ def for_page(figure: Figure) -> Spec:
     _hide_legends(spec)
     return {
         "$schema": SCHEMA, **spec, "width": "container", "height": figure.height,
+        **({"usermeta": {"single_runs": figure.single_runs}} if figure.single_runs else {}),
         "autosize": {"type": "fit-x", "contains": "padding"}, "background": "transparent", "config": config,
     }  # fmt: skip
 
