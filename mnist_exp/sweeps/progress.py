@@ -10,7 +10,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from rich.progress import BarColumn, TextColumn
@@ -28,6 +28,7 @@ from mnist_exp.sweeps.resuming import left_to_user
 from mnist_exp.terminal import Terminal, duration, live, plain
 
 POLL_SECONDS = 0.5
+BAR = 10  # columns of the progress bar
 
 
 class Progress:
@@ -44,10 +45,10 @@ class Progress:
         self._left = {name for name in self._wanted if self._statuses[name].status not in SETTLED}
         self._began = self._last_end = time.monotonic()
         self._ended = 0
-        self._number = len(self._wanted) - len(self._left)
+        self._over = self._wanted - self._left  # a job that failed may be launched again, and is counted once
         self._read: dict[str, int | None] = {}  # of each job, the time of its record when it was last read
         self._out = Terminal()
-        columns = (TextColumn("sweep"), BarColumn(10), TextColumn("{task.description}", markup=False))
+        columns = (BarColumn(BAR), TextColumn("{task.description}", markup=False))
         self._bar = Bar(*columns, console=self._out, transient=True, disable=not self._out.is_terminal)
         self._opened = ExitStack()
         self._stopped = threading.Event()
@@ -96,9 +97,13 @@ class Progress:
                 self._ended += len(ended)
                 self._last_end = time.monotonic()
             for name in ended:
-                self._number += 1
-                number, label = f"[{self._number}/{len(self._wanted)}]", self._sweep.jobs[name].label
-                self._out.print(plain(job_line(number, label, self._statuses[name])))
+                self._over.add(name)
+                whole = len(self._wanted)
+                number = f"[{len(self._over):{len(str(whole))}}/{whole}]"
+                line = plain(job_line(number, self._sweep.jobs[name].label, self._statuses[name]))
+                if self._out.is_terminal:  # the table at the end has the whole error
+                    line.truncate(self._out.width, overflow="ellipsis")
+                self._out.print(line)
             self._left -= {name for name in changed if self._statuses[name].status in SETTLED}
             self._bar.update(self._task, completed=self._number_over(), description=self.summary())
 
@@ -113,20 +118,19 @@ class Progress:
         return sum(self._statuses[name].status in SETTLED | FAILED for name in self._wanted)
 
     def summary(self) -> str:
-        """One line: jobs done, running and failed, time left, best accuracy so far."""
+        """One line: jobs done, running and failed, time left, best accuracy so far; as much as the terminal has room for."""
         statuses = {name: self._statuses[name] for name in self._wanted}
         counts = Counter(job_status.status for job_status in statuses.values())
         failed = sum(counts[status] for status in FAILED)
         waiting = counts[Status.WAITING] + counts[Status.RUNNING] + counts[Status.INTERRUPTED]
-        parts = [f"{counts[Status.COMPLETED] + counts[Status.PRUNED]} of {len(statuses)} done"]
-        parts += [f"{counts[Status.RUNNING]} running{self._epochs()}"] if counts[Status.RUNNING] else []
-        parts += [f"{failed} failed"] if failed else []
+        done = f"{counts[Status.COMPLETED] + counts[Status.PRUNED]} of {len(statuses)} done"
+        running = f"{counts[Status.RUNNING]} running{self._epochs()}" if counts[Status.RUNNING] else ""
+        left = ""
         if waiting and self._ended:
-            left = (self._last_end - self._began) / self._ended * waiting - (time.monotonic() - self._last_end)
-            parts.append(f"{duration(max(left, 0))} left")
-        if best := best_so_far(statuses):
-            parts.append(best)
-        return ", ".join(parts)
+            seconds = (self._last_end - self._began) / self._ended * waiting - (time.monotonic() - self._last_end)
+            left = f"{duration(max(seconds, 0))} left"
+        best = best_so_far(statuses) or ""
+        return fitting([done, running, f"{failed} failed" if failed else "", left, best], self._out.width - BAR - 1)
 
     def _epochs(self) -> str:
         """The current epoch, if exactly one job runs; else an empty string."""
@@ -142,6 +146,15 @@ class Progress:
         while not self._stopped.wait(POLL_SECONDS):
             with suppress(OSError):  # a full disk: the last refresh, which is not in this thread, reports it
                 self.refresh()
+
+
+def fitting(parts: Sequence[str], width: int) -> str:
+    """The parts that are not empty in one line of at most ``width`` characters, without the second, or without the last too,
+    where it would be longer."""
+    first, second, *others = parts
+    shorter = ([first, second, *others], [first, *others], [first, *others[:-1]])
+    lines = [", ".join(filter(None, some)) for some in shorter]
+    return next((line for line in lines if len(line) <= width), lines[-1])
 
 
 def best_so_far(statuses: Mapping[str, JobStatus]) -> str | None:
@@ -171,7 +184,8 @@ def status_and_error(status: JobStatus) -> str:
     return f"{status.status}: {error}" if error else status.status
 
 
-LONGEST_TABLE = 30
+LONGEST_TABLE = 30  # rows
+NAMED = 3  # jobs with the same error
 
 
 def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> None:
@@ -190,7 +204,10 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
     if arms:
         ranked = sorted(arms.items(), key=lambda arm: -statistics.fmean(accuracies(arm[1], splits[0]) or [0.0]))
         order = "best validation accuracy first" if has_validation else "highest test accuracy first"
-        table = Table(title=f"Sweep {sweep.path.name}: mean accuracy ± standard deviation of n runs, {order}")
+        out.print(
+            plain(f"Sweep {sweep.path.name}: mean accuracy ± standard deviation of n runs, {order}"), soft_wrap=True
+        )
+        table = Table()
         for heading in ("arm", "n", *splits, "seconds a run"):
             table.add_column(heading, justify="left" if heading == "arm" else "right", overflow="fold")
         for label, jobs in ranked[:LONGEST_TABLE]:
@@ -202,10 +219,11 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
         out.print(table)
         if len(ranked) > LONGEST_TABLE:
             out.print(plain(f"{count(len(ranked) - LONGEST_TABLE, 'arm')} more in the report"))
-    for name, job_status in statuses.items():
-        if job_status.status in FAILED:
-            where = sweep.shown / name / "train.log"
-            out.print(plain(f"{sweep.jobs[name].label}: {status_and_error(job_status)}; see {where}"), soft_wrap=True)
+    failures = list(failure_lines(sweep, statuses))
+    for line in failures[:LONGEST_TABLE]:
+        out.print(plain(line), soft_wrap=not out.is_terminal)
+    if len(failures) > LONGEST_TABLE:
+        out.print(plain(f"{len(failures) - LONGEST_TABLE} more errors: {sweep.shown / 'sweep.json'}"), soft_wrap=True)
     if arms:
         out.print(plain(f"compare: mnist-report {shlex.quote(str(sweep.shown))}"), soft_wrap=True)
     if hint := upload_hint(sweep.path, sweep.jobs, sweep.shown):
@@ -215,6 +233,18 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
         again = [shlex.quote(word) for word in left_to_user(sweep.arguments)]
         command = ["mnist-train", "-m", typed("sweep.resume", sweep.shown), *again]
         out.print(plain(f"{count(left, 'job')} not complete; finish: {' '.join(command)}"), soft_wrap=True)
+
+
+def failure_lines(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Iterator[str]:
+    """A line for each error: the jobs that it ended, and where to read more."""
+    same: dict[str, list[str]] = {}
+    for name, job_status in statuses.items():
+        if job_status.status in FAILED:
+            same.setdefault(status_and_error(job_status), []).append(name)
+    for error, names in same.items():
+        labels = ", ".join(sweep.jobs[name].label for name in names[:NAMED])
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        yield f"{labels}{more}: {error}; see {sweep.shown / names[0] / 'train.log'}"
 
 
 def accuracies(jobs: Sequence[JobStatus], split: str) -> list[float]:
