@@ -114,7 +114,9 @@ def _values(
         "heading": markdown.heading(comparison),
         "answer": answer,
         "meaning": MEANING,
-        "facts": [(column.title, text) for column in shown[1:] if (text := column.show(rows[0])) not in {"-", ""}],
+        "facts": [
+            (column.title, text) for column in shown[1:] if (text := column.show(rows[0])) not in {"-", "", "one seed"}
+        ],
         "by_validation": tables.is_ranked_by_validation(rows),
         "chosen": markdown.baseline_sentence(comparison),
         "columns": shown,

@@ -204,9 +204,8 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
     if arms:
         ranked = sorted(arms.items(), key=lambda arm: -statistics.fmean(accuracies(arm[1], splits[0]) or [0.0]))
         order = "best validation accuracy first" if has_validation else "highest test accuracy first"
-        out.print(
-            plain(f"Sweep {sweep.path.name}: mean accuracy ± standard deviation of n runs, {order}"), soft_wrap=True
-        )
+        title = plain(f"Sweep {sweep.path.name}: mean ± standard deviation of n runs, {order}")
+        out.print(title, soft_wrap=not out.is_terminal)
         table = Table()
         for heading in ("arm", "n", *splits, "seconds a run"):
             table.add_column(heading, justify="left" if heading == "arm" else "right", overflow="fold")

@@ -217,8 +217,6 @@ def test_a_page_that_follows_runs(
 ) -> None:
     monkeypatch.setattr(live, "PAUSE", 0.0)
     slow, fast = composed("name=slow", "data=mnist5k"), composed("name=fast", "data=mnist5k", "optimizer.lr=0.1")
-    write_run(tmp_path / "runs" / "slow", slow, accuracy=0.9)
-    going = write_run(tmp_path / "runs" / "fast", fast, accuracy=0.95, status="interrupted", epochs=2)
     with ReportServer(LiveReport([str(tmp_path / "runs")], None), port=0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
@@ -226,7 +224,20 @@ def test_a_page_that_follows_runs(
         visit = Visit(page)
         page.goto(server.url)
         page.wait_for_selector("html[data-drawn=yes]")
+        page.wait_for_function("document.getElementById('live').innerText.includes('waits for the first one')")
+        write_run(tmp_path / "runs" / "slow", slow, accuracy=0.9)
+        page.wait_for_function("document.getElementById('live').innerText.includes('1 of 1 done')")
+        going = write_run(tmp_path / "runs" / "fast", fast, accuracy=0.95, status="interrupted", epochs=2)
         page.wait_for_function("document.getElementById('live').innerText.includes('1 of 2 done')")
+        page.wait_for_selector("[data-only=fast]")
+        sections = page.evaluate("[...document.querySelector('main').children].map(part => part.id).filter(id => id)")
+        assert sections[:4] == ["answer", "arms", "curves", "pairwise"], "new sections are in their places"
+        with page.expect_popup() as opened:
+            page.locator("#problems a").click(modifiers=["Control"])
+        assert "fast · seed 0: interrupted" in opened.value.locator("h1").inner_text()
+        opened.value.locator("a[href='run.json']").click()
+        assert '"interrupted"' in opened.value.locator("body").inner_text()
+        opened.value.close()
         assert page.locator("h1").inner_text() == "Best arm: slow, 90.00\u00a0% test accuracy"
         page.click("[data-only=fast]")
         page.locator("#errors").scroll_into_view_if_needed()

@@ -19,15 +19,7 @@ STROKES = {"test": 2.5, "validation": 1.25, "training": 1.0}  # width in pixels
 TICKS = {"expr": "log(domain('y')[1] / domain('y')[0]) > 5 ? 2 : 8"}
 OPACITIES = {"test": 1.0, "validation": 0.9, "training": 0.55}
 ENDS = ("mean", "low", "high")
-TICKS_IN_BOX = "sequence(ceil(box_x[0]), floor(box_x[1]) + 1, max(1, ceil((box_x[1] - box_x[0]) / 10)))"
 SINGLE = 20  # runs of an arm whose curves the page has; more would make it large
-# The reader's box: two epochs and two values, or null. Without it, scales follow from the data.
-BOX = {
-    axis: {
-        f"domain{end}": {"expr": f"box_{axis} ? box_{axis}[{place}] : null"} for place, end in enumerate(("Min", "Max"))
-    }
-    for axis in "xy"
-}
 
 
 def curves(arms: Sequence[Arm]) -> Iterator[Figure]:
@@ -103,11 +95,10 @@ def _curve(
     name = f"{metric} (nats)" if metric == "loss" else metric
     form = ".3~%" if metric == "error" else ".4f"
     epochs = [value["epoch"] for value in values]
-    ticks = f"box_x ? {TICKS_IN_BOX} : {epoch_ticks(epochs)}"
-    x = {"field": "epoch", "type": "quantitative", "title": "epoch", "scale": {"nice": False, "zero": False, **BOX["x"]},
-         "axis": {"values": {"expr": ticks}, "format": "d", "grid": False}}  # fmt: skip
+    x = {"field": "epoch", "type": "quantitative", "title": "epoch", "scale": {"nice": False, "zero": False},
+         "axis": {"values": epoch_ticks(epochs), "format": "d", "grid": False}}  # fmt: skip
     axis = {"format": PERCENT if metric == "error" else NUMBER, "labelOverlap": "greedy", "tickCount": TICKS}
-    scale = {"type": "log", "nice": False, "padding": 8, **BOX["y"]}
+    scale = {"type": "log", "nice": False, "padding": 8}
     y: Spec = {"type": "quantitative", "title": name, "scale": scale, "axis": axis}
     colour: Spec = by_arm(arms)
     per_line = Counter((value["arm"], value["split"]) for value in values)
@@ -119,7 +110,6 @@ def _curve(
     band: Spec = {"y": {"field": "low", **y}, "y2": {"field": "high"}}
     line = {
         "type": "line",
-        "clip": True,
         "point": {"size": 45, "opacity": int(min(per_line.values()) == 1)},
     }  # a line needs two points
     switched = switch(arms)
@@ -129,13 +119,11 @@ def _curve(
             *switched["params"],
             {"name": "splits", "value": default_splits(arms)},
             {"name": "first", "value": min(epochs)},
-            {"name": "box_x", "value": None},
-            {"name": "box_y", "value": None},
         ],
         "transform": [*switched["transform"], {"filter": "indexof(splits, datum.split) >= 0 && datum.epoch >= first"}],
         "encoding": {"x": x},
         "layer": [
-            {**layer({"type": "area", "opacity": 0.18, "clip": True}, **band, color=colour["color"]),
+            {**layer({"type": "area", "opacity": 0.18}, **band, color=colour["color"]),
              "transform": [{"filter": "datum.split == 'test'"}]},
             layer(line, y={"field": "mean", **y}, **colour, **look),
             _all_at_an_epoch(arms, values, form),
@@ -169,7 +157,7 @@ def _all_at_an_epoch(arms: Sequence[Arm], values: Sequence[Spec], form: str) -> 
     ]
     near = {"type": "point", "fields": ["epoch"], "nearest": True, "on": "pointerover", "clear": "pointerout"}
     shade = {"condition": {"param": "near", "empty": False, "value": 0.5}, "value": 0}
-    rule = layer({"type": "rule", "clip": True}, opacity=shade, tooltip=[tip("epoch", kind="quantitative"), *texts])
+    rule = layer("rule", opacity=shade, tooltip=[tip("epoch", kind="quantitative"), *texts])
     return {
         **rule,
         "params": [{"name": "near", "select": near}],

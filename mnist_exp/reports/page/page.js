@@ -279,13 +279,19 @@ async function update() {
   const opened = new Map(all("details").map(details => [place(details), details.open]));
   const focused = document.activeElement?.id;
   const drawn = new Map(all(".plot").map(plot => [plot.id, plot]));
+  let before = null; // the part above
   for (const [id, part] of fresh) {
-    const html = part.outerHTML;
-    if (old.has(id) && written.get(id) === html) continue;
+    const html = part.outerHTML, present = old.get(id);
+    if (present && written.get(id) === html) {
+      before = present;
+      continue;
+    }
     written.set(id, html);
     for (const plot of all(".plot", part)) if (drawn.has(plot.id)) plot.replaceWith(drawn.get(plot.id));
-    if (old.has(id)) old.get(id).replaceWith(part);
-    else document.querySelector("main").append(part);
+    if (present) present.replaceWith(part);
+    else if (before) before.after(part);
+    else document.querySelector("main").prepend(part);
+    before = part;
   }
   for (const [id, part] of old) if (!fresh.has(id)) part.remove();
   for (const details of all("details")) if (opened.has(place(details))) details.open = opened.get(place(details));
