@@ -232,12 +232,12 @@ def test_a_page_that_follows_runs(
         page.wait_for_selector("[data-only=fast]")
         sections = page.evaluate("[...document.querySelector('main').children].map(part => part.id).filter(id => id)")
         assert sections[:4] == ["answer", "arms", "curves", "pairwise"], "new sections are in their places"
-        with page.expect_popup() as opened:
-            page.locator("#problems a").click(modifiers=["Control"])
-        assert "fast · seed 0: interrupted" in opened.value.locator("h1").inner_text()
-        opened.value.locator("a[href='run.json']").click()
-        assert '"interrupted"' in opened.value.locator("body").inner_text()
-        opened.value.close()
+        of_run = browser.new_page()
+        of_run.goto(f"{server.url}/{page.locator('#problems a').get_attribute('href')}")
+        assert of_run.locator("h1").inner_text() == "fast · seed 0: interrupted"
+        of_run.click("a[href='run.json']")
+        assert '"interrupted"' in of_run.locator("body").inner_text()
+        of_run.close()
         assert page.locator("h1").inner_text() == "Best arm: slow, 90.00\u00a0% test accuracy"
         page.click("[data-only=fast]")
         page.locator("#errors").scroll_into_view_if_needed()
