@@ -20,7 +20,7 @@ from rich.table import Table
 from mnist_exp.errors import typed
 from mnist_exp.loggers.wandb_place import upload_hint
 from mnist_exp.runs import RunDirectoryError
-from mnist_exp.runs.reading import read_metrics
+from mnist_exp.runs.reading import read_config, read_metrics
 from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.runs.sweep import Job, JobStatus
 from mnist_exp.sweeps.directory import SweepDirectory
@@ -138,7 +138,9 @@ class Progress:
         if len(running) != 1:
             return ""
         try:
-            return f" (epoch {len(read_metrics(self._sweep.path / running[0])) + 1})"
+            path = self._sweep.path / running[0]
+            epochs = read_config(path).trainer.epochs
+            return f" (epoch {min(len(read_metrics(path)) + 1, epochs)} of {epochs})"
         except RunDirectoryError:  # a row is being written
             return ""
 
