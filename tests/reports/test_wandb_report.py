@@ -134,6 +134,24 @@ def test_validation_comes_with_its_curves(tmp_path: Path, composed: Callable[...
     assert headings == ["Arms", "Curves", "Results", "Settings and errors of single runs", "Runs"]
 
 
+def test_runs_without_the_name_of_their_arm(tmp_path: Path, composed: Callable[..., dict[str, Any]]) -> None:
+    """Those of an earlier version: the legend shows the setting that tells the arms apart."""
+    for lr in (0.01, 0.1):
+        tree, identity = (
+            composed("data=mnist5k", f"optimizer.lr={lr}"),
+            {"id": f"w{lr}", "mode": "online", "project": "p"},
+        )
+        write_run(tmp_path / "runs" / str(lr), tree, wandb=identity)
+    made = wandb_report.specification(build(compare([tmp_path / "runs" / "0.01", tmp_path / "runs" / "0.1"])))
+    _, sets, _ = blocks_of(made["spec"])
+    assert [runset["grouping"][0]["name"] for runset in sets[:2]] == ["optimizer.value.lr"] * 2
+    grids = [block["metadata"] for block in made["spec"]["blocks"] if block["type"] == "panel-grid"]
+    assert [key.partition(":")[2] for key in grids[0]["customRunColors"]] == [
+        "optimizer.value.lr:0.01",
+        "optimizer.value.lr:0.1",
+    ]
+
+
 def test_published_beside_runs_that_were_logged(
     mnist_train: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
