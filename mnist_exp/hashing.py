@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from mnist_exp.config import Component, Config, Data
@@ -40,6 +41,25 @@ def hashed_config(config: Config, *, defaults: bool = True) -> dict[str, Any]:
             (tree[section] if section else tree).pop(key, None)
     result: dict[str, Any] = _with_int_for_whole_numbers(tree)
     return result
+
+
+def arm_settings(config: Config) -> dict[str, Any]:
+    """The settings by dotted key that all runs of an arm share: those of ``hashed_config`` without the seed."""
+    settings = {key: value for key, value in flatten(hashed_config(config)).items() if key != "seed"}
+    if settings["trainer.evaluate_test"] == "last":
+        settings["trainer.evaluate_test"] = "every"  # the result is the same
+    return settings
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key; lists are not flattened."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _with_int_for_whole_numbers(node: Any) -> Any:

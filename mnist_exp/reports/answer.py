@@ -14,10 +14,10 @@ from mnist_exp.reports.collect import Arm, Comparison
 from mnist_exp.reports.pairwise import Pairwise, compare_pair, stopping
 from mnist_exp.reports.reproduction import words_of
 from mnist_exp.reports.sequential import is_narrow, next_look
-from mnist_exp.reports.settings import natural
 from mnist_exp.reports.statistics import LEVEL, MOST_SEEDS, SeedPlan, plan_seeds
 from mnist_exp.reports.tables import Row, is_ranked_by_validation, p_value, percent
 from mnist_exp.runs.reading import Run
+from mnist_exp.runs.settings import natural
 from mnist_exp.runs.sweep import Until, read_sweep
 
 

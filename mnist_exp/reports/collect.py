@@ -14,16 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_exp.errors import is_unicode, printable, typed
-from mnist_exp.hashing import hashed_config
+from mnist_exp.hashing import arm_settings
 from mnist_exp.reports.baseline import choose
 from mnist_exp.reports.notes import recorded, until_of, warnings
-from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, split_settings
 from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.reports.test_set import HardDigit, TestSet
 from mnist_exp.runs import Run, RunDirectoryError, Status, find_runs, read_run
 from mnist_exp.runs.files import open_file
+from mnist_exp.runs.names import labels
 from mnist_exp.runs.reading import read_overrides, read_predictions
+from mnist_exp.runs.settings import Varied, natural, natural_order, split_settings
 from mnist_exp.runs.sweep import Until
+
+
+class NoRuns(RunDirectoryError):
+    """There is no run yet where one was looked for."""
 
 
 @dataclass
@@ -127,13 +132,13 @@ def paths_of(patterns: Sequence[str]) -> list[Path]:
     """The run directories that match a pattern, or are in a folder that does; each once, in natural order.
 
     Raises:
-        RunDirectoryError: a pattern matches nothing, or there is no run.
+        NoRuns: a pattern matches nothing, or there is no run.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
         matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not matches:
-            raise RunDirectoryError(f"{pattern} does not exist; name run directories, folders of them, or a pattern")
+            raise NoRuns(f"{pattern} does not exist; name run directories, folders of them, or a pattern")
         directories = [Path(match) for match in matches if len(matches) == 1 or Path(match).is_dir()]
         found.update(
             dict.fromkeys(
@@ -141,7 +146,7 @@ def paths_of(patterns: Sequence[str]) -> list[Path]:
             )
         )
     if not found:
-        raise RunDirectoryError(f"no run in {', '.join(patterns)}; a run directory has a run.json")
+        raise NoRuns(f"no run in {', '.join(patterns)}; a run directory has a run.json")
     return list(found)
 
 
@@ -228,14 +233,11 @@ class Collector:
 
     def add_run(self, run: Run) -> None:
         path = run.path
-        settings = hashed_config(run.config)
-        seed = int(settings.pop("seed"))
+        settings, seed = arm_settings(run.config), run.config.seed
         if cut_off(path, run):
             self.notes.append(f"{path / 'metrics.jsonl'} ends in an incomplete line, which is left out")
-        if settings["trainer"]["evaluate_test"] == "last":
-            settings["trainer"]["evaluate_test"] = "every"  # the result is the same
         key = json.dumps(settings, sort_keys=True)
-        arm = self.arms.setdefault(key, Arm(flatten(settings), str(run.record.name or path.name)))
+        arm = self.arms.setdefault(key, Arm(settings, str(run.record.name or path.name)))
         if run.status != Status.COMPLETED:
             arm.others.append(run)
         elif seed in arm.runs:
@@ -250,13 +252,10 @@ class Collector:
     def ordered_arms(self) -> list[Arm]:
         """Arms in the natural order of their names and settings, runs by seed."""
         arms = list(self.arms.values())
-        keys = ordered_keys([arm.settings for arm in arms])
         for arm in arms:
             arm.runs = dict(sorted(arm.runs.items()))
             arm.others.sort(key=lambda run: run.config.seed)
-        return sorted(
-            arms, key=lambda arm: (natural(arm.name), [natural(arm.settings.get(key, ABSENT)) for key in keys])
-        )
+        return [arms[place] for place in natural_order([arm.name for arm in arms], [arm.settings for arm in arms])]
 
     def _add_predictions(self, arm: Arm, seed: int, run: Run) -> None:
         file = run.path / "predictions.npz"

@@ -54,7 +54,8 @@ def warnings(arms: Sequence[Arm]) -> Iterable[str]:
     ]
     for line in distinct("Seconds, images/s and memory were measured in different places", machines):
         yield f"{line}; compare them with care"
-    if single := [arm for arm in arms if len(arm.runs) == 1]:
+    single = [arm for arm in arms if len(arm.runs) == 1]
+    if single and len(arms) > 1:  # of one arm, the headline says it
         yield f"One seed only, so the effect of the seed is not known: {_listed(single)}"
     seeds = {tuple(sorted(arm.runs)) for arm in arms if len(arm.runs) > 1}
     if len(seeds) > 1:

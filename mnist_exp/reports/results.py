@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterable
 
 from mnist_exp.reports.collect import Comparison
-from mnist_exp.reports.settings import ABSENT
 from mnist_exp.reports.tables import images_per_second_of
+from mnist_exp.runs.settings import ABSENT
 
 
 def results_csv(comparison: Comparison) -> str:

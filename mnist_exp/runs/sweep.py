@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -14,6 +14,7 @@ from mnist_exp.errors import explain_validation, printable
 from mnist_exp.runs.directory import resume_command
 from mnist_exp.runs.files import LARGEST_TEXT, RunDirectoryError, read_file
 from mnist_exp.runs.locking import is_locked
+from mnist_exp.runs.names import SEPARATOR
 from mnist_exp.runs.reading import read_record
 from mnist_exp.runs.record import Status
 
@@ -33,12 +34,20 @@ class Job:
         id: hash of what it computes; jobs are matched by it.
         overrides: those that differ between the jobs of the sweep.
         arguments: all its overrides, those that all jobs share included.
+        arm: label of the jobs with the same settings and any seed; sweeps of earlier versions have none.
     """
 
     directory: Annotated[str, AfterValidator(_check_folder_name)]
     id: str
     overrides: tuple[str, ...]
     arguments: tuple[str, ...]
+    arm: str = field(default="", kw_only=True)
+
+    @property
+    def label(self) -> str:
+        """``lenet5 · lr 0.05 · seed 1``; without the seed if none was typed."""
+        seeds = [word.partition("=")[2] for word in self.arguments if word.lstrip("+").startswith("seed=")]
+        return SEPARATOR.join([self.arm or self.directory, *(f"seed {seed}" for seed in seeds[-1:])])
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class JobRecord(JobStatus, Job):
 
     @property
     def job(self) -> Job:
-        return Job(self.directory, self.id, self.overrides, self.arguments)
+        return Job(self.directory, self.id, self.overrides, self.arguments, arm=self.arm)
 
 
 @dataclass(frozen=True)

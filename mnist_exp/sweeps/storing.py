@@ -20,6 +20,7 @@ from mnist_exp.runs.sweep import Job, read_job_status, read_sweep
 from mnist_exp.sweeps.composing import Composed, compose_all, fixed_keys, without_hydra
 from mnist_exp.sweeps.directory import SweepDirectory
 from mnist_exp.sweeps.matching import data_folders, find_moved, identities_of, varying_overrides
+from mnist_exp.sweeps.naming import name_arms, recorded_arms
 from mnist_exp.trust import check_names, logger_to_use, own_packages
 
 
@@ -82,14 +83,18 @@ def find_or_add_all(sweep: SweepDirectory, requested: RequestedJobs, *, resuming
     """
     # A data set that is identified by its folder has another identity in another folder.
     folders = data_folders(sweep) if resuming else []
-    jobs = []
+    jobs, as_composed = [], {}
     for config, identity, words in zip(requested.configs, requested.identities, requested.overrides, strict=True):
         arguments = _without_sweep_keys(words)
         overrides = varying_overrides(arguments, requested.fixed)
         found = sweep.find(identity) or find_moved(sweep, config, overrides, folders)
         found = found or sweep.find_composed_from(arguments)
-        jobs.append(found or sweep.add(identity, overrides, arguments, config.name))
-    return jobs
+        job = found or sweep.add(identity, overrides, arguments, config.name)
+        jobs.append(job)
+        if job.id == identity:  # otherwise its stored configuration is used
+            as_composed[job.directory] = config
+    name_arms(sweep, as_composed)
+    return [sweep.jobs[job.directory] for job in jobs]
 
 
 def _without_sweep_keys(arguments: Sequence[str]) -> list[str]:
@@ -115,8 +120,11 @@ def store(
     if not known.issuperset(sweep.jobs):
         sweep.write_names(known)
     each = zip(jobs, requested.composed, requested.identities, requested.overrides, fields, strict=True)
+    new = {job.directory for job in jobs if not (sweep.path / job.directory / "run.json").exists()}
+    arms = recorded_arms(sweep, new)
     for job, composed, identity, overrides, more in each:
         if not (sweep.path / job.directory / "run.json").exists():
+            more = {"arm": arms.get(job.arm, job.arm), **more}
             _store_one(sweep, job, composed, identity, _without_sweep_keys(overrides), more)
 
 
@@ -131,7 +139,6 @@ def _store_one(
         "config_hash_version": HASH_VERSION,
         "command": sweep.command,
         "sweep": sweep.path.name,
-        "varied": list(job.overrides),
         **more,
     }
     if record["threads"] is None or checked.trainer.threads is not None:

@@ -236,7 +236,7 @@ def test_the_whole_sweep_on_a_terminal(small: list[str], mnist_train_terminal: C
     assert status == 0
     assert re.search("sweep .*━.* 0 of 3 done, . running", text)
     assert re.search("━.* [12] of 3 done, . running.*, .* left, highest test ", text)
-    assert len(re.findall(r"\[./3\] seed=.: test ", text)) == 3
+    assert len(re.findall(r"\[./3\] lenet5 · seed .: test ", text)) == 3
     assert "Sweep sweep" in text
 
 

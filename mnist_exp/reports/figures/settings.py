@@ -9,9 +9,9 @@ import numpy as np
 from mnist_exp.reports.axes import PERCENT, Spec, accuracy_axis, in_lines, rounded, rows_of, swept, window
 from mnist_exp.reports.collect import Arm, Comparison
 from mnist_exp.reports.figures.parts import COLOURS, DOT, WIDTH, Figure, layer, seeds_of, tip
-from mnist_exp.reports.settings import ABSENT, Varied, natural, shortened
 from mnist_exp.reports.statistics import importance, over_seeds
 from mnist_exp.reports.tables import Measure
+from mnist_exp.runs.settings import ABSENT, Varied, natural, shortened
 
 
 def settings(comparison: Comparison, measure: Measure) -> Iterator[Figure]:
