@@ -123,6 +123,7 @@ def row(arm: str, run: Run) -> dict[str, str]:
         "seed": str(record.seed),
         "epochs": str(final["epoch"]),
         "parameters": str(record.parameters),
+        "macs": str(record.macs),
         **{name: f"{final[name]:.6f}" for name in ("train_accuracy", "test_loss", "test_accuracy")},
         "train_seconds": f"{record.seconds['train']:.1f}",
         "fastest_epoch_seconds": f"{min(line['train_seconds'] for line in run.metrics):.2f}",

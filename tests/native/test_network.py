@@ -45,6 +45,7 @@ MLPS = [
     {"hidden": [20], "activation": "gelu", "dropout": 0.4, "image_size": 32},
     {"hidden": [64, 64, 64], "activation": "sigmoid"},
     {"hidden": [33, 65], "batch_norm": True, "dropout": 0.3},
+    {"hidden": [20], "pooling": 3, "image_size": 6},
     {"hidden": [33, 5, 20], "batch_norm": [True, False, True], "batch_norm_position": "after", "activation": "relu"},
 ]
 BATCHES = [1, 2, 13, 64, 70]

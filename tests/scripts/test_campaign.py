@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from types import ModuleType
 import campaign as campaigns
 import pytest
 import records
+import scaling
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,6 +92,20 @@ def test_what_was_tried_on_validation_images(
     assert "seed" not in row["overrides"]
     *_, line = records.tried("mlp")
     assert re.fullmatch(r"\| with momentum \| 2 \| 1 \| \d+\.\d\d % \| \d\.\d{4} \|", line)
+
+
+def test_power_law() -> None:
+    sizes = [100.0, 1_000.0, 10_000.0, 100_000.0]
+    exact = scaling.power_law(sizes, [30 * size**-0.5 for size in sizes])
+    assert (exact.exponent, exact.factor, exact.misfit) == pytest.approx((0.5, 30, 1))
+    assert exact.interval.high - exact.interval.low == pytest.approx(0, abs=1e-9)
+    # A factor of e^(+-1/10) around the line, by hand: slope -0.5 - 0.2 / (5 ln 10), residuals (-1, 3, -3, 1) * 0.04 ... 0.12.
+    bent = scaling.power_law(sizes, [30 * size**-0.5 * math.exp(0.1 * (-1) ** k) for k, size in enumerate(sizes)])
+    residuals, spread = [0.04, -0.12, 0.12, -0.04], math.log(10) * math.sqrt(5)
+    error = math.sqrt(sum(each**2 for each in residuals) / 2) / spread
+    assert bent.exponent == pytest.approx(0.5 + 0.2 / (5 * math.log(10)))
+    assert bent.misfit == pytest.approx(math.exp(0.12))
+    assert bent.interval.high - bent.interval.low == pytest.approx(2 * 4.302653 * error)  # t of 2 degrees of freedom
 
 
 def test_an_arm_that_is_not_there(tmp_path: Path) -> None:
