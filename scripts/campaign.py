@@ -64,12 +64,12 @@ class Campaign:
         self.csv = RESULTS / f"{self.name}.csv"
         self.rows = {(row["arm"], int(row["seed"])): row for row in read_csv(self.csv)}
 
-    def train(self, only: Sequence[str], seeds: int, runs: Path, overrides: Sequence[str]) -> None:
+    def train(self, only: Sequence[str], seeds: Sequence[int], runs: Path, overrides: Sequence[str]) -> None:
         """Train the arms and seeds that have no row yet.
 
         Args:
             only: train arms whose overrides contain one of these; all arms if empty.
-            seeds: number of seeds for each arm, from 0.
+            seeds: of each arm.
             runs: folder of the sweeps.
             overrides: more overrides for every sweep, for instance the launcher.
         """
@@ -78,7 +78,7 @@ class Campaign:
             for value in grid.values:
                 arm = grid.arm(value)
                 if not only or any(part in arm for part in only):
-                    left = tuple(seed for seed in range(seeds) if (arm, seed) not in self.rows)
+                    left = tuple(seed for seed in seeds if (arm, seed) not in self.rows)
                     missing.setdefault(left, []).append(value)
             for left, values in missing.items():
                 if left:
@@ -182,7 +182,8 @@ def run(campaign: Campaign, description: str | None, seeds: int, arguments: Sequ
         metavar="PART",
         help="only arms whose overrides contain PART; may be repeated",
     )
-    parser.add_argument("--seeds", type=int, default=seeds, help=f"number of seeds, from 0; default: {seeds}")
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"number of seeds; default: {seeds}")
+    parser.add_argument("--first-seed", type=int, default=0, help="the lowest seed; default: 0")
     parser.add_argument("--runs", type=Path, default=Path("outputs") / campaign.name, help="folder of the sweeps")
     parser.add_argument("--document", action="store_true", help="train nothing, write the document from docs/results")
     options = parser.parse_args(arguments)
@@ -191,5 +192,6 @@ def run(campaign: Campaign, description: str | None, seeds: int, arguments: Sequ
     if not any(part in arm for arm in campaign.arms for part in options.only or [""]):
         parser.error(f"--only {' '.join(options.only)} fits none of: {'; '.join(campaign.arms)}")
     if not options.document:
-        campaign.train(options.only, options.seeds, options.runs, options.overrides)
+        chosen = range(options.first_seed, options.first_seed + options.seeds)
+        campaign.train(options.only, chosen, options.runs, options.overrides)
     return campaign.gather(options.runs)

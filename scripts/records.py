@@ -1,6 +1,7 @@
 """Train the record recipes over seeds, once each on all training images, and write docs/records.md.
 
     python scripts/records.py                               # 10 seeds each; hours on two cores
+    python scripts/records.py --first-seed 10               # ten others: those of a recipe that came later
     python scripts/records.py --only record/lenet5 --seeds 3
     python scripts/records.py --document                    # train nothing, write the document from docs/results
 
@@ -37,9 +38,15 @@ AUGMENTATION = "regularization.augmentation."
 FIRST_SHAPE = tuple(
     f"{AUGMENTATION}{each}" for each in ("rotation=10.0", "translation=0.08", "scale=0.1", "shear=10.0")
 )
+ALL_PIXELS = (
+    *("trainer.epochs=150", "model.pooling=1", "model.hidden=[64,64,64]"),
+    *(f"{AUGMENTATION}{each}" for each in ("rotation=7.0", "scale=0.1", "shear=5.0", "elastic_alpha=16.0")),
+    f"{AUGMENTATION}interpolation=bilinear",
+)
 EARLIER = [
     Grid("experiment", ("record/lenet5",), fixed=FIRST_SHAPE),
     Grid("experiment", ("record/lenet5",), fixed=(*FIRST_SHAPE, f"{AUGMENTATION}interpolation=bilinear")),
+    Grid("experiment", ("record/mlp",), fixed=ALL_PIXELS),
 ]
 
 
