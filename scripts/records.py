@@ -26,7 +26,7 @@ from mnist_exp.runs import find_runs, read_run
 from mnist_exp.runs.files import open_file
 
 PRESETS = ("record/lenet5", "record/lenet5_regularized", "record/mlp", "record/speedrun")
-GOALS = {"record/lenet5": 99.6, "record/mlp": 99.2, "record/speedrun": 99.0}
+GOALS = {"record/lenet5": 99.65, "record/mlp": 99.4, "record/speedrun": 99.0}
 DOCUMENT = ROOT / "docs" / "records.md"
 TRIED_CSV = RESULTS / "records_tried.csv"
 # Overrides that do not change the recipe.
