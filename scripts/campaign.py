@@ -35,11 +35,13 @@ class Grid:
         key: of the configuration, or a group.
         values: as typed on the command line.
         fixed: overrides that all arms share.
+        first_seed: the lowest seed of its arms.
     """
 
     key: str
     values: tuple[str, ...]
     fixed: tuple[str, ...] = ()
+    first_seed: int = 0
 
     def arm(self, value: str) -> str:
         """The overrides of this arm: with a seed, ``mnist-train`` needs no others to repeat it."""
@@ -64,12 +66,12 @@ class Campaign:
         self.csv = RESULTS / f"{self.name}.csv"
         self.rows = {(row["arm"], int(row["seed"])): row for row in read_csv(self.csv)}
 
-    def train(self, only: Sequence[str], seeds: Sequence[int], runs: Path, overrides: Sequence[str]) -> None:
+    def train(self, only: Sequence[str], seeds: int, runs: Path, overrides: Sequence[str]) -> None:
         """Train the arms and seeds that have no row yet.
 
         Args:
             only: train arms whose overrides contain one of these; all arms if empty.
-            seeds: of each arm.
+            seeds: number of seeds for each arm, from its grid's first.
             runs: folder of the sweeps.
             overrides: more overrides for every sweep, for instance the launcher.
         """
@@ -78,7 +80,9 @@ class Campaign:
             for value in grid.values:
                 arm = grid.arm(value)
                 if not only or any(part in arm for part in only):
-                    left = tuple(seed for seed in seeds if (arm, seed) not in self.rows)
+                    left = tuple(
+                        seed for seed in range(grid.first_seed, grid.first_seed + seeds) if (arm, seed) not in self.rows
+                    )
                     missing.setdefault(left, []).append(value)
             for left, values in missing.items():
                 if left:
@@ -182,8 +186,7 @@ def run(campaign: Campaign, description: str | None, seeds: int, arguments: Sequ
         metavar="PART",
         help="only arms whose overrides contain PART; may be repeated",
     )
-    parser.add_argument("--seeds", type=int, default=seeds, help=f"number of seeds; default: {seeds}")
-    parser.add_argument("--first-seed", type=int, default=0, help="the lowest seed; default: 0")
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"number of seeds of each arm; default: {seeds}")
     parser.add_argument("--runs", type=Path, default=Path("outputs") / campaign.name, help="folder of the sweeps")
     parser.add_argument("--document", action="store_true", help="train nothing, write the document from docs/results")
     options = parser.parse_args(arguments)
@@ -192,6 +195,5 @@ def run(campaign: Campaign, description: str | None, seeds: int, arguments: Sequ
     if not any(part in arm for arm in campaign.arms for part in options.only or [""]):
         parser.error(f"--only {' '.join(options.only)} fits none of: {'; '.join(campaign.arms)}")
     if not options.document:
-        chosen = range(options.first_seed, options.first_seed + options.seeds)
-        campaign.train(options.only, chosen, options.runs, options.overrides)
+        campaign.train(options.only, options.seeds, options.runs, options.overrides)
     return campaign.gather(options.runs)

@@ -22,7 +22,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> campaigns.Campaign:
     monkeypatch.setattr(campaigns, "RESULTS", tmp_path / "results")
-    grids = [campaigns.Grid("model.hidden", ("[8,8]", "[9]"), ("model=mlp",)), campaigns.Grid("model", ("mlp",))]
+    grids = [
+        campaigns.Grid("model.hidden", ("[8,8]", "[9]"), ("model=mlp",)),
+        campaigns.Grid("model", ("mlp",), first_seed=5),
+    ]
     return campaigns.Campaign("tiny", grids)
 
 
@@ -30,22 +33,22 @@ def test_what_is_missing_is_trained_as_sweeps_and_kept(
     campaign: campaigns.Campaign, small: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert campaign.arms == ["model=mlp model.hidden=[8,8]", "model=mlp model.hidden=[9]", "model=mlp"]
-    campaign.train(["hidden"], range(2), tmp_path / "runs, lr=0.1 (1)", small)
+    campaign.train(["hidden"], 2, tmp_path / "runs, lr=0.1 (1)", small)
     assert list(campaign.rows) == [(arm, seed) for arm in campaign.arms[:2] for seed in (0, 1)]
     assert campaign.figures("model=mlp model.hidden=[9]", "parameters") == {0: 7165.0, 1: 7165.0}
     again = campaigns.Campaign("tiny", campaign.grids)
     assert again.rows == campaign.rows, "read back from the file"
     assert "4 jobs" in capfd.readouterr().out
-    again.train([], range(1), tmp_path / "runs, lr=0.1 (1)", small)
+    again.train([], 1, tmp_path / "runs, lr=0.1 (1)", small)
     assert "1 job" in capfd.readouterr().out, "only the arm that had no row"
-    assert [key for key in again.rows if key[0] == "model=mlp"] == [("model=mlp", 0)]
+    assert [key for key in again.rows if key[0] == "model=mlp"] == [("model=mlp", 5)]
 
 
 def test_a_mistake_ends_the_campaign(
     campaign: campaigns.Campaign, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        campaign.train([], range(1), tmp_path / "runs", ["trainer.epochz=1"])
+        campaign.train([], 1, tmp_path / "runs", ["trainer.epochz=1"])
     assert exit_.value.code == 2
     assert "trainer.epochs" in capfd.readouterr().err
 
