@@ -31,6 +31,7 @@ WIDTHS = Grid(
     "model.hidden", ("[8,8]", "[16,16]", "[32,32]", "[71,71]", "[128,128]", "[256,256]", "[512,512]"), ("model=mlp",)
 )
 DEPTHS = Grid("model.depth", ("1", "3", "4", "6", "8"), ("model=mlp",))
+LENET5_DEPTHS = Grid("model.hidden", ("[]", "[120]", "[120,84,84]", "[120,84,84,84,84]"), ("model=lenet5",))
 # The padding keeps the size of the first convolution's maps.
 KERNELS = [Grid("model.kernel_size", (str(2 * p + 1),), ("model=lenet5", f"model.padding={p}")) for p in (1, 3, 4)]
 # Fewer images get more epochs, in proportion to 1 / sqrt(images): fewer steps than the whole set, but enough to learn.
@@ -50,7 +51,7 @@ def networks() -> Campaign:
     lenets = [
         Grid("model.hidden", (hidden,), ("model=lenet5", f"model.channels={maps}")) for maps, hidden in LENET5.values()
     ]
-    return Campaign("scaling", [*lenets, *KERNELS, WIDTHS, DEPTHS, *FRACTIONS])
+    return Campaign("scaling", [*lenets, *KERNELS, LENET5_DEPTHS, WIDTHS, DEPTHS, *FRACTIONS])
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def families() -> list[Family]:
     """Depth 2 of an MLP is the width with at most LeNet-5's number of parameters."""
     arms = networks().arms
     kernels = {float(grid.values[0]): grid.arm(grid.values[0]) for grid in KERNELS} | {5.0: ONE}
+    deep = dict(zip((0.0, 1.0, 3.0, 5.0), map(LENET5_DEPTHS.arm, LENET5_DEPTHS.values), strict=True)) | {2.0: ONE}
     depths = {float(value): DEPTHS.arm(value) for value in DEPTHS.values} | {2.0: TWO_LAYERS}
     widths = {float(value.strip("[]").split(",")[0]): WIDTHS.arm(value) for value in WIDTHS.values}
 
@@ -81,6 +83,7 @@ def families() -> list[Family]:
     return [
         Family("LeNet-5, all widths", "macs", dict(zip(LENET5, arms, strict=False))),
         Family("LeNet-5, kernel size", None, dict(sorted(kernels.items()))),
+        Family("LeNet-5, hidden linear layers", None, dict(sorted(deep.items()))),
         Family("MLP, 2 hidden layers, width", "macs", widths),
         Family("MLP, depth", None, dict(sorted(depths.items()))),
         Family("LeNet-5, training images", "images", fractions("lenet5", ONE)),
@@ -178,7 +181,7 @@ def draw(campaign: Campaign) -> None:
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     costs, images = figure.subplots(1, 2, sharey=True)
-    colours = ("tab:blue", "tab:cyan", "tab:orange", "tab:green", "tab:blue", "tab:orange")
+    colours = ("tab:blue", "tab:cyan", "tab:purple", "tab:orange", "tab:green", "tab:blue", "tab:orange")
     counts = []
     for family, colour in zip(families(), colours, strict=True):
         axes = images if family.quantity == "images" else costs

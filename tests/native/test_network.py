@@ -36,6 +36,13 @@ LENET5 = [
         "dropout": 0.2,
     },
     {"pooling": "average", "activation": "sigmoid", "image_size": 13, "kernel_size": 3},
+    {"channels": [2, 3], "hidden": []},
+    {
+        "channels": [2, 3],
+        "hidden": [7, 5, 6, 4],
+        "dropout": 0.2,
+        "batch_norm": [False, False, True, False, False, True],
+    },
 ]
 MLPS = [
     {},
