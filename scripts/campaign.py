@@ -35,11 +35,13 @@ class Grid:
         key: of the configuration, or a group.
         values: as typed on the command line.
         fixed: overrides that all arms share.
+        first_seed: the lowest seed of its arms.
     """
 
     key: str
     values: tuple[str, ...]
     fixed: tuple[str, ...] = ()
+    first_seed: int = 0
 
     def arm(self, value: str) -> str:
         """The overrides of this arm: with a seed, ``mnist-train`` needs no others to repeat it."""
@@ -70,7 +72,7 @@ class Campaign:
 
         Args:
             only: train arms whose overrides contain one of these; all arms if empty.
-            seeds: number of seeds for each arm, from 0.
+            seeds: number of seeds for each arm, from its grid's first.
             runs: folder of the sweeps.
             overrides: more overrides for every sweep, for instance the launcher.
         """
@@ -79,7 +81,9 @@ class Campaign:
             for value in grid.values:
                 arm = grid.arm(value)
                 if not only or any(part in arm for part in only):
-                    left = tuple(seed for seed in range(seeds) if (arm, seed) not in self.rows)
+                    left = tuple(
+                        seed for seed in range(grid.first_seed, grid.first_seed + seeds) if (arm, seed) not in self.rows
+                    )
                     missing.setdefault(left, []).append(value)
             for left, values in missing.items():
                 if left:
@@ -124,6 +128,7 @@ def row(arm: str, run: Run) -> dict[str, str]:
         "seed": str(record.seed),
         "epochs": str(final["epoch"]),
         "parameters": str(record.parameters),
+        "macs": str(record.macs),
         **{name: f"{final[name]:.6f}" for name in ("train_accuracy", "test_loss", "test_accuracy")},
         "train_seconds": f"{record.seconds['train']:.1f}",
         "fastest_epoch_seconds": f"{min(line['train_seconds'] for line in run.metrics):.2f}",
@@ -199,7 +204,7 @@ def run(campaign: Campaign, description: str | None, seeds: int, arguments: Sequ
         metavar="PART",
         help="only arms whose overrides contain PART; may be repeated",
     )
-    parser.add_argument("--seeds", type=int, default=seeds, help=f"number of seeds, from 0; default: {seeds}")
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"number of seeds of each arm; default: {seeds}")
     parser.add_argument("--runs", type=Path, default=Path("outputs") / campaign.name, help="folder of the sweeps")
     parser.add_argument("--document", action="store_true", help="train nothing, write the document from docs/results")
     options = parser.parse_args(arguments)

@@ -30,7 +30,7 @@ Pair = Annotated[Sequence[Count], Field(min_length=2, max_length=2)]
 
 
 class LeNet5(nn.Module):
-    """Two convolutions with pooling, then three linear layers (after LeCun et al. 1998, figure 2).
+    """Two convolutions with pooling, then linear layers, by default three (after LeCun et al. 1998, figure 2).
 
     Images (N, ``in_channels``, ``image_size``, ``image_size``), float32, to logits (N, ``num_classes``), float32.
 
@@ -38,13 +38,14 @@ class LeNet5(nn.Module):
         image_size: height and width of an image in pixels.
         padding: zeros added on each side before the first convolution; the second has no padding.
         channels: maps of the two convolutions.
-        hidden: widths of the two hidden linear layers.
+        hidden: widths of the hidden linear layers; an empty list leaves only the output layer.
         kernel_size: height and width of the kernels of both convolutions.
         activation: a key of ``ACTIVATIONS``, after each hidden layer.
         pooling: ``max`` or ``average``, over 2x2 pixels with stride 2.
-        batch_norm: a flag for each of conv1, conv2, linear1, linear2; ``True`` means both convolutions.
+        batch_norm: a flag for each of conv1, conv2 and the hidden linear layers linear1, linear2, ...; ``True`` means both
+            convolutions.
         batch_norm_position: ``before`` or ``after`` the activation, always in front of the pooling.
-        dropout: drop probability in front of each of the three linear layers; one number p means [0, p, p],
+        dropout: drop probability in front of each of the linear layers; one number p means [0, p, ..., p],
             the outputs of the hidden linear layers.
         softmax_output: return probabilities instead of logits. The cross-entropy applies a softmax again, so the
             loss cannot be lower than ln(e + 9) - 1 = 1.4612 for ten classes.
@@ -62,7 +63,7 @@ class LeNet5(nn.Module):
         image_size: Count = 28,
         padding: Annotated[int, Strict(), Field(ge=0)] = 2,
         channels: Pair = (6, 16),
-        hidden: Pair = (120, 84),
+        hidden: Sequence[Count] = (120, 84),
         kernel_size: Count = 5,
         activation: Activation = "relu",
         pooling: Annotated[str, key_of(POOLINGS)] = "max",
@@ -74,9 +75,10 @@ class LeNet5(nn.Module):
         in_channels: Channels = 1,
     ) -> None:
         super().__init__()
-        (maps1, maps2), (width1, width2) = channels, hidden
-        norms = batch_norm_of_layers(batch_norm, ("conv1", "conv2", "linear1", "linear2"), (True, True, False, False))
-        drops = dropout_of_layers(dropout, ("linear1", "linear2", "linear3"))
+        maps1, maps2 = channels
+        linear = [f"linear{index}" for index in range(1, len(hidden) + 2)]
+        norms = batch_norm_of_layers(batch_norm, ["conv1", "conv2", *linear[:-1]], [True, True, *[False] * len(hidden)])
+        drops = dropout_of_layers(dropout, linear)
         side = _last_map(image_size, padding, kernel_size)
         activate = partial(activated, activation=activation, position=batch_norm_position)
         widths = (maps2 * side * side, *hidden, num_classes)
@@ -87,7 +89,7 @@ class LeNet5(nn.Module):
 
         differences = {
             f"{maps1}-{maps2} maps": (maps1, maps2) != (6, 16),
-            f"{width1}-{width2} hidden": (width1, width2) != (120, 84),
+            f"{'-'.join(map(str, hidden)) or 'no'} hidden": tuple(hidden) != (120, 84),
             f"{kernel_size}x{kernel_size} kernels": kernel_size != 5,
             f"last maps {side}x{side}": side != 5,
             f"{in_channels} channels": in_channels != 1,
@@ -126,13 +128,13 @@ def _features(
 def _classifier(
     widths: Sequence[int], drops: Sequence[float], norms: Sequence[bool], softmax_output: bool, activate: Activate
 ) -> nn.Sequential:
-    """The three linear layers, with the dropout before them and the activations between them."""
+    """The linear layers, with the dropout before them and the activations between them."""
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     for index, p in enumerate(drops, start=1):
         if p > 0:
             layers[f"dropout{index}"] = nn.Dropout(p)
         layers[f"linear{index}"] = nn.Linear(widths[index - 1], widths[index])
-        if index < 3:
+        if index < len(drops):
             layers |= activate(norm=nn.BatchNorm1d(widths[index]) if norms[index - 1] else None, index=index)
     if softmax_output:
         layers["softmax"] = nn.Softmax(dim=1)

@@ -31,6 +31,7 @@ class MLP(nn.Module):
 
     Args:
         image_size: height and width of an image in pixels.
+        pooling: the inputs are the means of ``pooling`` x ``pooling`` pixels; 1: the pixels themselves.
         hidden: widths of the hidden layers; an empty list is softmax regression.
         depth: number of hidden layers of equal width, the widest that ``budget`` allows; 2 if neither ``hidden``
             nor ``depth`` is given. Not together with ``hidden``.
@@ -44,7 +45,8 @@ class MLP(nn.Module):
         in_channels: of the images; 1 is grey, 3 is colour.
 
     Raises:
-        ValueError: a value is out of range, ``hidden`` and ``depth`` are both given, or ``budget`` is too small.
+        ValueError: a value is out of range, ``hidden`` and ``depth`` are both given, ``budget`` is too small, or ``pooling``
+            does not divide ``image_size``.
     """
 
     @validate_call
@@ -52,6 +54,7 @@ class MLP(nn.Module):
         self,
         *,
         image_size: Count = 28,
+        pooling: Count = 1,
         hidden: Sequence[Count] | None = None,
         depth: Count | None = None,
         budget: Count = LENET5_PARAMETERS,
@@ -65,7 +68,9 @@ class MLP(nn.Module):
         super().__init__()
         if hidden is not None and depth is not None:
             raise ValueError(f"depth={depth} contradicts hidden={list(hidden)}; give one of them")
-        inputs = in_channels * image_size**2
+        if image_size % pooling:
+            raise ValueError(f"pooling={pooling} does not divide the {image_size} pixels of an image's side")
+        inputs = in_channels * (image_size // pooling) ** 2
         names = [
             f"linear{index}" for index in range(1, (len(hidden) if hidden is not None else depth or DEFAULT_DEPTH) + 1)
         ]
@@ -78,7 +83,8 @@ class MLP(nn.Module):
         drops = dropout_of_layers(dropout, [*names, f"linear{len(names) + 1}"])
 
         widths = (inputs, *hidden, num_classes)
-        layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+        layers: dict[str, nn.Module] = {"pool": nn.AvgPool2d(pooling)} if pooling > 1 else {}
+        layers["flatten"] = nn.Flatten()
         for index, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
             if drops[index - 1] > 0:
                 layers[f"dropout{index}"] = nn.Dropout(drops[index - 1])
@@ -92,7 +98,7 @@ class MLP(nn.Module):
 
     @property
     def title(self) -> str:
-        """Display name: "MLP" and the widths from the pixels to the classes."""
+        """Display name: "MLP" and the widths from the inputs to the classes."""
         return self._title
 
     def forward(self, images: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class NativeForward:
         if not self.takes(images, len(images)):
             logits: Tensor = type(model).forward(model, images)
             return logits
-        images = images.contiguous()
+        images = (images if self.before is None else self.before(images)).contiguous()
         if torch.is_grad_enabled() and self._trained:
             logits = Network.apply(self, images, *self.parameters)
         else:
@@ -87,7 +87,7 @@ class NativeForward:
 
     def prepare(self, model: nn.Module) -> None:
         found = structure(model)
-        self.parts, self.after = found.parts, found.after
+        self.parts, self.before, self.after = found.parts, found.before, found.after
         self.norms = [part.norm for part in found.parts if part.norm is not None]
         self._shape = found.image_shape
         self.parameters = tuple(parameter for part in found.parts for parameter in part.parameters())

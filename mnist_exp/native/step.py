@@ -147,6 +147,10 @@ class FusedStep:
         count = len(labels) if index is None else len(index)
         if not (own.takes(images, count) and images.is_contiguous() and labels.is_contiguous()):
             return False
+        if own.before is not None:
+            if index is not None:
+                images, labels, index = images.index_select(0, index), labels.index_select(0, index), None
+            images = own.before(images)
         call = own.call
         call.index = None if index is None else index.data_ptr()
         call.labels, call.examples = labels.data_ptr(), len(labels)

@@ -44,7 +44,8 @@ class Structure(NamedTuple):
 
     constants: Mapping[str, int]  # macros of the source
     parts: tuple[Part, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int]  # of the model's input
+    before: nn.Module | None  # applied to the images by PyTorch, in front of the kernels
     after: nn.Module | None  # applied to the logits by PyTorch
 
 
@@ -60,6 +61,7 @@ def structure(model: nn.Module) -> Structure:
     activations: set[type[nn.Module]] = set()
     activated = average = False
     waiting: nn.Dropout | None = None
+    before: nn.Module | None = None
     after: nn.Module | None = None
     for module in model.modules():
         match module:
@@ -72,6 +74,8 @@ def structure(model: nn.Module) -> Structure:
                 after = module
             case nn.BatchNorm1d() | nn.BatchNorm2d():
                 parts[-1] = parts[-1]._replace(norm=module, position=2 if activated else 1)
+            case nn.AvgPool2d() if isinstance(model, MLP):
+                before = module
             case nn.AvgPool2d():
                 average = True
             case _ if type(module) in ACTIVATIONS:
@@ -97,4 +101,4 @@ def structure(model: nn.Module) -> Structure:
         maps1, maps2 = (part.module.weight.shape[0] for part in parts[:2])
         constants |= {"SIDE": image_size, "PADDING": padding, "KERNEL": kernel, "CHANNELS1": maps1, "CHANNELS2": maps2}
         constants |= {"DENSE": int(average or any(part.norm for part in parts[:2])), "AVERAGE": int(average)}
-    return Structure(constants, tuple(parts), (model.in_channels, image_size, image_size), after)
+    return Structure(constants, tuple(parts), (model.in_channels, image_size, image_size), before, after)

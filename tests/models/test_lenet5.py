@@ -48,6 +48,20 @@ def images(count: int, size: int = 28) -> torch.Tensor:
     return torch.randn(count, 1, size, size, generator=torch.Generator().manual_seed(0))
 
 
+def test_any_number_of_hidden_linear_layers() -> None:
+    def linear(model: LeNet5) -> list[int]:
+        return [row.parameters for row in layer_table(model, 28) if row.kind == "Linear"]
+
+    assert linear(LeNet5(hidden=[])) == [4_010]
+    assert linear(LeNet5(hidden=[120])) == [LINEAR1, 1_210]
+    deep = LeNet5(hidden=[120, 84, 84], dropout=0.5, batch_norm=[False, False, False, False, True])
+    assert linear(deep) == [LINEAR1, LINEAR2, 7_140, LINEAR3]
+    assert [kind for kind in kinds(deep.classifier) if kind in {"Dropout", "BatchNorm1d"}] == ["Dropout"] * 2 + [
+        "BatchNorm1d",
+        "Dropout",
+    ]
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_the_networks_of_the_studies(study: str) -> None:
     settings, by_layer, total = STUDIES[study]
@@ -147,6 +161,7 @@ def test_settings_from_a_config_file() -> None:
         ({"padding": 0}, "LeNet-5, last maps 4x4"),
         ({"channels": (10, 32)}, "LeNet-5, 10-32 maps"),
         ({"hidden": (64, 32), "kernel_size": 3, "padding": 0}, "LeNet-5, 64-32 hidden, 3x3 kernels"),
+        ({"hidden": []}, "LeNet-5, no hidden"),
         ({"activation": "tanh", "pooling": "average", "softmax_output": True},
          "LeNet-5, tanh, average pooling, softmax output"),
         ({"dropout": [0, 0, 0]}, "LeNet-5"),

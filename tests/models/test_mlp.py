@@ -55,6 +55,19 @@ def test_a_budget_that_is_met_exactly() -> None:
     assert width_for_budget(depth=2, budget=exact - 1) == 63
 
 
+def test_inputs_that_are_means_of_pixels() -> None:
+    model = MLP(image_size=4, hidden=[], pooling=2, num_classes=2)
+    images = torch.arange(16.0).reshape(1, 1, 4, 4)
+    with torch.no_grad():
+        model.layers.linear1.weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0]]))
+        model.layers.linear1.bias.zero_()
+        assert model(images).tolist() == [[2.5, 10.5]]
+    assert MLP(pooling=2).title == "MLP 196-165-165-10"
+    assert count_parameters(MLP(pooling=2)) == 197 * 165 + 166 * 165 + 166 * 10
+    with pytest.raises(ValueError, match="pooling=3 does not divide the 28 pixels of an image's side"):
+        MLP(pooling=3)
+
+
 def test_width_one_is_the_least() -> None:
     assert width_for_budget(depth=2, budget=785 + 2 + 20) == 1
     with pytest.raises(ValueError, match="budget") as error:

@@ -36,6 +36,13 @@ LENET5 = [
         "dropout": 0.2,
     },
     {"pooling": "average", "activation": "sigmoid", "image_size": 13, "kernel_size": 3},
+    {"channels": [2, 3], "hidden": []},
+    {
+        "channels": [2, 3],
+        "hidden": [7, 5, 6, 4],
+        "dropout": 0.2,
+        "batch_norm": [False, False, True, False, False, True],
+    },
 ]
 MLPS = [
     {},
@@ -45,6 +52,7 @@ MLPS = [
     {"hidden": [20], "activation": "gelu", "dropout": 0.4, "image_size": 32},
     {"hidden": [64, 64, 64], "activation": "sigmoid"},
     {"hidden": [33, 65], "batch_norm": True, "dropout": 0.3},
+    {"hidden": [20], "pooling": 3, "image_size": 6},
     {"hidden": [33, 5, 20], "batch_norm": [True, False, True], "batch_norm_position": "after", "activation": "relu"},
 ]
 BATCHES = [1, 2, 13, 64, 70]

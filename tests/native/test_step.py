@@ -103,9 +103,10 @@ def compare(ours: TrainState, reference: TrainState, tolerance: float = 2e-5) ->
     "build",
     [
         lambda: MLP(hidden=[33], dropout=0.3, activation="gelu"),
+        lambda: MLP(hidden=[20], pooling=2),
         lambda: LeNet5(channels=[3, 5], hidden=[20, 7]),
     ],
-    ids=["mlp", "lenet5"],
+    ids=["mlp", "mlp of means", "lenet5"],
 )
 def test_a_step_is_pytorchs(build: Callable[[], nn.Module], name: str, extra: str) -> None:
     torch.manual_seed(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import importlib
+import math
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import campaign as campaigns
 import pytest
 import records
+import scaling
 from synthetic_runs import write_run
 
 from mnist_exp.cli.ending import exit_status
@@ -27,7 +29,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> campaigns.Campaign:
     monkeypatch.setattr(campaigns, "RESULTS", tmp_path / "results")
-    grids = [campaigns.Grid("model.hidden", ("[8,8]", "[9]"), ("model=mlp",)), campaigns.Grid("model", ("mlp",))]
+    grids = [
+        campaigns.Grid("model.hidden", ("[8,8]", "[9]"), ("model=mlp",)),
+        campaigns.Grid("model", ("mlp",), first_seed=5),
+    ]
     return campaigns.Campaign("tiny", grids)
 
 
@@ -43,7 +48,7 @@ def test_what_is_missing_is_trained_as_sweeps_and_kept(
     assert "4 jobs" in capfd.readouterr().out
     again.train([], 1, tmp_path / "runs, lr=0.1 (1)", small)
     assert "1 job" in capfd.readouterr().out, "only the arm that had no row"
-    assert [key for key in again.rows if key[0] == "model=mlp"] == [("model=mlp", 0)]
+    assert [key for key in again.rows if key[0] == "model=mlp"] == [("model=mlp", 5)]
 
 
 def test_a_mistake_ends_the_campaign(
@@ -97,6 +102,20 @@ def test_what_was_tried_on_validation_images(
     assert "seed" not in row["overrides"]
     *_, line = records.tried("mlp")
     assert re.fullmatch(r"\| with momentum \| 2 \| 1 \| \d+\.\d\d % \| \d\.\d{4} \|", line)
+
+
+def test_power_law() -> None:
+    sizes = [100.0, 1_000.0, 10_000.0, 100_000.0]
+    exact = scaling.power_law(sizes, [30 * size**-0.5 for size in sizes])
+    assert (exact.exponent, exact.factor, exact.misfit) == pytest.approx((0.5, 30, 1))
+    assert exact.interval.high - exact.interval.low == pytest.approx(0, abs=1e-9)
+    # A factor of e^(+-1/10) around the line, by hand: slope -0.5 - 0.2 / (5 ln 10), residuals (-1, 3, -3, 1) * 0.04 ... 0.12.
+    bent = scaling.power_law(sizes, [30 * size**-0.5 * math.exp(0.1 * (-1) ** k) for k, size in enumerate(sizes)])
+    residuals, spread = [0.04, -0.12, 0.12, -0.04], math.log(10) * math.sqrt(5)
+    error = math.sqrt(sum(each**2 for each in residuals) / 2) / spread
+    assert bent.exponent == pytest.approx(0.5 + 0.2 / (5 * math.log(10)))
+    assert bent.misfit == pytest.approx(math.exp(0.12))
+    assert bent.interval.high - bent.interval.low == pytest.approx(2 * 4.302653 * error)  # t of 2 degrees of freedom
 
 
 def test_an_arm_that_is_not_there(tmp_path: Path) -> None:
