@@ -97,7 +97,7 @@ def test_a_broken_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "broken.yaml").write_bytes(b"a: [1\nb: \xff\n")
     assert "model=broken" in help_text(["model"], (tmp_path, CONF))
-    with pytest.raises(UsageError, match=r"broken\.yaml, line 2, column 2: expected ',' or ']', but got ':'$"):
+    with pytest.raises(UsageError, match=r"broken\.yaml, line 2, column 2: .*expected ',' or ']'"):
         help_text(["model/broken"], (tmp_path, CONF))
 
 

@@ -152,7 +152,7 @@ def lost(
             return NOT_KILLED
         killed = status == (1 if recipe.which == "jobs" else -signal.SIGKILL)
         if not (killed or status == 0 or _refused_as_complete(status, folder)):
-            return f"not killed, but ended with {status}"
+            return f"not killed, but ended with {status}: {(folder / 'output.txt').read_text()[-300:]}"
         if left := _still_running(folder):
             return f"still running after the kill: {left[0]}"
         began = not recipe.is_sweep and (folder / recipe.folder / "run.json").exists()
