@@ -154,6 +154,7 @@ def test_mistakes_on_the_command_line(
         (["gone.yaml"], "gone.yaml cannot be read: No such file or directory"),
         (["other.yaml"], "other.yaml is no claims file: it needs source and models; docs/audits.md describes it"),
         ([str(good), "trainer.epochs=1"], "trainer.epochs=1 changes what is computed; it belongs into run of the claims file"),
+        ([str(good), "seed=3"], "seed=3 changes what is computed; type --seeds N"),
         ([str(good), "--seeds", "-1"], "--seeds -1 should be 0 or more"),
     ]:  # fmt: skip
         assert mnist_audit(*arguments) == 2
