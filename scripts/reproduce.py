@@ -17,7 +17,7 @@ import numpy as np
 from campaign import FIGURES, RESULTS, ROOT, write_between_markers
 from numpy.typing import NDArray
 
-from mnist_exp.cli.audit import audit_reports
+from mnist_exp.audit import audit_reports
 from mnist_exp.cli.ending import exit_status, printing
 from mnist_exp.reports.audit.document import Audit, markdown, write_pictures
 from mnist_exp.reports.audit.findings import Audited

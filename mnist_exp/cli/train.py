@@ -9,7 +9,6 @@ Slow imports are inside functions, so that a mistake is reported quickly.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -38,21 +37,6 @@ def main() -> None:
         options = read_arguments(sys.argv[1:])
         with printing() if only_prints(options) else nullcontext():
             run_hydra(_task, options)
-
-
-def run_words(words: Sequence[str]) -> None:
-    """Do what ``mnist-train`` does with these arguments; errors are raised.
-
-    Raises:
-        UsageError: a mistake of the user.
-        RunFailed, RunInterrupted: a run failed or was stopped.
-    """
-    given = list(sys.argv)
-    sys.argv[:] = ["mnist-train", *words]  # a sweep stores sys.argv
-    try:
-        run_hydra(_task, read_arguments(words))
-    finally:
-        sys.argv[:] = given
 
 
 def _task(composed: DictConfig) -> float | None:

@@ -148,16 +148,26 @@ def test_mistakes_on_the_command_line(
     good = claims_file(tmp_path / "own.yaml", "run: model=mlp")
     (tmp_path / "empty").mkdir()
     (tmp_path / "other.yaml").write_text("models: 3\n")
+    (tmp_path / "my claims.yaml").write_text("models: 3\n")
+    (tmp_path / "laughs.yaml").write_text("source: &a [x, x]\nmodels: [*a, *a]\n")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\x00")
     for arguments, line in [
         ([], "FILE (claims files, or folders of them (docs/audits.md)) is missing; type mnist-audit FILE"),
         (["empty"], "empty holds no claims file; expected files that end in .yaml"),
         (["gone.yaml"], "gone.yaml cannot be read: No such file or directory"),
         (["other.yaml"], "other.yaml is no claims file: it needs source and models; docs/audits.md describes it"),
+        (["my claims.yaml"], "my claims.yaml: the name of a claims file should be letters, digits and . _ - only, 80 at most, because it is "
+         "the name of a folder"),
+        (["laughs.yaml"], "laughs.yaml cannot be read: it holds a YAML alias; write the values themselves"),
+        (["bytes.yaml"], "bytes.yaml cannot be read: "),
         ([str(good), "trainer.epochs=1"], "trainer.epochs=1 changes what is computed; it belongs into run of the claims file"),
+        ([str(good), "seed=3"], "seed=3 changes what is computed; type --seeds N"),
         ([str(good), "--seeds", "-1"], "--seeds -1 should be 0 or more"),
     ]:  # fmt: skip
         assert mnist_audit(*arguments) == 2
-        assert capsys.readouterr().err == f"mnist-audit: {line}\n"
+        err = capsys.readouterr().err
+        assert err == f"mnist-audit: {line}\n" or (line.endswith(": ") and err.startswith(f"mnist-audit: {line}"))
+        assert err.count("\n") == 1
 
 
 def test_digits_of_a_claim(tmp_path: Path) -> None:

@@ -85,9 +85,12 @@ def _words(value: object) -> list[str]:
     return words
 
 
+ALLOWED_NAME = "should be letters, digits and . _ - only, 80 at most"
+
+
 def _name(value: str) -> str:
     if not NAME.fullmatch(value):
-        raise ValueError("should be letters, digits and . _ - only, 80 at most")
+        raise ValueError(ALLOWED_NAME)
     return value
 
 
@@ -173,6 +176,8 @@ def read_claims(path: Path) -> Report:
     Raises:
         UsageError: it cannot be read, or a value is not possible; one line for each mistake.
     """
+    if not NAME.fullmatch(path.stem):
+        raise UsageError(f"{path}: the name of a claims file {ALLOWED_NAME}, because it is the name of a folder")
     try:
         content = read_file(path, LARGEST_TEXT)
         tree = load_yaml(content, texts_only=True)
@@ -193,11 +198,17 @@ def read_claims(path: Path) -> Report:
             for line in explain_validation(error, tree, lambda key: nearest(key.rpartition(".")[2], keys))
         )
         raise UsageError("\n".join(lines)) from error
-    return Report(_name(path.stem), path, claims)
+    return Report(path.stem, path, claims)
 
 
 def _repeated_key(content: bytes) -> str | None:
-    """A key that a mapping has twice, of which YAML would keep the last only."""
+    """A key that a mapping has twice, of which YAML would keep the last only.
+
+    Raises:
+        ValueError: there is a YAML alias, with which a short file can describe a huge tree.
+    """
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, yaml.SafeLoader)):
+        raise ValueError("it holds a YAML alias; write the values themselves")
 
     def visit(node: yaml.Node | None) -> Iterator[str]:
         if isinstance(node, yaml.MappingNode):
