@@ -18,6 +18,9 @@ NOT_HASHED = (
 # has its default value, too.
 HASH_VERSION = 2
 
+# Arguments that a network got later, with the value that changes nothing: earlier runs do not have them.
+ADDED_LATER: Mapping[str, Mapping[str, Any]] = {"mnist_exp.models.MLP": {"pooling": 1}}
+
 
 def hashed_config(config: Config, *, defaults: bool = True) -> dict[str, Any]:
     """The settings that determine what is computed: all except ``NOT_HASHED`` and our loggers.
@@ -32,6 +35,8 @@ def hashed_config(config: Config, *, defaults: bool = True) -> dict[str, Any]:
     tree = config.model_dump(by_alias=True, exclude_defaults=not defaults)
     # A constructor gets the given keys only; its own default may differ from the schema's.
     tree["optimizer"] = config.optimizer.plain()
+    added = ADDED_LATER.get(config.model.target, {})
+    tree["model"] = {key: value for key, value in tree["model"].items() if key not in added or value != added[key]}
     optional = {"root", "download"} - config.data.model_fields_set
     tree["data"] = {key: value for key, value in tree["data"].items() if key not in optional}
     named = isinstance(config.data, Data) and config.data.target == "mnist_exp.data.idx_folder" and config.data.download

@@ -19,6 +19,7 @@ from pathlib import Path
 from campaign import RESULTS, ROOT, read_csv, row, write_between_markers, write_csv
 from omegaconf import OmegaConf
 
+from mnist_exp.cli.ending import exit_status, printing
 from mnist_exp.errors import as_override
 from mnist_exp.reports.sequential import is_settled, sequential_difference
 from mnist_exp.reports.statistics import holm, over_seeds
@@ -103,7 +104,7 @@ def best(schedule: str, technique: str, trials: Iterable[Run]) -> dict[str, str]
 
 
 def write_presets(folder: Path, tuned: Iterable[Mapping[str, str]]) -> None:
-    """The best settings of each technique as ``experiment=SCHEDULE/TECHNIQUE``, below ``folder``."""
+    """The best settings of each technique as presets, in a folder of ``experiment`` for each schedule, below ``folder``."""
     for line in tuned:
         settings = OmegaConf.to_yaml(OmegaConf.from_dotlist(line["settings"].split()))
         chosen = f"[override /regularization: {line['technique']}, override /scheduler: {line['schedule']}]"
@@ -177,6 +178,8 @@ def _short(word: str) -> str:
     return f"{key.rpartition('.')[2].replace('_', ' ')} {float(value):.4g}"
 
 
+@exit_status("regularization_tuned.py")
+@printing()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="more overrides of mnist-train -m, such as hydra/launcher=joblib")
