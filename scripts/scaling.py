@@ -187,6 +187,8 @@ def draw(campaign: Campaign) -> None:
     for family, colour in zip(families(), colours, strict=True):
         axes = images if family.quantity == "images" else costs
         measured = points(campaign, family)
+        if len(measured) < 2:
+            continue
         counts += [len(errors) for *_, errors in measured]
         x = [each for _, each, _ in measured]
         samples = [over_seeds(errors) for *_, errors in measured]
