@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from sweep_processes import processes_in
 
 from mnist_exp.runs.files import TEMPORARY
+from mnist_exp.training import load_checkpoint
 
 NOT_KILLED = "not killed"  # the number of changes of a sweep depends on time, so the last ones are not always reached
 PATIENCE = 60  # seconds after which a process that still runs counts as left behind
@@ -104,18 +105,18 @@ def execute(command: Sequence[str | Path], folder: Path, environment: Mapping[st
 
 
 def content(path: Path) -> dict[str, Any]:
-    """Results of the runs at and directly below ``path``, by name: status, metrics without times, bytes of the logits; and
-    the trials of a search."""
+    """Results of the runs at and directly below ``path``, by name: status, metrics without times, bytes of the final weights;
+    and the trials of a search."""
     found: dict[str, Any] = {}
     for record in [*path.glob("run.json"), *path.glob("*/run.json")]:
         run = record.parent
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        status, logits = json.loads(record.read_text())["status"], None
+        status, weights = json.loads(record.read_text())["status"], None
         if status != "pruned":
-            with np.load(run / "predictions.npz", allow_pickle=False) as arrays:
-                logits = arrays["logits"].tobytes()
+            checkpoint = load_checkpoint(run / "checkpoints" / "last.pt", torch.device("cpu"))
+            weights = {name: tensor.numpy().tobytes() for name, tensor in checkpoint["model"].items()}
         figures = [{key: value for key, value in row.items() if "second" not in key} for row in rows]
-        found[run.name] = (status, figures, logits)
+        found[run.name] = (status, figures, weights)
     if (path / "study.db").exists():
         database = sqlite3.connect(path / "study.db")
         trials = "select number, state, value from trials left join trial_values using (trial_id) order by number"
