@@ -16,10 +16,14 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 if TYPE_CHECKING:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from mnist_exp.runs.sweep import Until
     from mnist_exp.sweeps.search import Search, SearchSettings
+    from mnist_exp.sweeps.until import Rounds
 
 
 class FinishingLauncher(Launcher):
@@ -30,11 +34,13 @@ class FinishingLauncher(Launcher):
 
     Attributes:
         records: for each job of the next launch, extra fields of its ``run.json``; set by a search.
+        until: how the sweep adds seeds; set by a sweep that does.
     """
 
     def __init__(self, inner: DictConfig) -> None:
         self._inner = inner
         self.records: Sequence[Mapping[str, Any]] | None = None
+        self.until: Until | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context = hydra_context
@@ -44,13 +50,14 @@ class FinishingLauncher(Launcher):
         from mnist_exp.sweeps.launching import launch
 
         records = self.records or [{}] * len(job_overrides)
-        return launch(self._context, self._config, self._inner, job_overrides, initial_job_idx, records)
+        return launch(self._context, self._config, self._inner, job_overrides, initial_job_idx, records, self.until)
 
 
 class GridSweeper(Sweeper):
     """Runs every combination of the given values, like Hydra's own sweeper, but composes each job only once.
 
-    The launcher composes and checks all jobs before any starts; if it refuses them, no new directory remains.
+    With ``sweep.until`` it adds seeds, see ``mnist_exp.sweeps.until``. The launcher composes and checks all jobs before any
+    starts; if it refuses them, no new directory remains.
 
     Args:
         max_batch_size: number of jobs given to the launcher at once; None: all.
@@ -81,15 +88,50 @@ class GridSweeper(Sweeper):
         new = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
             parser = OverridesParser.create(self.hydra_context.config_loader)
-            jobs = _jobs(parser.parse_overrides([*(f"{k}={v}" for k, v in self._params.items()), *arguments]))
+            overrides = parser.parse_overrides([*(f"{k}={v}" for k, v in self._params.items()), *arguments])
+            rounds = self._rounds(overrides, path)
+            jobs = _jobs(overrides)
             path.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(self.config, path / "multirun.yaml")
-            size = self._max_batch_size or len(jobs)
-            return [self._launcher.launch(jobs[i : i + size], i) for i in range(0, len(jobs), size)]
+            return rounds.run() if rounds else self._in_batches(jobs, 0)
         finally:
             for folder in new:
                 with suppress(OSError):  # not empty: jobs were stored in it
                     folder.rmdir()
+
+    def _in_batches(self, jobs: list[list[str]], first: int) -> list[Sequence[JobReturn]]:
+        size = self._max_batch_size or len(jobs)
+        return [self._launcher.launch(jobs[i : i + size], first + i) for i in range(0, len(jobs), size)]
+
+    def _rounds(self, overrides: Sequence[Override], path: Path) -> Rounds | None:
+        """The rounds of a sweep that adds seeds; None of an ordinary one.
+
+        Raises:
+            UsageError: the sweep is not possible.
+        """
+        assert self.config is not None
+        if self.config.sweep.until is None:
+            return None
+        from mnist_exp.errors import UsageError
+        from mnist_exp.sweeps.until import Rounds, until_of
+
+        arms = _jobs([override for override in overrides if override.get_key_element() != "seed"])
+        typed = _jobs([override for override in overrides if override.get_key_element() == "seed"])
+        words = dict.fromkeys(word for job in typed for word in job or [f"seed={self.config.seed}"])
+        try:
+            seeds = [int(word.partition("=")[2]) for word in words]
+        except ValueError:
+            raise UsageError(f"{' '.join(words)}: with sweep.until, seeds are whole numbers: seed=0,1,2") from None
+        until = until_of(self.config, len(arms), seeds)
+        assert until is not None
+        assert isinstance(self._launcher, FinishingLauncher)
+        launcher = self._launcher
+
+        def launch(jobs: list[list[str]], first: int, until: Until) -> Sequence[JobReturn]:
+            launcher.until = until
+            return [job for batch in self._in_batches(jobs, first) for job in batch]
+
+        return Rounds(launch, path.absolute(), arms, seeds, until)
 
 
 def _jobs(overrides: Sequence[Override]) -> list[list[str]]:
@@ -151,24 +193,46 @@ class OptunaSweeper(Sweeper):
     def _run_trials(self, arguments: list[str]) -> None:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        from mnist_exp.runs.sweep import read_job_status
-        from mnist_exp.sweeps.composing import JobRefused
-        from mnist_exp.sweeps.search import assignments
-        from mnist_exp.terminal import say
+        from mnist_exp.errors import UsageError
+        from mnist_exp.sweeps.search import Search, SearchSettings, locked, space_of
 
         assert self.config is not None
         assert self.hydra_context is not None
-        assert isinstance(self._launcher, FinishingLauncher)
         parser = OverridesParser.create(self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*(f"{key!s}={value}" for key, value in self._params.items()), *arguments])
         last = {override.get_key_element(): override for override in parsed}
-        search, settings = self._search(list(last.values()))
+        if "trainer.evaluate_test" not in last and self.config.trainer.evaluate_test == "every":
+            last |= self._leave_test_set_alone(parser)
         fixed = [
             # Hydra would turn ~KEY into ~KEY=, which deletes nothing.
             str(override.input_line) if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
             for key, override in last.items()
             if not override.is_sweep_override()
         ]
+        settings = SearchSettings.check(self._settings)
+        if self.config.sweep.until is not None:
+            raise UsageError(
+                "sweep.until compares given arms with several seeds; a search proposes its own: leave it out"
+            )
+        if self.config.data.val_size == 0:
+            raise UsageError("a search needs validation data; hold some out: data.val_size=5000")
+        space = space_of(list(last.values()), self.config)
+        folder = Path(self.config.hydra.sweep.dir)
+        with locked(folder):
+            self._run_search(Search(folder, space, settings), settings, fixed)
+
+    def _run_search(self, search: Search, settings: SearchSettings, fixed: Sequence[str]) -> None:
+        """Run the remaining trials.
+
+        Args:
+            fixed: overrides of every trial.
+        """
+        from mnist_exp.runs.sweep import read_job_status
+        from mnist_exp.sweeps.composing import JobRefused
+        from mnist_exp.sweeps.search import assignments
+        from mnist_exp.terminal import say
+
+        assert isinstance(self._launcher, FinishingLauncher)
         if search.earlier != search.taken_over:
             say(f"search: {search.taken_over} of {search.earlier} earlier trials lie in the changed search space")
         if search.finished() >= settings.n_trials:
@@ -191,13 +255,12 @@ class OptunaSweeper(Sweeper):
                 job_status = read_job_status(Path(result.working_dir))
                 search.tell(trial, job_status.status, getattr(job_status, settings.metric))
 
-    def _search(self, overrides: Sequence[Override]) -> tuple[Search, SearchSettings]:
-        """The study of these settings, new or continued."""
-        from mnist_exp.errors import UsageError
-        from mnist_exp.sweeps.search import Search, SearchSettings, space_of
-
+    def _leave_test_set_alone(self, parser: OverridesParser) -> dict[str, Override]:
+        """The override with which trials have no test figures, which somebody who tunes would read; also added to the
+        overrides that all jobs share, so that no name of a job has it."""
         assert self.config is not None
-        settings = SearchSettings.check(self._settings)
-        if self.config.data.val_size == 0:
-            raise UsageError("a search needs validation data; hold some out: data.val_size=5000")
-        return Search(Path(self.config.hydra.sweep.dir), space_of(overrides, self.config), settings), settings
+        word = "trainer.evaluate_test=never"
+        with flag_override(self.config.hydra, ["struct", "readonly"], False):
+            self.config.hydra.overrides.task.append(word)
+        (override,) = parser.parse_overrides([word])
+        return {override.get_key_element(): override}

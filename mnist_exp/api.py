@@ -115,7 +115,7 @@ def load_runs(*paths: str | Path) -> list[dict[str, Any]]:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    from mnist_exp.reports.settings import flatten
+    from mnist_exp.hashing import flatten
 
     record = run.record
     settings = {

@@ -241,6 +241,10 @@ def build_training(
         patience=regularization.early_stopping,
         bfloat16=trainer.precision == "bfloat16",
         compile=trainer.compile,
+        # The best epoch is known only when training has ended; its test figures are then computed with its weights.
+        evaluate_test="never"
+        if trainer.selection == "best" and trainer.evaluate_test == "last"
+        else trainer.evaluate_test,
         profile=trainer.profile,
     )
     # Seeded again, so that training does not depend on how many random numbers the initial weights needed.

@@ -25,7 +25,7 @@ from mnist_exp.data.splits import labelled, prepare
 from mnist_exp.errors import UsageError, as_typed, explain_validation
 from mnist_exp.models import LayerRow, layer_table
 from mnist_exp.runs import RunRecord
-from mnist_exp.runs.names import arm_name, run_name
+from mnist_exp.runs.names import names_on_wandb
 from mnist_exp.torch_private import defer_dynamo
 from mnist_exp.training import Callback, Objective, evaluate, parameter_groups
 from mnist_exp.trust import find_target, instantiate, run_id_to_use
@@ -226,11 +226,12 @@ def callback_arguments(
         overrides: as typed.
         record: of a run that exists already.
     """
+    label, arm = names_on_wandb(config, overrides, record)
     return {
         "directory": directory.absolute(),
         "name": f"{config.name}-{config.seed}",
-        "label": run_name(config.name, config.seed, overrides, record.varied if record else None),
-        "arm": arm_name(config.name, overrides),
+        "label": label,
+        "arm": arm,
         "sweep": record.sweep if record else None,
         "config": config.plain(),
         "run_id": run_id_to_use(record.wandb if record else None, config.logger),

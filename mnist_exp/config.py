@@ -167,6 +167,7 @@ class Trainer(Section):
     compile: bool
     backend: Literal["auto", "torch", "native"] = "auto"
     selection: Literal["last", "best"]
+    evaluate_test: Literal["every", "last", "never"] = "every"
     profile: bool = False
 
 
@@ -207,6 +208,8 @@ class SweepSettings(Section):
     name: Annotated[str, Field(min_length=1)]
     resume: str | None
     fail_fast: bool
+    until: Annotated[float, Field(gt=0, le=100)] | None
+    max_seeds: Annotated[int, Field(ge=3, le=1000)]
 
 
 class Config(Section):
@@ -268,8 +271,8 @@ class Config(Section):
         if self.init_from:
             changes["init_from"] = absolute(self.init_from)
         if teachers := self.regularization.distillation.teachers:
-            update = {"teachers": [absolute(teacher) for teacher in teachers]}
-            distillation = self.regularization.distillation.model_copy(update=update)
+            whole = [absolute(teacher) for teacher in teachers]
+            distillation = self.regularization.distillation.model_copy(update={"teachers": whole})
             changes["regularization"] = self.regularization.model_copy(update={"distillation": distillation})
         return self.model_copy(update=changes)
 
@@ -318,7 +321,6 @@ _LOGGER: TypeAdapter[Component | Wandb] = TypeAdapter(Logger)
 
 def _contradictions(config: Config) -> Iterable[str]:
     """A line for each combination of values that is not possible although each value is allowed."""
-    regularization = config.regularization
     required = {"mnist_exp.data.idx_folder": ("root", "download"), "mnist_exp.data.png_folder": ("root",)}
     for key in required.get(config.data.target, ()):
         if key not in config.data.model_fields_set:
@@ -342,7 +344,7 @@ def _contradictions(config: Config) -> Iterable[str]:
                 )
     if config.data.val_size == 0:
         advice = f"hold some out: data.val_size={_TENTH_OF_IMAGES.get(config.data.target, 100)}"
-        if regularization.early_stopping is not None:
-            yield f"regularization.early_stopping={regularization.early_stopping} needs validation data; {advice}"
+        if (patience := config.regularization.early_stopping) is not None:
+            yield f"regularization.early_stopping={patience} needs validation data; {advice}"
         if config.trainer.selection == "best":
             yield f"trainer.selection=best needs validation data; {advice}"

@@ -188,6 +188,8 @@ def explain_validation(
     tree: Mapping[str, Any],
     hint: Callable[[str], str] = lambda key: "",
     within: tuple[str, ...] = (),
+    *,
+    typed_by_user: bool = True,
 ) -> list[str]:
     """One line for each mistake that pydantic found in the configuration or in the arguments of a constructor.
 
@@ -197,6 +199,7 @@ def explain_validation(
         tree: the configuration that was checked.
         hint: returns a hint for an unknown key, or nothing.
         within: the path of the section whose constructor was called.
+        typed_by_user: also say what to type instead.
     """
     lines: dict[tuple[str, str], str] = {}
     for item in error.errors():
@@ -213,7 +216,8 @@ def explain_validation(
             value = item["input"]
             # With quotes, because the mistake may be that a number is in quotes.
             shown = f'"{value}"' if isinstance(value, str) and NUMBER.fullmatch(value) else as_typed(value)
-            message = f"{key}={shown} {_allowed(key, item['type'], item['msg'], value)}"
+            allowed = _allowed(key, item["type"], item["msg"], value) if typed_by_user else _plain(item["msg"])
+            message = f"{key}={shown} {allowed}"
         lines.setdefault((last, message.partition("=")[2] or message), message)
     return list(lines.values())
 
@@ -235,6 +239,11 @@ def _allowed(key: str, kind: str, message: str, value: Any) -> str:
         return f"should be a section of keys; choose a whole one with {key}=CHOICE"
     if kind in {"too_short", "too_long"} and (number := re.search(r"at (?:least|most) (\d+)", message)):
         return f"should have {number[1]} values"
+    return _plain(message)
+
+
+def _plain(message: str) -> str:
+    """pydantic's message as the second half of a line."""
     return message.removeprefix("Input ").removeprefix("Value error, ").replace("'", "")
 
 

@@ -132,7 +132,8 @@ def _matches_record(run: Run, model: nn.Module, state: Mapping[str, Any], loss: 
     """
     from mnist_exp import native
 
-    recorded = next((row for row in run.metrics if row["epoch"] == state["epoch"]), None)
+    rows = [*run.metrics, *([run.record.final] if run.record.final else [])]
+    recorded = next((row for row in rows if row["epoch"] == state["epoch"] and "test_loss" in row), None)
     same_backend = native.attached(model) == (run.record.backend == "native")
     if recorded is None or state["step"] or not same_backend:
         return None

@@ -47,6 +47,7 @@ from mnist_exp.training import (
     load_last_whole,
     predict,
     save_checkpoint,
+    score,
 )
 from mnist_exp.training.events import Pruned
 from mnist_exp.trust import logger_to_use, own_packages
@@ -285,10 +286,16 @@ def _result(run: RunDirectory, parts: Parts, seconds: dict[str, float]) -> dict[
         best_state = load_checkpoint(run.best_checkpoint, device)
         with fitting(run.best_checkpoint):
             state.load_state_dict(best_state)
-    logits = predict(state, parts.dataset.test.images, parts.train_config)
-    save_predictions(run, predictions(logits, parts.dataset))
+    final = rows[state.epoch - 1]
+    if run.config.trainer.evaluate_test != "never":
+        test = parts.dataset.test
+        logits = predict(state, test.images, parts.train_config)
+        save_predictions(run, predictions(logits, parts.dataset))
+        if "test_accuracy" not in final:
+            loss, accuracy = score(logits, test.labels, parts.train_config.objective)
+            final = {**final, "test_loss": loss, "test_accuracy": accuracy}
     return {
-        "final": rows[state.epoch - 1],
+        "final": final,
         "best": best if best["epoch"] else None,
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     }

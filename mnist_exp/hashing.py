@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from mnist_exp.config import Component, Config, Data
@@ -16,6 +17,9 @@ NOT_HASHED = (
 # Runs without a version have version 1, in which 10 and 10.0 have different hashes, and a key that is absent and one that
 # has its default value, too.
 HASH_VERSION = 2
+
+# Arguments that a network got later, with the value that changes nothing: earlier runs do not have them.
+ADDED_LATER: Mapping[str, Mapping[str, Any]] = {"mnist_exp.models.MLP": {"pooling": 1}}
 
 
 def hashed_config(config: Config, *, defaults: bool = True) -> dict[str, Any]:
@@ -31,6 +35,8 @@ def hashed_config(config: Config, *, defaults: bool = True) -> dict[str, Any]:
     tree = config.model_dump(by_alias=True, exclude_defaults=not defaults)
     # A constructor gets the given keys only; its own default may differ from the schema's.
     tree["optimizer"] = config.optimizer.plain()
+    added = ADDED_LATER.get(config.model.target, {})
+    tree["model"] = {key: value for key, value in tree["model"].items() if key not in added or value != added[key]}
     optional = {"root", "download"} - config.data.model_fields_set
     tree["data"] = {key: value for key, value in tree["data"].items() if key not in optional}
     named = isinstance(config.data, Data) and config.data.target == "mnist_exp.data.idx_folder" and config.data.download
@@ -40,6 +46,25 @@ def hashed_config(config: Config, *, defaults: bool = True) -> dict[str, Any]:
             (tree[section] if section else tree).pop(key, None)
     result: dict[str, Any] = _with_int_for_whole_numbers(tree)
     return result
+
+
+def arm_settings(config: Config) -> dict[str, Any]:
+    """The settings by dotted key that all runs of an arm share: those of ``hashed_config`` without the seed."""
+    settings = {key: value for key, value in flatten(hashed_config(config)).items() if key != "seed"}
+    if settings["trainer.evaluate_test"] == "last":
+        settings["trainer.evaluate_test"] = "every"  # the result is the same
+    return settings
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key; lists are not flattened."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _with_int_for_whole_numbers(node: Any) -> Any:

@@ -16,6 +16,7 @@ import yaml
 
 from mnist_exp.compose import CONF, choices, content_of, first_comment, groups
 from mnist_exp.errors import UsageError, nearest
+from mnist_exp.plain import refuse_deep
 
 WIDTH = 80  # columns
 COLUMN = 38  # where explanations begin at the latest
@@ -234,9 +235,9 @@ def _about_key(key: str, folders: Sequence[Path]) -> Iterator[str]:
 
 
 def file_of(group: str, choice: str, folders: Sequence[Path]) -> Path:
-    """The file of a choice. As for Hydra, ``conf/`` or the folder that replaces it comes before ``--config-dir``."""
+    """The file of a choice, which need not exist. As for Hydra, ``conf/`` or what replaces it comes before ``--config-dir``."""
     files = [folder / group / f"{choice}.yaml" for folder in reversed(folders)]
-    return next(file for file in files if file.is_file())
+    return next((file for file in files if file.is_file()), files[-1])
 
 
 def all_comments(file: Path) -> list[str]:
@@ -261,37 +262,46 @@ def _preparation(group: str) -> list[Setting]:
     return [setting for name in names for setting in _settings_of_file(CONF / f"{name}.yaml", group)]
 
 
-def _settings_with_bases(group: str, choice: str, folders: Sequence[Path]) -> list[Setting]:
+def _settings_with_bases(
+    group: str, choice: str, folders: Sequence[Path], above: tuple[str, ...] = ()
+) -> list[Setting]:
+    """The settings of a choice and of those that its list of defaults names, without the choices ``above`` it."""
     file = file_of(group, choice, folders)
     package = re.search(r"^# @package (\S+)", _text_of(file), re.MULTILINE)
     prefix = package[1] if package else group.replace("/", ".")
     found: dict[str, Setting] = {}
     for base in _bases(file):
         if isinstance(base, dict):
-            chosen = [(name.removeprefix("override").strip().lstrip("/"), str(value)) for name, value in base.items()]
+            chosen = [
+                (str(name).removeprefix("override").strip().lstrip("/"), str(value)) for name, value in base.items()
+            ]
             found |= {name: Setting(name, value, "") for name, value in chosen}
-        elif base != "_self_" and not base.startswith("/"):
-            found |= {s.key: s for s in _settings_with_bases(group, base.partition("@")[0], folders)}
+        elif base not in {"_self_", choice, *above} and not base.startswith("/"):
+            inner = _settings_with_bases(group, base.partition("@")[0], folders, (*above, choice))
+            found |= {setting.key: setting for setting in inner}
     found |= {setting.key: setting for setting in _settings_of_file(file, "" if prefix == "_global_" else prefix)}
     found.pop("hydra.mode", None)
     return list(found.values())
 
 
 def _bases(file: Path) -> list[str | dict[str, object]]:
-    return list(content_of(file).get("defaults") or [])
+    bases = content_of(file).get("defaults")
+    return [base for base in bases if isinstance(base, str | dict)] if isinstance(bases, list) else []
 
 
 def _settings_of_file(file: Path, prefix: str) -> Iterator[Setting]:
     """The settings of one file, without those of other files; Hydra's own keys are left out."""
     text = _text_of(file)
     with _one_line_for(file):
+        refuse_deep(text)
         root = yaml.compose(text, yaml.SafeLoader)
     if isinstance(root, yaml.MappingNode):
         lines = text.splitlines()
         hidden = {"defaults", "_partial_", "hydra" if file.name == "train.yaml" else ""}
+        seen: set[int] = set()
         for key, value in root.value:
-            if key.value not in hidden:
-                yield from _settings_in(key, value, prefix, text, lines)
+            if not (isinstance(key, yaml.ScalarNode) and key.value in hidden):
+                yield from _settings_in(key, value, prefix, text, lines, seen)
 
 
 def _text_of(file: Path) -> str:
@@ -303,17 +313,23 @@ def _one_line_for(file: Path) -> Iterator[None]:
     """Turn the refusal of a YAML file into a UsageError."""
     try:
         yield
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UsageError(f"{file}{where}: {' '.join(str(problem).split())}") from error
 
 
-def _settings_in(key: yaml.Node, value: yaml.Node, prefix: str, text: str, lines: list[str]) -> Iterator[Setting]:
+def _settings_in(
+    key: yaml.Node, value: yaml.Node, prefix: str, text: str, lines: list[str], seen: set[int]
+) -> Iterator[Setting]:
+    """The settings below a key; a section that an alias repeats (it is in ``seen``) is one setting."""
+    if not isinstance(key, yaml.ScalarNode):
+        return  # Hydra refuses it
     path = f"{prefix}.{key.value}" if prefix else str(key.value)
-    if isinstance(value, yaml.MappingNode) and value.value:
+    if isinstance(value, yaml.MappingNode) and value.value and id(value) not in seen:
+        seen.add(id(value))
         for inner_key, inner in value.value:
-            yield from _settings_in(inner_key, inner, path, text, lines)
+            yield from _settings_in(inner_key, inner, path, text, lines, seen)
         return
     shown = text[value.start_mark.index : value.end_mark.index].strip()
     rest = lines[value.end_mark.line][value.end_mark.column :] if value.end_mark.line < len(lines) else ""

@@ -8,20 +8,25 @@ import yaml
 
 from mnist_exp.errors import UsageError, is_unicode
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C library, if installed, is ten times as fast
+# The C library, if installed, is ten times as fast.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+TEXT_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 DEEPEST = 50  # levels; the loaders call themselves for each level, which ends the process if there are thousands
 LARGEST_NUMBER = 2**64
 
 
-def load_yaml(content: bytes | str) -> Any:
+def load_yaml(content: bytes | str, *, texts_only: bool = False) -> Any:
     """The data in a YAML file that somebody else may have written; no objects.
+
+    Args:
+        texts_only: keep every scalar as it is written, so that 0.990 is not 0.99.
 
     Raises:
         ValueError: it is no YAML, or nested too deeply, or a value does not have the form of its type. One line.
     """
     try:
-        _refuse_deep(content)
-        return yaml.load(content, LOADER)  # noqa: S506  # a SafeLoader
+        refuse_deep(content)
+        return yaml.load(content, TEXT_LOADER if texts_only else LOADER)  # noqa: S506  # neither makes objects
     except Exception as error:
         # The constructors raise many types, such as KeyError for !!bool and ValueError for a 31st of February.
         text = " ".join(str(error).split())
@@ -29,7 +34,13 @@ def load_yaml(content: bytes | str) -> Any:
         raise ValueError(text if known else f"{type(error).__name__}: {text}") from error
 
 
-def _refuse_deep(content: bytes | str) -> None:
+def refuse_deep(content: bytes | str) -> None:
+    """Check that a YAML file is not nested too deeply for its other readers.
+
+    Raises:
+        ValueError: it has more than ``DEEPEST`` levels.
+        yaml.YAMLError: it is no YAML.
+    """
     loader, depth = LOADER(content), 0
     try:
         while loader.check_event():

@@ -50,6 +50,8 @@ class CheckBeforeRun(Callback):
         with wrap_errors_for_hydra():
             if config.sweep.resume is not None:
                 raise UsageError(f"sweep.resume={config.sweep.resume} goes with -m: mnist-train -m sweep.resume=DIR")
+            if config.sweep.until is not None:
+                raise UsageError(f"sweep.until={config.sweep.until} goes with -m and several arms: -m model=lenet5,mlp")
             if config.resume is not None:
                 typed = [override for override in config.hydra.overrides.hydra if override != "hydra.mode=RUN"]
                 check_resume(job, [*config.hydra.overrides.task, *typed])

@@ -37,9 +37,11 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmark_common import NETWORKS, keep, load, processor, take_turns
+from benchmark_common import NETWORKS, execute, keep, load, processor, take_turns
 from benchmark_document import write
 from benchmark_peers import missing, peers, table
+
+from mnist_exp.cli.ending import exit_status, printing
 
 
 def startup(repetitions: int) -> None:
@@ -86,7 +88,7 @@ def speedrun(repetitions: int, threads: int, images: int) -> None:
                 path = Path(folder) / f"{len(runs[name])}-{name.replace('/', '-')}"
                 common = [f"seed={seed}", f"trainer.threads={threads}", f"data.limit={images}", "logger=none"]
                 command = [sys.executable, "-m", "mnist_exp.cli.train", *overrides, *common, f"hydra.run.dir={path}"]
-                subprocess.run(command, check=True, capture_output=True)
+                execute(command)
                 record = read_run(path).record
                 runs[name].append({**record.seconds, "accuracy": record.final["test_accuracy"]})
     print(f"seconds, {threads} threads, {repetitions} repetitions in turns, medians")
@@ -111,9 +113,7 @@ def recipe(name: str, repetitions: int, threads: int, images: int) -> None:
                 common = [f"trainer.threads={threads}", "trainer.epochs=2", f"data.limit={images}", "quiet=true"]
                 command = [sys.executable, "-m", "mnist_exp.cli.train", f"experiment={name}", *common, "logger=none"]
                 began = time.perf_counter()
-                subprocess.run(
-                    [*command, f"trainer.backend={backend}", f"hydra.run.dir={path}"], check=True, capture_output=True
-                )
+                execute([*command, f"trainer.backend={backend}", f"hydra.run.dir={path}"])
                 whole[backend].append(time.perf_counter() - began)
                 seconds[backend].append(read_run(path).metrics[1]["train_seconds"])
     print(f"{name}: {images:,} images, {threads} threads, {repetitions} repetitions in turns, medians")
@@ -148,6 +148,8 @@ def measure_growth(options: argparse.Namespace) -> None:
         keep("growth", rows, before)
 
 
+@exit_status("benchmark.py")
+@printing()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = ["all", "loop", "startup", "speedrun", "recipe", "peers", "growth"]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from campaign import RESULTS, read_csv, write_csv
+
+from mnist_exp.errors import RunFailed
 
 T = TypeVar("T")
 NETWORKS = {"lenet5": "LeNet-5", "mlp": "MLP 784-71-71-10"}
@@ -22,6 +26,20 @@ def turns(candidates: Mapping[str, T], repetitions: int) -> Iterator[tuple[int, 
         order = list(candidates.items())
         for name, candidate in order if turn % 2 == 0 else reversed(order):
             yield turn, name, candidate
+
+
+def execute(command: Sequence[str | Path], folder: str | Path | None = None) -> None:
+    """Run a command without its standard output.
+
+    Raises:
+        RunFailed: it did not end well; the message has its exit status and the end of its standard error.
+    """
+    done = subprocess.run(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", check=False
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise RunFailed(f"{shlex.join(map(str, command))} ended with {done.returncode}: {reason}")
 
 
 def seconds_of(work: Callable[[], object]) -> float:

@@ -5,7 +5,6 @@ Whole processes by number of images, and sweeps by number of runs.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from benchmark_common import NETWORKS, medians, seconds_of, turns
+from benchmark_common import NETWORKS, execute, medians, seconds_of, turns
 from torch import nn
 
 from mnist_exp import native
@@ -224,7 +223,7 @@ def train(*overrides: str) -> float:
     """Wall seconds of an mnist-train of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mnist_exp.cli.train", *overrides, "trainer.device=cpu", "logger=none"]
-        return seconds_of(lambda: subprocess.run(command, cwd=folder, check=True, capture_output=True))
+        return seconds_of(lambda: execute(command, folder))
 
 
 def processes(repetitions: int) -> list[Row]:

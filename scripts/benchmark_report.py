@@ -19,9 +19,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from synthetic_runs import write_run
 
+from mnist_exp.cli.ending import exit_status, printing
 from mnist_exp.compose import CONF, resolve
 
 
+@exit_status("benchmark_report.py")
+@printing()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)

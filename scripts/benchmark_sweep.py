@@ -19,6 +19,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from benchmark_common import execute
+
+from mnist_exp.cli.ending import exit_status, printing
+from mnist_exp.errors import RunFailed
 from mnist_exp.runs.provenance import available_cores
 
 COMMON = ["data=mnist5k", "trainer.device=cpu", "quiet=true", "hydra.sweep.dir=sweep"]
@@ -29,7 +33,7 @@ def sweep(*overrides: str) -> tuple[float, list[dict[str, float]]]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mnist_exp.cli.train", "-m", *COMMON, *overrides]
         began = time.perf_counter()
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        execute(command, folder)
         wall = time.perf_counter() - began
         return wall, [json.loads(file.read_text())["seconds"] for file in Path(folder).glob("sweep/*/run.json")]
 
@@ -83,12 +87,12 @@ def many(jobs: int) -> None:
                 files.append(len(os.listdir(f"/proc/{process.pid}/fd")))
             time.sleep(0.2)
         if process.returncode:
-            raise SystemExit(f"the sweep ended with {process.returncode}")
+            raise RunFailed(f"the sweep ended with {process.returncode}")
         used = _of_children()
         wall = _seconds(time.perf_counter() - began, used)
         records = [json.loads(file.read_text()) for file in Path(folder).glob("sweep/*/run.json")]
         began = time.perf_counter()
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        execute(command, folder)
         again = _seconds(time.perf_counter() - began, _of_children() - used)
     records.sort(key=lambda record: record["seed"])
     total = [record["seconds"]["total"] for record in records]
@@ -110,6 +114,8 @@ def _seconds(wall: float, processor: float) -> str:
     return f"{wall:.1f} s ({processor:.1f} processor seconds)"
 
 
+@exit_status("benchmark_sweep.py")
+@printing()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["arrangements", "cost", "many"])

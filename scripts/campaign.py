@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-import yaml
-
-from mnist_exp.errors import as_override
-from mnist_exp.runs import Run, find_runs, read_run
-from mnist_exp.runs.files import open_file
+from mnist_exp.errors import UsageError, as_override
+from mnist_exp.runs import Run, RunDirectoryError, find_runs, read_run, write_atomically
+from mnist_exp.runs.reading import read_overrides
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -64,7 +64,8 @@ class Campaign:
     def __post_init__(self) -> None:
         self.arms = [grid.arm(value) for grid in self.grids for value in grid.values]
         self.csv = RESULTS / f"{self.name}.csv"
-        self.rows = {(row["arm"], int(row["seed"])): row for row in read_csv(self.csv)}
+        with one_line_for(self.csv):
+            self.rows = {(row["arm"], int(row["seed"])): row for row in read_csv(self.csv)}
 
     def train(self, only: Sequence[str], seeds: int, runs: Path, overrides: Sequence[str]) -> None:
         """Train the arms and seeds that have no row yet.
@@ -101,7 +102,8 @@ class Campaign:
         ]
         for run in found:
             if (arm := self.arm_of(run)) is not None:
-                self.rows[arm, run.record.seed] = row(arm, run)
+                with one_line_for(run.path):
+                    self.rows[arm, run.record.seed] = row(arm, run)
         order = {arm: number for number, arm in enumerate(self.arms)}
         known = sorted((key for key in self.rows if key[0] in order), key=lambda key: (order[key[0]], key[1]))
         write_csv(self.csv, [self.rows[key] for key in known])
@@ -109,8 +111,7 @@ class Campaign:
 
     def arm_of(self, run: Run) -> str | None:
         """The arm with the most overrides among the arms whose overrides were all given to this run."""
-        with open_file(run.path / "overrides.yaml", "r") as file:
-            typed = set(yaml.safe_load(file))
+        typed = set(read_overrides(run.path))
         fitting = [arm for arm in self.arms if typed.issuperset(arm.split())]
         return max(fitting, key=lambda arm: len(arm.split()), default=None)
 
@@ -138,20 +139,37 @@ def row(arm: str, run: Run) -> dict[str, str]:
     }
 
 
+@contextmanager
+def one_line_for(path: Path) -> Iterator[None]:
+    """Turn an error because of the content of a file, or of a run's files, into one line.
+
+    Raises:
+        RunDirectoryError: something is missing, or has the wrong type.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise RunDirectoryError(f"{path} cannot be used: {what}") from error
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
+    with one_line_for(path), path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     if rows:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=max((list(row) for row in rows), key=len), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=max((list(row) for row in rows), key=len), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(path, text.getvalue().encode())
 
 
 def write_between_markers(document: Path, marker: str, lines: Iterable[str]) -> None:
@@ -159,7 +177,7 @@ def write_between_markers(document: Path, marker: str, lines: Iterable[str]) -> 
     start, end = f"<!-- {marker} -->\n", f"<!-- end of {marker} -->\n"
     before, _, rest = document.read_text(encoding="utf-8").partition(start)
     _, _, after = rest.partition(end)
-    document.write_text(before + start + "".join(f"{line}\n" for line in lines) + end + after, encoding="utf-8")
+    write_atomically(document, (before + start + "".join(f"{line}\n" for line in lines) + end + after).encode())
 
 
 def run(campaign: Campaign, description: str | None, seeds: int, arguments: Sequence[str] | None = None) -> list[Run]:

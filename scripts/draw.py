@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
@@ -28,6 +27,8 @@ try:
 except ImportError as error:
     sys.exit(f"draw.py: {error}; pip install 'mnist-exp[draw]'")
 
+from mnist_exp.cli.ending import exit_status, printing
+from mnist_exp.errors import UsageError
 from mnist_exp.models import count_parameters, layer_table
 from mnist_exp.models.table import LayerRow
 
@@ -60,6 +61,8 @@ DRAWN = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.Linear)
 HIDDEN = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Dropout, nn.BatchNorm1d, nn.BatchNorm2d, nn.Softmax)
 
 
+@exit_status("draw.py")
+@printing()
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="as for mnist-train: model=mlp 'model.hidden=[64,64]'")
@@ -73,9 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for path, overrides in jobs.items():
         try:
             picture = draw(overrides)
-        except (HydraException, ValueError) as error:
-            print(f"draw.py: {' '.join(str(error).split())}", file=sys.stderr)
-            sys.exit(2)
+        except ValueError as error:  # of a constructor
+            raise UsageError(" ".join(str(error).split())) from error
         picture.quantize(64).save(path, optimize=True)
         print(path)
 

@@ -17,12 +17,12 @@ import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-from campaign import RESULTS, ROOT, Campaign, Grid, read_csv, run, write_between_markers, write_csv
+from campaign import RESULTS, ROOT, Campaign, Grid, one_line_for, read_csv, run, write_between_markers, write_csv
 
+from mnist_exp.cli.ending import exit_status, printing
 from mnist_exp.reports.statistics import over_seeds
-from mnist_exp.runs import find_runs, read_run
-from mnist_exp.runs.files import open_file
+from mnist_exp.runs import Run, find_runs, read_run
+from mnist_exp.runs.reading import read_overrides
 
 PRESETS = ("record/lenet5", "record/lenet5_regularized", "record/mlp", "record/speedrun")
 SEEDS = 10  # of a record
@@ -61,19 +61,24 @@ def gather_tried(folder: Path) -> None:
     """Write the complete runs with validation images below ``folder`` into their CSV file."""
     rows = {(row["name"], row["seed"]): row for row in read_csv(TRIED_CSV)}
     for found in map(read_run, find_runs(folder)):
-        if found.status == "completed" and found.record.final.get("val_accuracy") is not None:
-            with open_file(found.path / "overrides.yaml", "r") as file:
-                typed = yaml.safe_load(file)
-            final, name, seed = found.record.final, found.record.name, str(found.record.seed)
-            rows[name, seed] = {
-                "name": name,
-                "seed": seed,
-                "epochs": str(final["epoch"]),
-                **{figure: f"{final[figure]:.6f}" for figure in ("train_accuracy", "val_loss", "val_accuracy")},
-                "train_seconds": f"{found.record.seconds['train']:.0f}",
-                "overrides": " ".join(each for each in typed if not each.startswith(CIRCUMSTANCES)),
-            }
+        if found.status == "completed" and (found.record.final or {}).get("val_accuracy") is not None:
+            with one_line_for(found.path):
+                rows[str(found.record.name), str(found.record.seed)] = tried_row(found)
     write_csv(TRIED_CSV, [rows[key] for key in sorted(rows)])
+
+
+def tried_row(run: Run) -> dict[str, str]:
+    """The line of a run with validation images."""
+    final = run.record.final
+    typed = read_overrides(run.path)
+    return {
+        "name": str(run.record.name),
+        "seed": str(run.record.seed),
+        "epochs": str(final["epoch"]),
+        **{figure: f"{final[figure]:.6f}" for figure in ("train_accuracy", "val_loss", "val_accuracy")},
+        "train_seconds": f"{run.record.seconds['train']:.0f}",
+        "overrides": " ".join(each for each in typed if not each.startswith(CIRCUMSTANCES)),
+    }
 
 
 def table(campaign: Campaign) -> Iterable[str]:
@@ -126,6 +131,8 @@ def write_document(campaign: Campaign) -> None:
         write_between_markers(DOCUMENT, f"tried {kind}", tried(kind))
 
 
+@exit_status("records.py")
+@printing()
 def main() -> None:
     campaign = records()
     parser = argparse.ArgumentParser(add_help=False)

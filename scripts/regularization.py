@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from campaign import FIGURES, ROOT, Campaign, Grid, run, write_between_markers
 
+from mnist_exp.cli.ending import exit_status, printing
 from mnist_exp.reports.statistics import Difference, holm, over_seeds, seed_difference
 from mnist_exp.reports.tables import seeds
 
@@ -108,6 +109,8 @@ def write_document(campaign: Campaign) -> None:
         draw(campaign)
 
 
+@exit_status("regularization.py")
+@printing()
 def main() -> None:
     campaign = factorial()
     run(campaign, __doc__, seeds=5)

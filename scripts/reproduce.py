@@ -1,178 +1,154 @@
-"""Train every row of the five studies over several seeds and write docs/reproduction.md.
+"""Audit the five studies of claims/, and write docs/reproduction.md and the error rates of docs/audits.md.
 
-    python scripts/reproduce.py                                    # 19 rows, 3 seeds each; about half an hour on two cores
-    python scripts/reproduce.py --only study_d --seeds 5           # a subset
-    python scripts/reproduce.py hydra/launcher=submitit_slurm      # on a cluster; also takes other overrides of mnist-train -m
-    python scripts/reproduce.py --document                         # train nothing, write the document from docs/results
+    python scripts/reproduce.py                         # 19 networks, 10 seeds each, as far as docs/results lacks them
+    python scripts/reproduce.py --seeds 0               # train nothing, write the documents from docs/results
+    python scripts/reproduce.py hydra/launcher=joblib   # takes settings of mnist-train -m
 
 You can stop and repeat the command: complete runs are kept, and interrupted runs continue.
 """
 
 from __future__ import annotations
 
-import statistics
+import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-from campaign import FIGURES, RESULTS, ROOT, Campaign, Grid, read_csv, run, write_between_markers, write_csv
+import numpy as np
+from campaign import FIGURES, RESULTS, ROOT, write_between_markers
+from numpy.typing import NDArray
 
-from mnist_exp.runs import Run
+from mnist_exp.audit import audit_reports
+from mnist_exp.cli.ending import exit_status, printing
+from mnist_exp.reports.audit.document import Audit, markdown, write_pictures
+from mnist_exp.reports.audit.findings import Audited
+from mnist_exp.reports.axes import Spec
+from mnist_exp.reports.figures import Figure, draw
+from mnist_exp.reports.figures.parts import COLOURS, layer
+from mnist_exp.reports.single_run import Verdict, distances, is_inside, is_outside
 
-CURVES_CSV = RESULTS / "reproduction_study_b_lenet5.csv"
-FIGURE = FIGURES / "reproduction_study_b.png"
+CLAIMS = ROOT / "claims"
+RESULTS_CSV = RESULTS / "reproduction.csv"
 DOCUMENT = ROOT / "docs" / "reproduction.md"
+METHOD = ROOT / "docs" / "audits.md"
+PICTURES = FIGURES / "reproduction"
+ERROR_RATES = FIGURES / "audit_error_rates.svg"
+INTRODUCTION = """\
+Five public course reports trained LeNet-5 and an MLP of about its size on MNIST and regularised LeNet-5. Their claims are in
+[`claims/`](../claims), every network is a preset in [`conf/experiment/`](../conf/experiment), and all were trained on the official
+splits. The test set selected nothing: the result is the last epoch, as in the reports. This document is written by a script from
+[`results/reproduction.csv`](results/reproduction.csv); [how the verdicts are made](audits.md).
 
+```console
+$ python scripts/reproduce.py --seeds 0    # write it again
+$ python scripts/reproduce.py              # first train what the file lacks of 10 seeds for each network
+```
 
-@dataclass(frozen=True)
-class Claim:
-    """A report's figures for one of its models; None if the report does not give them.
+Runs that have only their last epoch in the file were made by an earlier version, with PyTorch in place of the kernels and the same
+settings; figures by epoch show their last epoch only."""
 
-    Attributes:
-        low, high: the test accuracies that the report would round to the same digits.
-    """
-
-    parameters: int | None
-    accuracy: str | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-def digits(text: str, half_unit: float) -> tuple[str, float, float]:
-    return text, float(text) - half_unit, float(text) + half_unit
-
-
-CLAIMS = {
-    "study_a/lenet5": Claim(61_706, "above 0.98", 0.98, 1.0),
-    "study_a/mlp": Claim(61_338, "about 0.95", 0.945, 0.955),
-    "study_a/lenet5_regularized": Claim(None),
-    "study_b/lenet5": Claim(61_706, *digits("0.9909", 0.00005)),
-    "study_b/mlp": Claim(81_020),
-    "study_b/lenet5_improved": Claim(None),
-    "study_c/lenet5": Claim(61_706, *digits("0.977", 0.0005)),
-    "study_c/lenet5_regularized": Claim(61_990, *digits("0.981", 0.0005)),
-    "study_c/mlp": Claim(62_930, *digits("0.949", 0.0005)),
-    "study_c/lenet5_unswapped": Claim(61_706),
-    "study_c/lenet5_regularized_unswapped": Claim(61_990),
-    "study_c/mlp_unswapped": Claim(62_930),
-    "study_d/lenet5": Claim(61_720, *digits("0.9889", 0.00005)),
-    "study_d/mlp": Claim(123_412),
-    "study_d/lenet5moon": Claim(None, *digits("0.9906", 0.00005)),
-    "study_d/lenet5moon2": Claim(None, *digits("0.9922", 0.00005)),
-    "study_e/lenet5": Claim(61_706, *digits("0.99", 0.005)),
-    "study_e/mlp": Claim(68_650, *digits("0.98", 0.005)),
-    "study_e/lenet5_regularized": Claim(None, *digits("0.99", 0.005)),
+DRAWS = 20_000
+SEEDS = (2, 3, 5, 10, 30)
+RIGHT = {
+    "a run of the recipe": {},
+    "the same, rounded to half a standard deviation": {"rounding": 0.5},
+    "the same, skewed (gamma distribution, shape 4)": {"skewed": True},
+    "a curve of 9 epochs, correlated 0.5": {"values": 9},
 }
 
-# Study B, LeNet-5: train loss, train accuracy in percent, test loss, test accuracy in percent, by epoch.
-CLAIMED_CURVE = [
-    (0.2811, 90.84, 0.0614, 97.96), (0.0620, 98.03, 0.0543, 98.28), (0.0431, 98.62, 0.0449, 98.40),
-    (0.0331, 98.99, 0.0356, 98.86), (0.0271, 99.14, 0.0402, 98.69), (0.0220, 99.32, 0.0328, 98.92),
-    (0.0181, 99.39, 0.0377, 98.80), (0.0156, 99.50, 0.0276, 99.11), (0.0128, 99.59, 0.0289, 98.97),
-    (0.0106, 99.66, 0.0291, 99.09),
-]  # fmt: skip
+
+def simulated(
+    n: int, *, distance: float | None = None, rounding: float = 0.0, skewed: bool = False, values: int = 1
+) -> dict[Verdict, float]:
+    """The share of each verdict in simulated audits.
+
+    Args:
+        n: seeds. values: numbers of one claim, correlated 0.5.
+        distance: of the claim from the true mean, in standard deviations; None: the claim is one more run.
+        rounding: unit of the claim's last digit, in standard deviations.
+    """
+    random = np.random.default_rng(0)
+
+    def runs(number: int) -> NDArray[np.float64]:
+        if skewed:
+            return 2 - random.gamma(4, 0.5, (DRAWS, number, values))  # standard deviation 1
+        shared, own = random.normal(size=(DRAWS, number, 1)), random.normal(size=(DRAWS, number, values))
+        return own if values == 1 else np.sqrt(0.5) * (shared + own)
+
+    measured = runs(n)
+    claim = runs(1)[:, 0] if distance is None else np.full((DRAWS, values), distance)
+    if rounding:
+        claim = np.round(claim / rounding) * rounding
+    apart = distances(claim - rounding / 2, claim + rounding / 2, measured.mean(axis=1), measured.std(axis=1, ddof=1))
+    outside, inside = is_outside(apart, n, values).any(axis=1), is_inside(apart, n, values).all(axis=1)
+    rates = {Verdict.REPRODUCED: inside.mean(), Verdict.NOT_REPRODUCED: outside.mean()}
+    return {
+        **{verdict: float(rate) for verdict, rate in rates.items()},
+        Verdict.CANNOT_BE_TOLD: float((~inside & ~outside).mean()),
+    }
 
 
-def studies() -> Campaign:
-    return Campaign("reproduction", [Grid("experiment", tuple(CLAIMS))])
+def error_rates() -> Iterable[str]:
+    """The table of verdicts about right claims."""
+    yield f"| right claim, {DRAWS:,} simulated audits | n | {' | '.join(Verdict)} |"
+    yield "|---|---:|---:|---:|---:|"
+    for name, options in RIGHT.items():
+        for n in SEEDS:
+            rates = simulated(n, **options)
+            yield f"| {name} | {n} | {' | '.join(f'{100 * rates[verdict]:.1f} %' for verdict in Verdict)} |"
 
 
-def gather_curves(runs: Iterable[Run]) -> None:
-    """Add the epochs of study B's LeNet-5 to their CSV file."""
-    curves = {(row["seed"], row["epoch"]): row for row in read_csv(CURVES_CSV)}
-    names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-    for found in runs:
-        if found.record.name == "study_b.lenet5":
-            for line in found.metrics:
-                key = (str(found.record.seed), str(line["epoch"]))
-                curves[key] = {"seed": key[0], "epoch": key[1], **{name: f"{line[name]:.6f}" for name in names}}
-    write_csv(CURVES_CSV, sorted(curves.values(), key=lambda row: (int(row["seed"]), int(row["epoch"]))))
+def figure_of_error_rates() -> Figure:
+    """The share of each verdict by the true distance of a claim."""
+    colours = dict(zip(Verdict, (COLOURS[2], COLOURS[1], COLOURS[4]), strict=True))
+    values = [
+        {"seeds": f"{n} seeds", "distance": distance, "verdict": str(verdict), "share": rate}
+        for n in (3, 5, 10, 30)
+        for distance in np.arange(0, 8.01, 0.25).tolist()
+        for verdict, rate in simulated(n, distance=distance).items()
+    ]
+    x = {
+        "field": "distance",
+        "type": "quantitative",
+        "title": "distance of the claim from the true mean, standard deviations",
+    }
+    y: Spec = {"field": "share", "type": "quantitative", "title": "share of audits", "axis": {"format": "%"}}
+    colour = {"field": "verdict", "type": "nominal", "title": None,
+              "scale": {"domain": [str(verdict) for verdict in colours], "range": list(colours.values())}}  # fmt: skip
+    dash = {"field": "seeds", "type": "nominal", "title": None, "sort": None,
+            "scale": {"range": [[2, 2], [5, 3], [9, 3], [1, 0]]}}  # fmt: skip
+    line = {"type": "line", "strokeWidth": 1.8}
+    spec = {"data": {"values": values}, **layer(line, x=x, y=y, color=colour, strokeDash=dash)}
+    return Figure("audit_error_rates", "Verdicts about claims at a known distance", "", "answer", spec, width=560)
 
 
-def verdict(claim: Claim, parameters: int, accuracies: Sequence[float]) -> str:
-    """Compare claim and measurement: reproduced if the mean is within two standard deviations over seeds of the range
-    that the report rounds to the same digits."""
-    words = []
-    if claim.parameters not in {None, parameters}:
-        words.append("parameter count is wrong")
-    if claim.low is None or claim.high is None:
-        words.append("no accuracy claimed")
-    elif len(accuracies) < 3:
-        words.append("fewer than three seeds: unable to say")
-    else:
-        mean, spread = statistics.mean(accuracies), 2 * statistics.stdev(accuracies)
-        if mean > claim.high + spread:
-            words.append("**not reproduced**: measured higher")
-        elif mean < claim.low - spread:
-            words.append("**not reproduced**: measured lower")
-        else:
-            words.append("reproduced")
-    return "; ".join(words)
+def _without_this_machine(audited: Audited) -> Audited:
+    """The network without its runs here that do not count, and with the path of its claims in the repository."""
+    path = audited.report.path.relative_to(CLAIMS.parent)
+    return replace(audited, problems=(), report=replace(audited.report, path=path))
 
 
-def table(campaign: Campaign) -> Iterable[str]:
-    yield "| preset | parameters claimed | computed | accuracy claimed | measured, mean ± std | n | verdict | train s |"
-    yield "|---|---:|---:|---:|---:|---:|---|---:|"
-    for preset, claim in CLAIMS.items():
-        arm = f"experiment={preset}"
-        accuracies = list(campaign.figures(arm, "test_accuracy").values())
-        if not accuracies:
-            yield f"| `{preset}` | | | {claim.accuracy or '-'} | not trained yet | 0 | | |"
-            continue
-        (parameters,) = {int(count) for count in campaign.figures(arm, "parameters").values()}
-        spread = f" ± {statistics.stdev(accuracies):.4f}" if len(accuracies) > 1 else ""
-        seconds = statistics.median(campaign.figures(arm, "train_seconds").values())
-        claimed = f"{claim.parameters:,}" if claim.parameters else "-"
-        yield (
-            f"| `{preset}` | {claimed} | {parameters:,} | {claim.accuracy or '-'} | {statistics.mean(accuracies):.4f}{spread}"
-            f" | {len(accuracies)} | {verdict(claim, parameters, accuracies)} | {seconds:.0f} |"
-        )
+def write_documents(audit: Audit) -> None:
+    """Write both documents and their figures."""
+    shown = Audit([_without_this_machine(audited) for audited in audit.networks])
+    title, _, rest = markdown(shown, PICTURES.relative_to(ROOT / "docs").as_posix()).partition("\n\n")
+    title = title.replace("# Audit: ", "")
+    DOCUMENT.write_text(
+        f"# The five studies, trained again\n\n{INTRODUCTION}\n\n**{title}.**\n\n{rest}", encoding="utf-8"
+    )
+    write_pictures({figure.name: draw(figure)[0] for figure in shown.figures}, PICTURES)
+    write_between_markers(METHOD, "error rates", error_rates())
+    ERROR_RATES.write_text(draw(figure_of_error_rates())[0], encoding="utf-8")
 
 
-def draw() -> None:
-    """Study B's LeNet-5, epoch by epoch: each seed as a line, the report's figures as dots."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    curves = read_csv(CURVES_CSV)
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    seeds = sorted({row["seed"] for row in curves})
-    for axes, name, columns in ((left, "loss", (0, 2)), (right, "accuracy", (1, 3))):
-        for split, column, colour in (("train", columns[0], "tab:blue"), ("test", columns[1], "tab:orange")):
-            scale = 100 if name == "accuracy" else 1
-            for seed in seeds:
-                values = [float(row[f"{split}_{name}"]) * scale for row in curves if row["seed"] == seed]
-                label = f"{split}, {len(seeds)} seeds" if seed == seeds[0] else None
-                axes.plot(range(1, len(values) + 1), values, color=colour, alpha=0.6, linewidth=1.2, label=label)
-            claimed = [line[column] for line in CLAIMED_CURVE]
-            axes.plot(
-                range(1, len(claimed) + 1), claimed, "o", color=colour, markersize=4, label=f"{split}, as reported"
-            )
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel("accuracy, %" if name == "accuracy" else "loss, nats")
-        axes.grid(alpha=0.3)
-    right.set_ylim(97, 100)
-    right.set_title("below 97 % not shown", fontsize=9)
-    left.set_ylim(0, 0.15)
-    left.set_title("above 0.15 not shown", fontsize=9)
-    right.legend(fontsize=8)
-    FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FIGURE, dpi=110)
-
-
-def write_document(campaign: Campaign) -> None:
-    write_between_markers(DOCUMENT, "table", table(campaign))
-    if CURVES_CSV.exists():
-        draw()
-
-
-def main() -> None:
-    campaign = studies()
-    gather_curves(run(campaign, __doc__, seeds=3))
-    write_document(campaign)
+@exit_status("reproduce.py")
+@printing()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", default=[], help="settings of mnist-train -m, such as a launcher")
+    parser.add_argument("--seeds", type=int, default=10, help="runs of each network; default: 10")
+    options = parser.parse_args(arguments)
+    audit, _ = audit_reports([CLAIMS], options.seeds, RESULTS_CSV, options.overrides)
+    write_documents(audit)
 
 
 if __name__ == "__main__":

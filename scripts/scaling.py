@@ -17,6 +17,7 @@ import numpy as np
 from campaign import FIGURES, ROOT, Campaign, Grid, run, write_between_markers
 from scipy import special
 
+from mnist_exp.cli.ending import exit_status, printing
 from mnist_exp.reports.statistics import LEVEL, Interval, over_seeds
 from mnist_exp.reports.tables import seeds
 
@@ -224,6 +225,8 @@ def write_document(campaign: Campaign) -> None:
     draw(campaign)
 
 
+@exit_status("scaling.py")
+@printing()
 def main() -> None:
     campaign = networks()
     run(campaign, __doc__, seeds=5)

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_exp.cli.ending import exit_status
+from mnist_exp.cli.ending import exit_status, printing
 from mnist_exp.compose import CONF
 from mnist_exp.errors import UsageError
 from mnist_exp.training.events import CURVES
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Make the file of a W&B sweep from a Hydra sweep preset.")
     parser.add_argument("overrides", nargs="+", help="as for mnist-train -m: sweep=search, seed=0,1,2")
     options = parser.parse_args(arguments)
-    with exit_status("wandb_sweep.py"):
+    with exit_status("wandb_sweep.py"), printing():
         yaml.safe_dump(wandb_sweep(options.overrides), sys.stdout, sort_keys=False, width=1000)
 
 

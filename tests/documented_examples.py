@@ -99,6 +99,7 @@ class Examples:
             *([(r"(?<= )([\w-]+\.(?:png|jpg))\b", self.picture)] if line.startswith("mnist-predict") else []),
             (r"predict \S+ (?:.* )?(\w+)/", self.pictures),
             (r"^python (scripts)/", self.scripts),
+            (r"^mnist-audit (claims|examples)\b", self.claims),
         ]:
             for name in re.findall(pattern, line):
                 if not (where / name).exists():
@@ -156,8 +157,12 @@ class Examples:
     @made_once
     def scripts(self, folder: Path, name: str) -> None:
         """A copy of the checkout, because scripts write documents into their own checkout."""
-        for part in (name, "docs", "conf", "tests"):
+        for part in (name, "docs", "conf", "claims", "tests"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+
+    @made_once
+    def claims(self, folder: Path, name: str) -> None:
+        shutil.copytree(ROOT / name, folder / name)
 
     def _run(self, line: str, folder: Path, status: int | None = 0) -> None:
         done = subprocess.run(

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("mnist-train", "mnist-eval", "mnist-report", "mnist-predict", "mnist-demo")
+COMMANDS = ("mnist-train", "mnist-eval", "mnist-report", "mnist-audit", "mnist-predict", "mnist-demo")
 PROGRAM = re.compile(
-    r"(?<![\w./`-])(?:mnist-(?:train|eval|report|predict|demo)|python scripts/\w+\.py|wandb (?:sync|sweep|agent))(?= |$)"
+    r"(?<![\w./`-])(?:mnist-(?:train|eval|report|audit|predict|demo)|python scripts/\w+\.py|wandb (?:sync|sweep|agent))(?= |$)"
 )
 OVERRIDES = re.compile(r"(?:(?:^| )'?[+~]{0,2}[a-z][\w./@]*=[^\s`]+)+")
 SHELLS = {"console", "bash"}

@@ -38,8 +38,10 @@ def write_run(
 
     The wrong images depend partly on the seed: the difficulty of image i comes from a fixed random permutation and is
     perturbed by the seed. Labels are i modulo ``classes``. ``val_accuracy``: of the result; None: no validation split.
+    ``trainer.evaluate_test`` is respected.
     """
     path.mkdir(parents=True)
+    tested = tree["trainer"].get("evaluate_test", "every")
     tree = {**tree, "seed": seed}
     random = np.random.default_rng([seed, 7])
     rows = [
@@ -51,6 +53,9 @@ def write_run(
         | ({} if val_accuracy is None else {"val_loss": 0.6, "val_accuracy": val_accuracy - 0.1 * (1 - epoch / epochs)})
         for epoch in range(1, epochs + 1)
     ]  # fmt: skip
+    for row in rows:
+        if tested == "never" or (tested == "last" and row["epoch"] < epochs):
+            del row["test_loss"], row["test_accuracy"]
     content = {
         "status": status, "started": "2026-11-21T07:00:00+00:00", "name": tree["name"], "seed": seed,
         "config_hash": config_hash(check(tree)), "config_hash_version": HASH_VERSION, "command": f"mnist-train seed={seed}", "sweep": None, "git": GIT,
@@ -60,7 +65,7 @@ def write_run(
     }  # fmt: skip
     if status == "completed":
         content["final"] = rows[-1]
-        if predictions:
+        if predictions and tested != "never":
             _write_predictions(path, random, accuracy, images, classes)
     (path / "run.json").write_text(json.dumps(content))
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -40,6 +40,7 @@ ELSEWHERE = {
     "growth --write": "takes an hour; tests/scripts/test_benchmark.py runs each candidate and writes the document",
     "mynet": "a network of examples/own_network: tests/test_python_docs.py types these lines there",
     "sweep=mlp_width,mlp_depth": "is shown as what is refused",
+    "regularization_tuned": "takes hours; tests/scripts/test_campaign.py writes the document",
     "lr=0.1,seed=3": "the name of a directory",
 }
 REPLACED = {"image...": "digit.png", "DIR...": "DIR", "seed=N": "seed=7"}  # what stands for something of the user's
@@ -57,15 +58,24 @@ SWEEPS = {
 }
 CAMPAIGN = ["--seeds 1", "data.limit=64", "trainer.epochs=1", "trainer.threads=1", "logger=none"]
 SCRIPTS = {
-    "reproduce": ["--only study_a/mlp", *CAMPAIGN],
+    "reproduce": ["--seeds 0"],
     "regularization": ["--only dropout", *CAMPAIGN],
     "scaling": ["--only 'hidden=[8,8]'", *CAMPAIGN],
     "records": ["--only record/mlp", *CAMPAIGN],
+    "sequential": ["--sweeps 2"],
     "benchmark": ["--repetitions 1", "--images 256", "--only 'bare loop'"],
     "benchmark_sweep": ["--jobs 2", "--epochs 1", "--images 64"],
     "benchmark_report": ["--runs 4", "--seeds 2", "--epochs 2", "--images 100"],
 }
-SIZES = {"--seeds", "--runs", "--epochs", "--images", "--jobs", "--repetitions"}  # the last one given counts
+SIZES = {
+    "--sweeps",
+    "--seeds",
+    "--runs",
+    "--epochs",
+    "--images",
+    "--jobs",
+    "--repetitions",
+}  # the last one given counts
 PRINTS_ONLY = re.compile(r"--(help|cfg|info|hydra-help|version)\b")
 
 
@@ -93,15 +103,15 @@ COLD = {
         "mnist-train resume=DIR",
     ),
     *("mnist-train --cfg job --resolve", "mnist-train -m sweep.resume=DIR", "mnist-eval DIR", "mnist-report DIR"),
+    "mnist-audit examples/claims/made_up.yaml --seeds 3",
     *(
         "mnist-train -m sweep=search hydra.sweeper.n_trials=1",
         "mnist-predict runs/lenet5-0 digit.png",
         "mnist-demo runs",
     ),
-    *(
-        f"python scripts/{name}.py --document"
-        for name in ("records", "regularization", "reproduce", "scaling", "benchmark")
-    ),
+    *(f"python scripts/{name}.py --document" for name in ("records", "regularization", "scaling", "benchmark")),
+    "python scripts/reproduce.py --seeds 0",
+    "python scripts/sequential.py --write",
     "python scripts/draw.py model=lenet5 --output lenet5.png",
     "python scripts/benchmark_sweep.py cost",
     "python scripts/wandb_sweep.py sweep=search > sweep.yaml",
@@ -129,6 +139,8 @@ def shortened(text: str) -> str:
         # W&B, the default, only in lines of COLD and where the line is about it: it takes as long as all the rest.
         logger = "logger.mode=offline" if command in COLD or re.search("logger|wandb", command) else "logger=none"
         more = [*TRAINING, logger, *(SWEEPS.get(preset[1], ["seed=0"]) if preset else [])]
+        if "sweep.until" in command:
+            more += ["sweep.max_seeds=3"]
         if preset and preset[1] == "data_fraction":
             more.remove("data.limit=128")
     elif script := re.match(r"python scripts/(\w+)\.py", command):
@@ -183,7 +195,11 @@ def look_at_results(text: str, where: Path, said: str) -> None:
         assert (folder / "wandb_report.json").exists() == ("--wandb-dry-run" in text)
     elif text.startswith("mnist-predict"):
         assert "%" in said or json.loads(said)
-    elif "--document" in text:
+    elif text.startswith("mnist-audit"):
+        assert {"audit.html", "audit.md", "results.csv"} <= {path.name for path in (where / "outputs/audit").iterdir()}
+    elif "scripts/sequential" in text:
+        assert re.search(r"n = \d+ sweeps", said)
+    elif "--document" in text or "scripts/reproduce" in text:
         (name,) = re.findall(r"(\w+)\.py", text)
         document = {"reproduce": "reproduction", "benchmark": "speed"}.get(name, name)
         assert (where / "docs" / f"{document}.md").read_text() == (ROOT / "docs" / f"{document}.md").read_text()

@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir, version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, base
 from process_state import restored
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -36,6 +36,7 @@ from mnist_exp.compose import (
     directory_part_of,
     empty_callbacks,
     hydra_flags,
+    interpolations_parsed_once,
     root_of,
     run_hydra_app,
 )
@@ -217,6 +218,22 @@ def test_hydras_context_without_callbacks() -> None:
 def test_the_root_of_a_configuration() -> None:
     config = OmegaConf.create({"a": {"b": {"c": 1}}})
     assert root_of(config.a.b) is config
+
+
+def test_interpolations_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+    original = base.parse  # type: ignore[attr-defined]  # it is not exported
+    monkeypatch.setattr(base, "parse", lambda text: parsed.append(text) or original(text))
+    with interpolations_parsed_once():
+        for number in range(3):
+            config = OmegaConf.create({"number": number, "copy": "${number}", "text": "a-${number}-b"})
+            assert OmegaConf.to_container(config, resolve=True) == {
+                "number": number,
+                "copy": number,
+                "text": f"a-{number}-b",
+            }
+    assert parsed == ["${number}", "a-${number}-b"]
+    assert base.parse is not original  # type: ignore[attr-defined]  # the patch of this test is in place again
 
 
 @pytest.mark.parametrize("name", wandb_private.DEAD_SERVICE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,34 @@ def test_a_command_pauses_garbage_collection(
     assert done.returncode == 4, done.stderr
 
 
+def test_a_sweep_without_jobs_left_imports_no_pytorch(
+    mnist_train: Callable[..., int], small: list[str], instead_of_torch: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["-m", *small, "data.limit=64", "trainer.epochs=1", "hydra.sweep.dir=sweep"]
+    assert mnist_train(*arguments, "seed=0,1") == 0
+    command = [sys.executable, "-m", "mnist_exp.cli.train", *arguments]
+    for seeds, status in (("seed=0,1", 0), ("seed=0,1,2", 4)):
+        done = subprocess.run(
+            [*command, seeds], cwd=tmp_path, env=instead_of_torch, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stderr
+
+
 def test_garbage_collection_runs_afterwards(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("")
     program = f"{IMPORT}import_torch()\nsys.exit(not ('torch' in sys.modules and gc.isenabled()))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("first", ["import mnist_exp.cli", ""], ids=["command", "library"])
+def test_only_a_command_keeps_all_objects_until_its_end(first: str, tmp_path: Path) -> None:
+    """In other processes the objects may be the user's, and must be freed."""
+    (tmp_path / "torch.py").write_text("")
+    program = f"{IMPORT}{first}\nimport_torch()\nprint(gc.get_freeze_count() > 0)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{first != ''}\n"
 
 
 def test_garbage_collection_that_was_off_stays_off(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ import importlib
 import io
 import marshal
 import os
-import pkgutil
 import selectors
 import signal
 import socket
@@ -307,10 +306,13 @@ def leave(status: int) -> None:
 
 
 if __name__ == "__main__":
-    own = [module.name for module in pkgutil.walk_packages(mnist_exp.__path__, "mnist_exp.")]
-    for name in (*own, *PRELOADED):
+    root = Path(mnist_exp.__file__).parent
+    own = [".".join(path.relative_to(root.parent).with_suffix("").parts) for path in sorted(root.rglob("*.py"))]
+    # A command's own modules change the process when they are imported.
+    for name in (*(name for name in own if "__init__" not in name and ".cli." not in name), *PRELOADED):
         with suppress(ImportError):  # an extra that is not installed
             importlib.import_module(name)
+    assert "mnist_exp.cli" not in sys.modules
     assert len(os.listdir("/proc/self/task")) == 1, "a thread would be lost in a fork"
     gc.collect()
     gc.freeze()  # otherwise the first collection in each child copies every page

@@ -51,6 +51,8 @@ def printing() -> Iterator[None]:
     except BrokenPipeError:
         pass
     except OSError as error:
+        if error.filename is not None or error.errno is None:  # of another file, or Hydra's
+            raise
         raise _unwritten(error) from error
     _flush()
 

@@ -40,9 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(json.dumps(result, indent=2))
             else:
                 print_result(result)
+            if mistake is None:
+                print("written:", ", ".join(map(str, files)), file=sys.stderr if options.json else sys.stdout)
         if mistake is None:
-            print("written:", ", ".join(map(str, files)), file=sys.stderr if options.json else sys.stdout)
-        elif options.output or isinstance(mistake, RunDirectoryError):
+            return
+        if options.output or isinstance(mistake, RunDirectoryError):
             raise mistake
         else:
             report(mistake, "mnist-eval")  # no error, because another user's run directory is often read-only

@@ -65,7 +65,7 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="compare the others with it: its label, its name or settings (lr=0.01,model=lenet5); "
         "default: the sweep's first job, without a sweep the arm nearest to the default settings",
     )
-    parser.add_argument("--output", type=Path, default=Path("outputs/report"), help="folder; default: outputs/report")
+    parser.add_argument("--output", type=Path, help="folder; default: outputs/report")
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         "--serve", action="store_true", help="write no report: show it on this machine and follow runs that go on"
@@ -89,16 +89,50 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--wandb-files", action="store_true", help="with --wandb-sync: also files of runs with logger.upload_files=true"
     )
-    parser.add_argument("--port", type=int, default=8001, help="of --serve; default: 8001; 0: any free one")
-    return parser.parse(arguments)
+    parser.add_argument("--port", type=int, help="of --serve; default: 8001; 0: any free one")
+    options = parser.parse(arguments)
+    if useless := _without_effect(options):
+        parser.error(useless)
+    options.output = options.output or Path("outputs/report")
+    return options
+
+
+# The options that only some of the commands use: a report (no flag), and those with the flags named here.
+USED_BY = {
+    "--output": ("", "--wandb", "--wandb-dry-run"),
+    "--baseline": ("", "--serve", "--wandb", "--wandb-dry-run"),
+    "--wandb-dry-run": ("--wandb", "--wandb-dry-run"),
+    "--wandb-project": ("--wandb-sync", "--wandb-dry-run", "--wandb"),
+    "--wandb-files": ("--wandb-sync",),
+    "--port": ("--serve",),
+}
+
+
+def _without_effect(options: argparse.Namespace) -> str | None:
+    """What to say of an option that would be ignored; None if there is none."""
+
+    def given(flag: str) -> bool:
+        value = getattr(options, flag[2:].replace("-", "_"))
+        return value is not None and value is not False
+
+    command = next((flag for flag in ("--serve", "--wandb-sync", "--wandb", "--wandb-dry-run") if given(flag)), "")
+    for flag, commands in USED_BY.items():
+        if given(flag) and command not in commands:
+            if command:
+                return f"{flag} has no effect with {command}; leave {flag} out"
+            return f"{flag} has no effect without {commands[-1]}; add {commands[-1]}, or leave {flag} out"
+    return None
 
 
 def _serve(options: argparse.Namespace) -> None:
     from mnist_exp.reports.live import LiveReport, ReportServer
 
-    with ReportServer(LiveReport(options.directories, options.baseline), options.port) as server:
+    live = LiveReport(options.directories, options.baseline)
+    with ReportServer(live, 8001 if options.port is None else options.port) as server:
         with printing():
             print(f"report at {server.url} (Ctrl+C ends it)")
+            if live.waiting:
+                print(live.waiting)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -45,6 +45,7 @@ class Console(Callback):
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._start: TrainingStarted | None = None
+        self._heading = ""
 
     def __enter__(self) -> Console:
         self._level = LOG.level
@@ -105,8 +106,10 @@ class Console(Callback):
         if self._quiet:
             return
         width = self._out.width if self._out.is_terminal else USUAL
-        if event.epoch == self._start.first_epoch:
-            self._out.print(Text(epoch_heading(event, width), style="bold"))
+        # Again if there are other columns: the test split may be evaluated after the last epoch only.
+        if (heading := epoch_heading(event, width)) != self._heading:
+            self._heading = heading
+            self._out.print(Text(heading, style="bold"))
         self._out.print(Text(epoch_row(event, self._start.epochs, width)))
 
     def on_end(self, event: TrainingEnded) -> None:
@@ -116,7 +119,11 @@ class Console(Callback):
         if event.status != "completed" or self._start is None or self._in_sweep:
             return
         summary = event.summary
-        result = f"test accuracy {float(summary['test_accuracy']):.2%}, test loss {float(summary['test_loss']):.4f}"
+        known = (split for split in ("test", "val", "train") if f"{split}_accuracy" in summary)
+        split = next(known)  # without test figures the others, because their names tell what they are
+        accuracy, loss = float(summary[f"{split}_accuracy"]), float(summary[f"{split}_loss"])
+        name = {"test": "test", "val": "validation", "train": "training"}[split]
+        result = f"{name} accuracy {accuracy:.2%}, {name} loss {loss:.4f}"
         if self._quiet or not self._out.is_terminal:
             self._out.print(Text(f"{self._start.title} | {result} | {self._directory}"))
             return
@@ -176,7 +183,9 @@ def _splits(event: EpochMetrics) -> list[tuple[str, float, float]]:
     splits = [("train", event.train_loss, event.train_accuracy)]
     if event.val_loss is not None and event.val_accuracy is not None:
         splits.append(("val", event.val_loss, event.val_accuracy))
-    return [*splits, ("test", event.test_loss, event.test_accuracy)]
+    if event.test_loss is not None and event.test_accuracy is not None:
+        splits.append(("test", event.test_loss, event.test_accuracy))
+    return splits
 
 
 class _Handler(logging.Handler):

@@ -57,7 +57,7 @@ def log_again(path: Path, project: str, entity: str | None, *, files: bool) -> N
     """
     from mnist_exp.config import Wandb
     from mnist_exp.loggers.wandb import WandbLogger
-    from mnist_exp.runs.names import arm_name, run_name
+    from mnist_exp.runs.names import names_on_wandb
     from mnist_exp.training.events import TrainingEnded, TrainingStarted
 
     run = read_run(path)
@@ -65,12 +65,13 @@ def log_again(path: Path, project: str, entity: str | None, *, files: bool) -> N
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_id := (record.wandb and record.wandb.id) or ""):
         raise ValueError(f"{path / 'run.json'}: {run_id!r} is no id of a W&B run")
     stored = config.logger if isinstance(config.logger, Wandb) else None
+    label, arm = names_on_wandb(config, overrides, record)
     with TemporaryDirectory(prefix="sync-wandb-") as folder:
         logger = WandbLogger(
             directory=path,
             folder=Path(folder),
-            label=run_name(config.name, config.seed, overrides, record.varied),
-            arm=arm_name(config.name, overrides),
+            label=label,
+            arm=arm,
             config=config.plain(),
             parameters=record.parameters or 0,
             run_id=run_id,  # W&B leaves out rows that the server has

@@ -157,13 +157,26 @@ def _native_flag() -> str:
 
 def _key(compiler: str, flags: tuple[str, ...]) -> str:
     """A hash of the source, the flags, the compiler and the CPU model, as the library's file name."""
-    try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise NativeUnavailable(f"{compiler} --version failed: {error}") from error
+    version = _version_of(compiler)
     sources = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
     parts = [*sources, " ".join(flags).encode(), compiler.encode(), version, _cpu()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
+
+
+def compiler_version() -> str:
+    """The first line of what the compiler says about itself.
+
+    Raises:
+        NativeUnavailable: there is none.
+    """
+    return (_version_of(_compiler()).decode(errors="replace").splitlines() or [""])[0]
+
+
+def _version_of(compiler: str) -> bytes:
+    try:
+        return subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NativeUnavailable(f"{compiler} --version failed: {error}") from error
 
 
 def _cpu() -> bytes:

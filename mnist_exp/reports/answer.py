@@ -5,18 +5,20 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from mnist_exp.errors import as_override
 from mnist_exp.reports.collect import Arm, Comparison
-from mnist_exp.reports.pairwise import Pairwise, compare_pair
+from mnist_exp.reports.pairwise import Pairwise, compare_pair, stopping
 from mnist_exp.reports.reproduction import words_of
-from mnist_exp.reports.settings import natural
+from mnist_exp.reports.sequential import is_narrow, next_look
 from mnist_exp.reports.statistics import LEVEL, MOST_SEEDS, SeedPlan, plan_seeds
 from mnist_exp.reports.tables import Row, is_ranked_by_validation, p_value, percent
 from mnist_exp.runs.reading import Run
+from mnist_exp.runs.settings import natural
+from mnist_exp.runs.sweep import Until, read_sweep
 
 
 class Finding(StrEnum):
@@ -103,6 +105,10 @@ MEANING = (
         "spread over seeds is normal and stays as measured. From a few seeds this is a rough number",
     ),
 )
+UNTESTED = (
+    "The test set was not evaluated (trainer.evaluate_test=never). The best of many on validation data is usually a little "
+    "worse on other data."
+)
 NOTHING = 1e-12  # a smaller difference of accuracies is rounding
 ENOUGH = 5  # seeds from which the spread is known within a factor of about two
 FEW = 3  # with fewer seeds the spread cannot be estimated well enough for a number of seeds
@@ -118,45 +124,53 @@ def answer(comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pairwise
     Args:
         rows: best first. pairs: see ``pairwise.against_baseline``.
     """
-    known = [row for row in rows if row.accuracy]
+    known = [row for row in rows if row.has_result]
     if not known:
         return Answer("No run has completed yet", "There is no result; the curves show the epochs so far.")
     best = known[0]
-    figures = f"{percent(best.mean)} test accuracy"
-    if is_ranked_by_validation(rows):
-        figures = f"{percent(best.validation_mean)} validation and {figures}"
-    facts = _facts(best)
+    means = (("validation", best.validation_mean if is_ranked_by_validation(rows) else None), ("test", best.mean))
+    shown = [f"{percent(mean)} {split}" for split, mean in means if mean is not None]
+    if not shown:
+        return Answer(
+            "Neither validation nor test accuracy is known",
+            "The runs held out no validation data and did not evaluate the test set (trainer.evaluate_test=never), so "
+            "nothing can be said about the arms. mnist-eval DIR computes the test figures of a run.",
+        )
+    figures = f"{' and '.join(shown)} accuracy"
+    facts = " ".join(filter(None, (_facts(best), stopping(comparison, pairs))))
     if len(comparison.arms) == 1:
         more = FEW - len(best.arm.runs)
         return Answer(f"{best.arm.label}: {figures}", facts, more_seeds=_commands([best.arm], more) if more > 0 else ())
     if best.is_baseline:
         facts += f" It is the baseline ({comparison.reason})."
-    return Answer(f"Best arm: {best.arm.label}, {figures}", facts, tuple(_contrasts(comparison, known, pairs)))
+    title = f"Best arm: {best.arm.label}, {figures}"
+    if not any(row.accuracy for row in known):
+        return Answer(title, f"{facts} {UNTESTED}")
+    return Answer(title, facts, tuple(_contrasts(comparison, known, pairs)))
 
 
 def _facts(row: Row) -> str:
-    assert row.accuracy is not None
-    spread = row.accuracy.interval
-    if spread is None:
+    sample, split = (row.accuracy, "test") if row.accuracy else (row.validation, "validation")
+    if sample is None or sample.interval is None:
         return "One seed; another seed may give another result."
-    over_seeds = f"{100 * spread.low:.2f} to {100 * spread.high:.2f} %"
-    return f"Mean of {row.accuracy.n} seeds; 95 % interval of the test accuracy over seeds {over_seeds}."
+    over_seeds = f"{100 * sample.interval.low:.2f} to {100 * sample.interval.high:.2f} %"
+    return f"Mean of {sample.n} seeds; 95 % interval of the {split} accuracy over seeds {over_seeds}."
 
 
 def _contrasts(comparison: Comparison, known: Sequence[Row], pairs: Sequence[Pairwise]) -> Iterable[Contrast]:
     best = known[0].arm
     others = [row.arm for row in known[1:]]
-    baseline = comparison.arms[comparison.baseline]
+    baseline, until = comparison.arms[comparison.baseline], comparison.until
     if baseline is not best:
         (pair,) = [pair for pair in pairs if pair.arm is best]
         both = bool(others) and others[0] is baseline
         compared = sum(other.seeds is not None and other.seeds.p is not None for other in pairs)
-        yield _contrast(pair, baseline, "the baseline and runner-up" if both else "the baseline", compared)
+        yield _contrast(pair, baseline, "the baseline and runner-up" if both else "the baseline", compared, until)
     if others and others[0] is not baseline:
-        yield _contrast(compare_pair(best, others[0]), others[0], "the runner-up", 1)
+        yield _contrast(compare_pair(best, others[0], until), others[0], "the runner-up", 1, until)
 
 
-def _contrast(pair: Pairwise, opponent: Arm, role: str, comparisons: int) -> Contrast:
+def _contrast(pair: Pairwise, opponent: Arm, role: str, comparisons: int, until: Until | None) -> Contrast:
     arm, seeds = pair.arm, pair.seeds
     if seeds is None:
         return Contrast(pair, opponent, role, None, f"{pair.verdict}.")
@@ -167,6 +181,8 @@ def _contrast(pair: Pairwise, opponent: Arm, role: str, comparisons: int) -> Con
     def too_few(reason: str, more: int) -> Contrast:
         return Contrast(pair, opponent, role, Finding.TOO_FEW, reason, more, _commands(ordered, more))
 
+    if until is not None and pair.seeds_p is not None:
+        return _of_adding_sweep(pair, opponent, role, until)
     plan = plan_seeds(seeds, n, max(comparisons, 1))
     if plan is None or pair.seeds_p is None:
         if fewest < FEW:
@@ -192,6 +208,28 @@ def _contrast(pair: Pairwise, opponent: Arm, role: str, comparisons: int) -> Con
         rough = f" A rough number: the spread is known from {n} seeds only." if n < ENOUGH else ""
         return too_few(f"About {_count(more, 'more ')} of each needed to tell {points} apart.{rough}", more)
     return Contrast(pair, opponent, role, Finding.NOT_SHOWN, _not_shown(plan, n, points))
+
+
+def _of_adding_sweep(pair: Pairwise, opponent: Arm, role: str, until: Until) -> Contrast:
+    """The contrast in a sweep that adds seeds by itself."""
+    assert pair.seeds is not None
+    assert pair.seeds_p is not None
+    n = pair.seeds.n or 0
+    if pair.seeds_p < 1 - LEVEL:
+        return _shown(pair, opponent, role)
+    if is_narrow(pair.seeds, until):
+        reason = f"{n} seeds of each: the difference is known to ± {until.points:g} points, as asked."
+        return Contrast(pair, opponent, role, Finding.NOT_SHOWN, reason)
+    if role == "the runner-up":
+        reason = f"{n} seeds of each do not show it; the sweep adds seeds for comparisons with the baseline only."
+        return Contrast(pair, opponent, role, Finding.NOT_SHOWN, reason)
+    at_end = n >= until.max_seeds
+    most = next_look(replace(until, max_seeds=1000), n) if at_end else until.max_seeds
+    folder = pair.arm.any_run.path.parent
+    own = [word for word in read_sweep(folder).arguments if _key(word) not in OF_ADDING]
+    command = shlex.join(["mnist-train", *own, as_override("hydra.sweep.dir", folder), f"sweep.max_seeds={most}"])
+    reason = f"sweep.max_seeds={n} is reached; to add more:" if at_end else "The sweep is not finished; to finish it:"
+    return Contrast(pair, opponent, role, Finding.TOO_FEW, reason, None, (command,))
 
 
 def _shown(pair: Pairwise, opponent: Arm, role: str) -> Contrast:
@@ -221,6 +259,7 @@ def _count(seeds: int, which: str = "") -> str:
 
 
 NO_SEARCH = ("hydra/sweeper=basic", "hydra.sweeper.params=null")
+OF_ADDING = ("hydra.sweep.dir", "sweep.resume", "sweep.max_seeds")
 NOT_REPEATED = ("seed", "hydra.run.dir", "hydra.sweep.dir", "sweep.name", "resume")
 
 

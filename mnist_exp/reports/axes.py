@@ -11,6 +11,7 @@ from typing import Any
 
 Spec = dict[str, Any]
 
+ROW = 36  # characters of a label in one line
 # d3 formats. Without a precision d3 derives it from the distance of the ticks, and writes 98.2 % as "98%", 20 as "2e+1".
 PERCENT, NUMBER, COUNT = ".4~%", ",.8~r", ".4~s"
 
@@ -26,7 +27,7 @@ def in_lines(text: str, width: int) -> list[str]:
     return [line for word in words for line in piece.findall(word)]
 
 
-def whole_labels(labels: Sequence[str], width: int = 30) -> Spec:
+def whole_labels(labels: Sequence[str], width: int = ROW) -> Spec:
     """Axis labels in as many lines as they need; if they were cut, different arms could have equal labels."""
     lines = {label: in_lines(label, width) for label in labels}
     return {"labelExpr": f"({json.dumps(lines)})[datum.label]"}
@@ -34,7 +35,7 @@ def whole_labels(labels: Sequence[str], width: int = 30) -> Spec:
 
 def rows_of(labels: Sequence[str]) -> tuple[Spec, int]:
     """An axis with a row for each label, and the height of the figure in pixels."""
-    most = max(len(in_lines(label, 30)) for label in labels)
+    most = max(len(in_lines(label, ROW)) for label in labels)
     y = {"type": "nominal", "sort": list(labels), "title": None, "axis": whole_labels(labels)}
     between = 12 if len(labels) <= 12 else 5
     return y, 60 + (between + 12 * most) * len(labels)

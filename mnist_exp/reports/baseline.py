@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 from mnist_exp.compose import CONF, resolve
 from mnist_exp.config import check
 from mnist_exp.errors import UsageError, as_typed, nearest
-from mnist_exp.hashing import hashed_config
-from mnist_exp.reports.settings import ABSENT, flatten
+from mnist_exp.hashing import arm_settings
 from mnist_exp.runs import RunDirectoryError
+from mnist_exp.runs.settings import ABSENT
 from mnist_exp.runs.sweep import read_sweep
 
 if TYPE_CHECKING:
@@ -119,9 +119,8 @@ def _default_settings() -> dict[str, Any]:
     """The settings of ``mnist-train`` without arguments."""
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         tree = resolve(compose("train", overrides=["name=default"]))
-    return flatten(hashed_config(check(tree)))
+    return arm_settings(check(tree))
 
 
 def _distance(settings: dict[str, Any], default: dict[str, Any]) -> int:
-    keys = (settings.keys() | default.keys()) - {"seed"}
-    return sum(settings.get(key, ABSENT) != default.get(key, ABSENT) for key in keys)
+    return sum(settings.get(key, ABSENT) != default.get(key, ABSENT) for key in settings.keys() | default.keys())

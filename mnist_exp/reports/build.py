@@ -18,7 +18,8 @@ from mnist_exp.reports.answer import Answer, answer
 from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures import Figure, all_figures, draw
 from mnist_exp.reports.pairwise import Pairwise, against_baseline
-from mnist_exp.reports.tables import Row, results_csv, rows
+from mnist_exp.reports.results import results_csv
+from mnist_exp.reports.tables import Row, rows
 from mnist_exp.runs import RunDirectoryError
 from mnist_exp.runs.files import exists, open_file
 

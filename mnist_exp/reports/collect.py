@@ -14,15 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_exp.errors import is_unicode, printable, typed
-from mnist_exp.hashing import hashed_config
+from mnist_exp.hashing import arm_settings
 from mnist_exp.reports.baseline import choose
-from mnist_exp.reports.notes import recorded, warnings
-from mnist_exp.reports.settings import ABSENT, Varied, flatten, labels, natural, ordered_keys, split_settings
+from mnist_exp.reports.notes import recorded, until_of, warnings
 from mnist_exp.reports.statistics import Calibration, calibration
 from mnist_exp.reports.test_set import HardDigit, TestSet
 from mnist_exp.runs import Run, RunDirectoryError, Status, find_runs, read_run
 from mnist_exp.runs.files import open_file
+from mnist_exp.runs.names import labels
 from mnist_exp.runs.reading import read_overrides, read_predictions
+from mnist_exp.runs.settings import Varied, natural, natural_order, split_settings
+from mnist_exp.runs.sweep import Until
+
+
+class NoRuns(RunDirectoryError):
+    """There is no run yet where one was looked for."""
 
 
 @dataclass
@@ -61,8 +67,9 @@ class Arm:
         return next((len(correct) for correct in self.correct.values()), None)
 
     def final(self, metric: str) -> dict[int, float]:
-        """A metric of the result by seed, such as ``test_accuracy``, a fraction."""
-        return {seed: float((run.record.final or {})[metric]) for seed, run in self.runs.items()}
+        """A metric of the result by seed, such as ``test_accuracy``, a fraction, for the runs that have it."""
+        results = {seed: run.record.final or {} for seed, run in self.runs.items()}
+        return {seed: float(final[metric]) for seed, final in results.items() if metric in final}
 
     def recorded(self, *path: str) -> list[float]:
         """A number of ``run.json`` for each completed run that has it, such as ``("seconds", "train")``."""
@@ -106,6 +113,7 @@ class Comparison:
         notes: warnings that a reader needs before comparing.
         hard_digits: of the baseline's test set.
         found: number of run directories.
+        until: of the sweep of all these runs, if it added seeds: the statistics over seeds then allow for its looks.
     """
 
     arms: list[Arm]
@@ -117,19 +125,20 @@ class Comparison:
     notes: list[str]
     hard_digits: list[HardDigit]
     found: int
+    until: Until | None = None
 
 
 def paths_of(patterns: Sequence[str]) -> list[Path]:
     """The run directories that match a pattern, or are in a folder that does; each once, in natural order.
 
     Raises:
-        RunDirectoryError: a pattern matches nothing, or there is no run.
+        NoRuns: a pattern matches nothing, or there is no run.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
         matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not matches:
-            raise RunDirectoryError(f"{pattern} does not exist; name run directories, folders of them, or a pattern")
+            raise NoRuns(f"{pattern} does not exist; name run directories, folders of them, or a pattern")
         directories = [Path(match) for match in matches if len(matches) == 1 or Path(match).is_dir()]
         found.update(
             dict.fromkeys(
@@ -137,7 +146,7 @@ def paths_of(patterns: Sequence[str]) -> list[Path]:
             )
         )
     if not found:
-        raise RunDirectoryError(f"no run in {', '.join(patterns)}; a run directory has a run.json")
+        raise NoRuns(f"no run in {', '.join(patterns)}; a run directory has a run.json")
     return list(found)
 
 
@@ -178,6 +187,7 @@ def comparison_of(collector: Collector, found: int, baseline: str | None = None)
         arm.label = label
     chosen, reason = choose(arms, baseline)
     test_set = collector.test_sets.get(arms[chosen].test_set or "")
+    until, remarks = until_of(arms)
     return Comparison(
         arms=arms,
         baseline=chosen,
@@ -185,9 +195,10 @@ def comparison_of(collector: Collector, found: int, baseline: str | None = None)
         varied=varied,
         common=common,
         problems=collector.problems + _not_completed(arms),
-        notes=[*collector.notes, *warnings(arms)],
+        notes=[*remarks, *collector.notes, *warnings(arms)],
         hard_digits=test_set.hardest() if test_set else [],
         found=found,
+        until=until,
     )
 
 
@@ -222,12 +233,11 @@ class Collector:
 
     def add_run(self, run: Run) -> None:
         path = run.path
-        settings = hashed_config(run.config)
-        seed = int(settings.pop("seed"))
+        settings, seed = arm_settings(run.config), run.config.seed
         if cut_off(path, run):
             self.notes.append(f"{path / 'metrics.jsonl'} ends in an incomplete line, which is left out")
         key = json.dumps(settings, sort_keys=True)
-        arm = self.arms.setdefault(key, Arm(flatten(settings), str(run.record.name or path.name)))
+        arm = self.arms.setdefault(key, Arm(settings, str(run.record.name or path.name)))
         if run.status != Status.COMPLETED:
             arm.others.append(run)
         elif seed in arm.runs:
@@ -236,18 +246,16 @@ class Collector:
             )
         else:
             arm.runs[seed] = run
-            self._add_predictions(arm, seed, run)
+            if run.config.trainer.evaluate_test != "never":
+                self._add_predictions(arm, seed, run)
 
     def ordered_arms(self) -> list[Arm]:
         """Arms in the natural order of their names and settings, runs by seed."""
         arms = list(self.arms.values())
-        keys = ordered_keys([arm.settings for arm in arms])
         for arm in arms:
             arm.runs = dict(sorted(arm.runs.items()))
             arm.others.sort(key=lambda run: run.config.seed)
-        return sorted(
-            arms, key=lambda arm: (natural(arm.name), [natural(arm.settings.get(key, ABSENT)) for key in keys])
-        )
+        return [arms[place] for place in natural_order([arm.name for arm in arms], [arm.settings for arm in arms])]
 
     def _add_predictions(self, arm: Arm, seed: int, run: Run) -> None:
         file = run.path / "predictions.npz"
@@ -292,7 +300,10 @@ def read_result(path: Path) -> Run:
         raise RunDirectoryError(f"{printable(str(path))}: the name is no text; rename it")
     run = read_run(path)
     final = run.record.final or {}
-    if run.status == Status.COMPLETED and not {"test_accuracy", "test_loss", "images_seen"} <= final.keys():
+    expected = {"images_seen"}
+    if run.config.trainer.evaluate_test != "never":
+        expected |= {"test_accuracy", "test_loss"}
+    if run.status == Status.COMPLETED and not expected <= final.keys():
         raise RunDirectoryError(f"{path / 'run.json'}: a completed run without its final metrics")
     return run
 

@@ -7,7 +7,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +16,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from mnist_exp.errors import as_typed
-from mnist_exp.reports import markdown, tables
+from mnist_exp.reports import markdown, run_pages, tables
 from mnist_exp.reports.answer import MEANING, Answer
 from mnist_exp.reports.axes import Spec
 from mnist_exp.reports.collect import Comparison
@@ -52,7 +53,8 @@ def page(
     Args:
         folder: where the file will be; run directories are linked from there. None: they are not linked.
     """
-    values = _values(comparison, rows, pairs, figures, answer, folder)
+    link = None if folder is None else partial(_relative, folder)
+    values = _values(comparison, rows, pairs, figures, answer, link)
     return ENVIRONMENT.get_template("page.html.j2").render(
         **values, specs=_script_json(specs(figures)), library=_library(), live=False
     )
@@ -66,14 +68,21 @@ def live_page(report_parts: Parts, version: int) -> str:
         version: of the report.
     """
     return ENVIRONMENT.get_template("page.html.j2").render(
-        **_values(*report_parts, None), specs=_script_json(specs(report_parts[3])), library=_library(),
+        **_values(*report_parts, run_pages.address), specs=_script_json(specs(report_parts[3])), library=_library(),
         live=True, version=version,
     )  # fmt: skip
 
 
+def waiting_page() -> str:
+    """The page of the live report while there is no run."""
+    return ENVIRONMENT.get_template("page.html.j2").render(
+        answer=None, specs=_script_json({}), library=_library(), live=True, version=0
+    )
+
+
 def live_body(report_parts: Parts) -> str:
     """The part of the page that changes."""
-    return ENVIRONMENT.get_template("body.html.j2").render(**_values(*report_parts, None))
+    return ENVIRONMENT.get_template("body.html.j2").render(**_values(*report_parts, run_pages.address))
 
 
 def specs(figures: Sequence[Figure]) -> dict[str, Spec]:
@@ -87,9 +96,9 @@ def _values(
     pairs: Sequence[Pairwise],
     figures: Sequence[Figure],
     answer: Answer,
-    folder: Path | None,
+    link: Callable[[str], str] | None,
 ) -> dict[str, Any]:
-    """The values of the template."""
+    """The values of the template; ``link`` gives the address of a run directory, None without links."""
     drawn = shown_arms(rows)
     errors = next((figure for figure in figures if figure.name == "confusion"), None)
     curves = [figure for figure in figures if figure.section == "curves"]
@@ -105,7 +114,9 @@ def _values(
         "heading": markdown.heading(comparison),
         "answer": answer,
         "meaning": MEANING,
-        "facts": [(column.title, text) for column in shown[1:] if (text := column.show(rows[0])) not in {"-", ""}],
+        "facts": [
+            (column.title, text) for column in shown[1:] if (text := column.show(rows[0])) not in {"-", "", "one seed"}
+        ],
         "by_validation": tables.is_ranked_by_validation(rows),
         "chosen": markdown.baseline_sentence(comparison),
         "columns": shown,
@@ -118,6 +129,7 @@ def _values(
         },
         "splits": max(splits, key=len, default=[]),
         "first_splits": default_splits(drawn),
+        "several_seeds": any(len(arm.runs) + len(arm.others) > 1 for arm in drawn),
         "epochs": (min(epochs, default=1), max(epochs, default=1)),
         "switches": [(arm.label, *style(index)) for index, arm in enumerate(drawn)],
         "hidden_arms": len(rows) - len(drawn),
@@ -125,11 +137,11 @@ def _values(
         "first_confused": errors.spec["params"][0]["value"] if errors else "",
         "digits": [_digit(digit) for digit in comparison.hard_digits],
         "reproductions": reproductions(comparison),
-        "links": folder,
+        "link": link,
     }
 
 
-def _link(directory: str, folder: Path) -> str:
+def _relative(folder: Path, directory: str) -> str:
     """The address of a run directory, relative to the folder of the report."""
     try:
         return quote(Path(os.path.relpath(directory, folder)).as_posix() + "/")
@@ -152,7 +164,6 @@ ENVIRONMENT.filters.update(
     interval=tables.interval,
     p_value=tables.p_value,
     as_typed=as_typed,
-    link=_link,
     points=_points,
     unbroken=_unbroken,
 )

@@ -13,18 +13,19 @@ from html import escape
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from mnist_exp.errors import UsageError
+from mnist_exp.errors import UsageError, printable
 from mnist_exp.loopback import LocalHandler, LocalServer, security_policy
-from mnist_exp.reports import html
+from mnist_exp.reports import html, run_pages
 from mnist_exp.reports.build import Report, build
-from mnist_exp.reports.collect import Collector, comparison_of, paths_of, read_result
+from mnist_exp.reports.collect import Collector, NoRuns, comparison_of, paths_of, read_result
 from mnist_exp.reports.tables import percent
 from mnist_exp.runs import FAILED, Run, RunDirectoryError, Status
 from mnist_exp.terminal import duration
 
 PAUSE = 1.0  # seconds between two looks at the files, at least; the page asks every two
+RUN_PAGE = re.compile("/(run/[0-9a-f]+/)([^/]*)")
 RECENT = 3  # epochs whose mean time estimates those that are left
 
 Signature = tuple[tuple[int, int, int] | None, ...]
@@ -53,7 +54,7 @@ class LiveRuns:
         """Read what is new; whether there was anything.
 
         Raises:
-            RunDirectoryError: there is no run.
+            NoRuns: there is none.
         """
         paths = paths_of(self._patterns)
         signatures = {path: _signature(path) for path in paths}
@@ -90,6 +91,10 @@ class LiveRuns:
             self._complete.add_run(run)
         else:
             self._open[path] = run
+
+    def at(self, address: str) -> Path | None:
+        """The run directory whose page has this address; None if there is none."""
+        return next((path for path in self._seen if run_pages.address(str(path)) == address), None)
 
     def report(self) -> Report:
         """The report on all runs of now.
@@ -141,7 +146,8 @@ def progress(runs: Sequence[Run], labels: dict[Path, str], now: float) -> str:
     if (whole := _whole_seconds_left(runs, left)) is not None:
         parts.append(f"about {duration(whole)} left")
     lines = [
-        f"<li>{escape(labels.get(run.path, run.path.name))}, seed {run.config.seed}: {_epoch(run, left[run.path])}</li>"
+        f'<li><a href="{run_pages.address(str(run.path))}">{escape(labels.get(run.path, run.path.name))} · seed '
+        f"{run.config.seed}</a>: {_epoch(run, left[run.path])}</li>"
         for run in running[:8]
     ]
     more = f"<li>and {len(running) - 8} more</li>" if len(running) > 8 else ""
@@ -200,33 +206,44 @@ class LiveReport:
     """The state of the page. Safe for several threads.
 
     Attributes:
-        version: counts the changes of the report.
+        version: counts the changes of the report; 0 while there is no run.
+        waiting: why there is no report yet; None if there is one.
 
-    Raises: as ``paths_of`` and ``LiveRuns.report``.
+    Raises: as ``LiveRuns.report``.
     """
 
     def __init__(self, patterns: Sequence[str], baseline: str | None) -> None:
         self._runs = LiveRuns(patterns, baseline)
         self._lock = threading.Lock()
-        self._runs.look()
-        self._set(self._runs.report())
-        self.version = 1
+        self.version = 0
+        self.waiting: str | None = None
         self._next = 0.0
+        try:
+            self._runs.look()
+        except NoRuns:
+            self.waiting = (
+                f"There is no run in {printable(', '.join(patterns))} yet; this page waits for the first one."
+            )
+        else:
+            self._set(self._runs.report())
 
     def _set(self, report: Report) -> None:
-        self._report = report
+        self._report, self.waiting = report, None
+        self.version += 1
         arms = report.comparison.arms
         self._labels = {run.path: arm.label for arm in arms for run in [*arm.runs.values(), *arm.others]}
 
     def page(self) -> str:
         with self._lock:
             self._look()
-            return html.live_page(self._report.parts, self.version)
+            return html.waiting_page() if self.waiting else html.live_page(self._report.parts, self.version)
 
     def news(self, version: int) -> dict[str, Any]:
         """The jobs, and the page's changing part and figures if they are newer than ``version``."""
         with self._lock:
             self._look()
+            if self.waiting:
+                return {"jobs": escape(self.waiting)}
             news: dict[str, Any] = {"jobs": progress(list(self._runs.runs.values()), self._labels, time.time())}
             if version != self.version:
                 news |= {
@@ -236,6 +253,27 @@ class LiveReport:
                 }
             return news
 
+    def run_page(self, address: str, name: str) -> tuple[str, bytes] | None:
+        """The content type and the content of a page of a run directory; None if there is none.
+
+        Args:
+            address: see ``run_pages.address``.
+            name: of a file of the run; empty for the list of its files.
+        """
+        with self._lock:
+            path = self._runs.at(address)
+            if path is None:
+                return None
+            run, label = self._runs.runs.get(path), self._labels.get(path)
+        try:
+            if name:
+                content = run_pages.text(path, name)
+                return None if content is None else ("text/plain; charset=utf-8", content)
+            title = f"{label} · seed {run.config.seed}: {run.status}" if run and label else printable(path.name)
+            return "text/html; charset=utf-8", run_pages.listing(path, title).encode()
+        except (OSError, RunDirectoryError) as error:
+            return "text/plain; charset=utf-8", f"{printable(str(error))}\n".encode()
+
     def _look(self) -> None:
         """Look at the files, but not all the time: a large report is computed for seconds."""
         began = time.monotonic()
@@ -244,9 +282,11 @@ class LiveReport:
         try:
             if self._runs.look():
                 self._set(self._runs.report())
-                self.version += 1
-        except UsageError:
-            pass  # the folder was deleted, or the baseline's runs were: the last state stays
+        except NoRuns:
+            pass  # none yet, or the folder was deleted: the last state stays
+        except UsageError as error:
+            if self.waiting:  # otherwise the baseline's runs were deleted, and the last state stays
+                self.waiting = str(error)
         self._next = time.monotonic() + max(PAUSE, 2 * (time.monotonic() - began))
 
 
@@ -278,5 +318,9 @@ class _Handler(LocalHandler):
             version = int(asked) if re.fullmatch("[0-9]{1,9}", asked) else 0
             answer = json.dumps(self.server.report.news(version), allow_nan=False)
             self.send(200, "application/json", answer.encode())
+        elif (match := RUN_PAGE.fullmatch(unquote(address.path))) and (
+            page := self.server.report.run_page(*match.groups())
+        ):
+            self.send(200, *page)
         else:
-            self.send(404, "text/plain", b"there is one page: /\n")
+            self.send(404, "text/plain", b"the page is /\n")

@@ -19,12 +19,12 @@ def document(
 ) -> str:
     """The content of ``report.md``."""
     parts = _answer(comparison, figures, answer)
-    parts.append("\n".join(f"- {_cell(note)}" for note in comparison.notes))
+    parts.append("\n".join(f"- {cell(note)}" for note in comparison.notes))
     parts.append("## What differs")
     if comparison.varied:
         heads = ["arm", *(column.title for column in comparison.varied)]
         parts.append(
-            _table(
+            table(
                 heads,
                 (
                     [arm.label, *(column.shown(i) for column in comparison.varied)]
@@ -33,16 +33,16 @@ def document(
             )
         )
     shared = "\n".join(f"{key}={as_typed(value)}" for key, value in comparison.common.items())
-    parts.append(f"<details><summary>Settings that all arms share</summary>\n\n{_code(shared)}\n\n</details>")
+    parts.append(f"<details><summary>Settings that all arms share</summary>\n\n{code_block(shared)}\n\n</details>")
     parts += ["## Arms", arms_table(rows)]
-    parts += ["## Curves", *_pictures(figures, "curves")]
+    parts += ["## Curves", *pictures(figures, "curves")]
     parts += [
-        f"## Against the baseline: {_cell(comparison.arms[comparison.baseline].label)}",
-        _cell(baseline_sentence(comparison)),
+        f"## Against the baseline: {cell(comparison.arms[comparison.baseline].label)}",
+        cell(baseline_sentence(comparison)),
     ]
-    parts += [pairs_table(pairs), METHOD, *_pictures(figures, "pairwise")]
-    parts += ["## Costs and settings", *_pictures(figures, "costs"), *_pictures(figures, "settings")]
-    parts += ["## Errors", *_pictures(figures, "errors")]
+    parts += [pairs_table(pairs), METHOD, *pictures(figures, "pairwise")]
+    parts += ["## Costs and settings", *pictures(figures, "costs"), *pictures(figures, "settings")]
+    parts += ["## Errors", *pictures(figures, "errors")]
     if comparison.hard_digits:
         digits = (
             [
@@ -56,21 +56,21 @@ def document(
             for d in comparison.hard_digits
         )
         heads = ["test image", "label", "most likely answer", "probability", "probability of the label", "runs wrong"]
-        parts += ["Digits that most runs get wrong:", _table(heads, digits)]
+        parts += ["Digits that most runs get wrong:", table(heads, digits)]
     parts += ["## Not counted", problems_table(comparison)]
     parts.append("## Reproduce")
     for item in reproductions(comparison):
-        parts.append(f"**{_cell(item.label)}**\n\n" + _code("\n".join(item.commands)))
-        parts.append(_cell(f"git {item.commit}; {item.versions}; {item.hardware}"))
+        parts.append(f"**{cell(item.label)}**\n\n" + code_block("\n".join(item.commands)))
+        parts.append(cell(f"git {item.commit}; {item.versions}; {item.hardware}"))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _answer(comparison: Comparison, figures: Sequence[Figure], answer: Answer) -> list[str]:
-    parts = [f"# {_cell(answer.title)}", _cell(answer.facts)]
+    parts = [f"# {cell(answer.title)}", cell(answer.facts)]
     for contrast in answer.contrasts:
-        parts += [_cell(contrast.sentence), *map(_code, contrast.commands)]
-    parts += [f"To train more seeds:\n\n{_code(command)}" for command in answer.more_seeds]
-    parts += [*_pictures(figures, "answer"), f"{heading(comparison)}."]
+        parts += [cell(contrast.sentence), *map(code_block, contrast.commands)]
+    parts += [f"To train more seeds:\n\n{code_block(command)}" for command in answer.more_seeds]
+    parts += [*pictures(figures, "answer"), f"{heading(comparison)}."]
     if answer.contrasts:
         parts.append("\n".join(f"- **{title}**: {text}" for title, text in MEANING))
     return parts
@@ -103,7 +103,7 @@ METHOD = (
 def arms_table(rows: Sequence[Row]) -> str:
     """The table of arms."""
     shown = columns(rows)
-    return _table([column.title for column in shown], ([column.show(row) for column in shown] for row in rows))
+    return table([column.title for column in shown], ([column.show(row) for column in shown] for row in rows))
 
 
 def pairs_table(pairs: Sequence[Pairwise]) -> str:
@@ -118,7 +118,7 @@ def pairs_table(pairs: Sequence[Pairwise]) -> str:
         "95 % over images",
         "p, images (Holm)",
     ]
-    return _table(
+    return table(
         heads,
         (
             [
@@ -140,22 +140,22 @@ def problems_table(comparison: Comparison) -> str:
     """Runs that are not counted, and why."""
     if not comparison.problems:
         return f"All {comparison.found} runs that were found are counted."
-    return _table(
+    return table(
         ["directory", "status", "epochs", "reason"],
         ([problem.path, problem.status, str(problem.epochs), problem.reason] for problem in comparison.problems),
     )
 
 
-def _pictures(figures: Sequence[Figure], section: str) -> list[str]:
-    return [f"![{_cell(f.title)}](figures/{f.name}.svg)\n\n{_cell(f.caption)}" for f in figures if f.section == section]
+def pictures(figures: Sequence[Figure], section: str) -> list[str]:
+    return [f"![{cell(f.title)}](figures/{f.name}.svg)\n\n{cell(f.caption)}" for f in figures if f.section == section]
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [list(heads), ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell(text) for text in line) + " |" for line in lines)
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     return _words(" ".join(text.split())).replace("|", "\\|")
 
 
@@ -170,7 +170,7 @@ def _words(text: str) -> str:
     return re.sub(r"\b(https?|ftp|javascript|data|www)([:.])", r"\1&#8203;\2", safe, flags=re.IGNORECASE)
 
 
-def _code(text: str) -> str:
+def code_block(text: str) -> str:
     # A row of as many backquotes in the text would end the block.
     fence = "`" * max(3, 1 + max((len(marks) for marks in re.findall("`+", text)), default=0))
     return f"{fence}\n{text}\n{fence}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.runs import Run
+from mnist_exp.runs import Run, RunDirectoryError
+from mnist_exp.runs.sweep import Until, read_sweep
 
 if TYPE_CHECKING:
     from mnist_exp.reports.collect import Arm
@@ -25,6 +27,11 @@ def warnings(arms: Sequence[Arm]) -> Iterable[str]:
         value = recorded(run, *path)
         return "unknown" if value is None else value
 
+    if untested := sum(run.config.trainer.evaluate_test == "never" for _, run in done):
+        yield (
+            f"{untested} of {len(done)} completed runs did not evaluate the test set (trainer.evaluate_test=never, the "
+            "default of a search, so that nobody chooses by test figures). mnist-eval DIR computes the test figures of a run"
+        )
     test_sets = Counter(arm.test_set for arm in arms if arm.test_set)
     if len(test_sets) > 1:
         yield (
@@ -47,11 +54,29 @@ def warnings(arms: Sequence[Arm]) -> Iterable[str]:
     ]
     for line in distinct("Seconds, images/s and memory were measured in different places", machines):
         yield f"{line}; compare them with care"
-    if single := [arm for arm in arms if len(arm.runs) == 1]:
+    single = [arm for arm in arms if len(arm.runs) == 1]
+    if single and len(arms) > 1:  # of one arm, the headline says it
         yield f"One seed only, so the effect of the seed is not known: {_listed(single)}"
     seeds = {tuple(sorted(arm.runs)) for arm in arms if len(arm.runs) > 1}
     if len(seeds) > 1:
         yield "Not all arms have the same seeds; differences use the seeds that both arms have"
+
+
+def until_of(arms: Sequence[Arm]) -> tuple[Until | None, list[str]]:
+    """How the sweep of all these runs added seeds, if it did; a warning if only some of them are of such a sweep."""
+    folders = {run.path.parent for arm in arms for run in [*arm.runs.values(), *arm.others]}
+    sweeps = {}
+    for folder in folders:
+        with suppress(RunDirectoryError):
+            sweeps[folder] = read_sweep(folder).until
+    adding = [folder for folder, until in sweeps.items() if until is not None]
+    if len(folders) == 1:
+        return next(iter(sweeps.values()), None), []
+    return None, [
+        f"{folder} added seeds until its question was settled. Intervals and p-values over seeds do not allow for this here; "
+        f"those of its own report do: mnist-report {folder}"
+        for folder in adding
+    ]
 
 
 def _sizes(arms: Sequence[Arm]) -> str:

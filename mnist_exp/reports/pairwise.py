@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mnist_exp.reports.collect import Arm, Comparison
+from mnist_exp.reports.sequential import is_settled, looks_in_words, sequential_difference
 from mnist_exp.reports.statistics import (
     LEVEL,
     Difference,
@@ -14,6 +15,7 @@ from mnist_exp.reports.statistics import (
     image_difference,
     seed_difference,
 )
+from mnist_exp.runs.sweep import Until
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,54 @@ class Pairwise:
 def against_baseline(comparison: Comparison) -> list[Pairwise]:
     """All arms but the baseline, in their order."""
     baseline = comparison.arms[comparison.baseline]
-    return _against(baseline, [arm for index, arm in enumerate(comparison.arms) if index != comparison.baseline])
+    others = [arm for index, arm in enumerate(comparison.arms) if index != comparison.baseline]
+    return _against(baseline, others, comparison.until)
 
 
-def compare_pair(arm: Arm, opponent: Arm) -> Pairwise:
-    """One arm against another, not corrected, because it is the only comparison."""
-    return _against(opponent, [arm])[0]
+def compare_pair(arm: Arm, opponent: Arm, until: Until | None = None) -> Pairwise:
+    """One arm against another, not corrected, because it is the only comparison.
+
+    Args:
+        until: see ``Comparison``.
+    """
+    return _against(opponent, [arm], until)[0]
 
 
-def _against(baseline: Arm, others: Sequence[Arm]) -> list[Pairwise]:
-    comparable = [arm if arm.runs and baseline.runs and _same_test_set(arm, baseline) else None for arm in others]
-    seeds = [
-        seed_difference(arm.final("test_accuracy"), baseline.final("test_accuracy")) if arm else None
-        for arm in comparable
+def stopping(comparison: Comparison, pairs: Sequence[Pairwise]) -> str:
+    """How the sweep of a report added seeds, and why it stopped, in words; empty for an ordinary sweep.
+
+    Args:
+        pairs: as ``against_baseline`` returns them.
+    """
+    until = comparison.until
+    if until is None:
+        return ""
+    left = [pair for pair in pairs if not is_settled(pair.seeds, pair.seeds_p, until)]
+    most = max((len(arm.runs) for arm in comparison.arms), default=0)
+    if not left:
+        reason = "all comparisons are settled"
+    else:
+        which = ", ".join(pair.arm.label for pair in left[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
+        reached = f"sweep.max_seeds={until.max_seeds} is reached" if most >= until.max_seeds else "it is not finished"
+        reason = f"{reached}, with {len(left)} of {len(pairs)} comparisons open ({which})"
+    return (
+        f"This sweep added seeds until each difference from the baseline was shown or known to ± {until.points:g} points: "
+        f"{reason}. {looks_in_words(until, [pair.seeds.n or 0 for pair in pairs if pair.seeds])}; intervals and p-values of "
+        "differences over seeds allow for the looks."
+    )
+
+
+def _against(baseline: Arm, others: Sequence[Arm], until: Until | None) -> list[Pairwise]:
+    def difference(first: dict[int, float], second: dict[int, float]) -> Difference:
+        return seed_difference(first, second) if until is None else sequential_difference(first, second, until)
+
+    of_baseline = baseline.final("test_accuracy")
+    tested = [arm.final("test_accuracy") for arm in others]
+    comparable = [
+        arm if of_arm and of_baseline and _same_test_set(arm, baseline) else None
+        for arm, of_arm in zip(others, tested, strict=True)
     ]
+    seeds = [difference(of_arm, of_baseline) if arm else None for arm, of_arm in zip(comparable, tested, strict=True)]
     images = [_by_image(arm, baseline) if arm else None for arm in comparable]
     all_seeds_p = _corrected([difference.p if difference else None for difference in seeds])
     all_images_p = _corrected([difference.p if difference else None for difference in images])
@@ -114,6 +150,8 @@ def _verdict(
     if seeds is None:
         if not arm.runs or not baseline.runs:
             return "no completed run to compare"
+        if not arm.final("test_accuracy") or not baseline.final("test_accuracy"):
+            return "test set not evaluated: not compared"
         return "other test set: not comparable"
     direction = "better" if seeds.mean > 0 else "worse"
     on_images = images_p is not None and images_p < 1 - LEVEL

@@ -30,7 +30,8 @@ def print_summary(report: Report, files: Sequence[Path]) -> None:
     for line in lines:
         console.print(printable(line), markup=False)
     columns = [column for column in table_columns(report.rows) if column.title in ON_A_TERMINAL]
-    columns.insert(len(columns) - 1 - (columns[-1].title == "not completed"), TEST)
+    if any(row.accuracy for row in report.rows) or not any(row.has_result for row in report.rows):
+        columns.insert(len(columns) - 1 - (columns[-1].title == "not completed"), TEST)
     table = Table(title="Accuracy of the result: mean ± standard deviation over n seeds")
     for column in columns:
         words = column.title in {"arm", "not completed"}

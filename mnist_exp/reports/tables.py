@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from mnist_exp.reports.collect import Arm, Comparison
-from mnist_exp.reports.settings import ABSENT
 from mnist_exp.reports.statistics import Interval, Sample, over_seeds, wilson
 from mnist_exp.runs import Run
 
@@ -22,7 +19,7 @@ class Row:
 
     Attributes:
         place: position of the arm in the natural order.
-        accuracy: test accuracy of the result, over seeds.
+        accuracy: test accuracy of the result, over seeds; None if the test set was not evaluated.
         validation: validation accuracy of the result, over seeds; None if not all runs have a validation split.
         images_interval: of the mean accuracy, over test images.
         loss: test loss of the result, mean over seeds, in nats.
@@ -50,6 +47,11 @@ class Row:
     memory: float | None
     ece: float | None
     extra: Mapping[str, Sample] = field(default_factory=dict)
+
+    @property
+    def has_result(self) -> bool:
+        """Whether a run of the arm is completed."""
+        return bool(self.arm.runs)
 
     @property
     def mean(self) -> float | None:
@@ -86,8 +88,30 @@ def rows(comparison: Comparison) -> list[Row]:
 
 def is_ranked_by_validation(rows: Sequence[Row]) -> bool:
     """Whether arms are ranked by validation accuracy: all with a result have it. Else they are ranked by test accuracy."""
-    known = [row for row in rows if row.accuracy]
+    known = [row for row in rows if row.has_result]
     return bool(known) and all(row.validation for row in known)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The accuracy by which figures show how good an arm is.
+
+    Attributes:
+        title: in words. key: in records.
+    """
+
+    title: str
+    key: str
+
+    def of(self, row: Row) -> Sample | None:
+        return row.accuracy if self.key == "test_accuracy" else row.validation
+
+
+def measure_of(rows: Sequence[Row]) -> Measure:
+    """Test accuracy; if no run evaluated the test set, validation accuracy."""
+    if any(row.validation for row in rows) and not any(row.accuracy for row in rows):
+        return Measure("validation accuracy", "val_accuracy")
+    return Measure("test accuracy", "test_accuracy")
 
 
 def _row(arm: Arm, place: int, is_baseline: bool) -> Row:
@@ -97,14 +121,14 @@ def _row(arm: Arm, place: int, is_baseline: bool) -> Row:
     held_out = arm.recorded("final", "val_accuracy")
     images = arm.test_images
     ends = [int(run.record.final["epoch"]) for run in arm.runs.values() if run.record.final]
-    speeds = [speed for run in arm.runs.values() if (speed := _images_per_second(run)) is not None]
+    speeds = [speed for run in arm.runs.values() if (speed := images_per_second_of(run)) is not None]
     record = arm.any_run.record
     return Row(
         arm=arm,
         place=place,
         is_baseline=is_baseline,
         accuracy=accuracy,
-        validation=_within_bounds(over_seeds(held_out)) if accuracies and len(held_out) == len(accuracies) else None,
+        validation=_within_bounds(over_seeds(held_out)) if held_out and len(held_out) == len(arm.runs) else None,
         images_interval=wilson(accuracy.mean * images, images) if accuracy and images else None,
         loss=fmean(losses) if losses else None,
         best=_best_epoch(arm),
@@ -138,7 +162,8 @@ def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def _images_per_second(run: Run) -> float | None:
+def images_per_second_of(run: Run) -> float | None:
+    """Training images a second, all epochs together; None before the first."""
     seconds = sum(row["train_seconds"] for row in run.metrics)
     return run.metrics[-1]["images_seen"] / seconds if run.metrics and seconds > 0 else None
 
@@ -147,7 +172,8 @@ def _best_epoch(arm: Arm) -> tuple[float, int] | None:
     by_epoch: dict[int, list[float]] = {}
     for run in arm.runs.values():
         for row in run.metrics:
-            by_epoch.setdefault(int(row["epoch"]), []).append(row["test_accuracy"])
+            if "test_accuracy" in row:
+                by_epoch.setdefault(int(row["epoch"]), []).append(row["test_accuracy"])
     whole = {epoch: fmean(values) for epoch, values in by_epoch.items() if len(values) == len(arm.runs)}
     if not whole:
         return None
@@ -265,6 +291,9 @@ COLUMNS = (
 )
 
 
+OF_TEST = {"test accuracy", "std", "95 % over seeds", "95 % over images", "loss", "best epoch", "ECE"}
+
+
 def columns(rows: Sequence[Row]) -> tuple[Column, ...]:
     """The columns of the table of arms: those of ``COLUMNS`` that are not empty, and one for each metric of callbacks."""
     names = sorted({name for row in rows for name in row.extra})
@@ -273,6 +302,8 @@ def columns(rows: Sequence[Row]) -> tuple[Column, ...]:
         empty.add("validation")
     if not any(row.arm.others for row in rows):
         empty.add("not completed")
+    if any(row.has_result for row in rows) and not any(row.accuracy for row in rows):
+        empty |= OF_TEST
     shown = [column for column in COLUMNS if column.title not in empty]
     place = len(shown) - ("not completed" not in empty)
     return (*shown[:place], *map(_own_column, names), *shown[place:])
@@ -295,51 +326,3 @@ def _own_column(name: str) -> Column:
 
 def _fixed(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def results_csv(comparison: Comparison) -> str:
-    """The content of ``results.csv``: for each run, counted or not, its recorded metrics and the settings that differ."""
-    columns = comparison.varied
-    extra = sorted({name for arm in comparison.arms for run in [*arm.runs.values(), *arm.others] for name in run.extra})
-    metrics = ("test_accuracy", "test_loss", "train_accuracy", "train_loss", "val_accuracy", "val_loss")
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-
-    def write(cells: Iterable[object]) -> None:
-        writer.writerow([_no_formula(cell) for cell in cells])
-
-    write(
-        ["directory", "arm", "status", "error", "seed", "epoch", *metrics, "parameters", "macs", "train_seconds"]
-        + ["total_seconds", "images_per_second", "peak_memory_bytes", "config_hash", "git_commit", "torch", *extra]
-        + [column.key for column in columns]
-    )
-    for index, arm in enumerate(comparison.arms):
-        counted = list(arm.runs.values())
-        for run in [*counted, *arm.others]:
-            record, spent = run.record, run.record.seconds
-            # Without a result, the last epoch.
-            last = record.final or (run.metrics[-1] if run.metrics else {})
-            write(
-                [run.path, arm.label, run.status, record.error, run.config.seed, last.get("epoch")]
-                + [last.get(name) for name in metrics]
-                + [record.parameters, record.macs, spent.get("train"), spent.get("total")]
-                + [_images_per_second(run), record.peak_memory_bytes, record.config_hash]
-                + [record.git.commit if record.git else None, record.versions.get("torch")]
-                + [run.extra.get(name) for name in extra]
-                + [None if column.values[index] == ABSENT else column.shown(index) for column in columns]
-            )
-    for problem in comparison.problems:
-        if problem.arm is None:
-            write([problem.path, None, problem.status, problem.reason])
-    return stream.getvalue()
-
-
-def _no_formula(cell: object) -> object:
-    """Put an apostrophe before text that a spreadsheet would run as a formula."""
-    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return cell
-    try:
-        float(cell)
-    except ValueError:
-        return f"'{cell}"
-    return cell

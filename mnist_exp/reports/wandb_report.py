@@ -23,6 +23,7 @@ from mnist_exp.reports.figures import CURVES, shown_arms, style
 from mnist_exp.reports.markdown import METHOD, arms_table, baseline_sentence, heading, pairs_table, problems_table
 from mnist_exp.runs import Run
 from mnist_exp.runs.record import WandbRun
+from mnist_exp.runs.settings import ABSENT
 
 SECONDS = 60.0  # the longest wait for the server, from login to the saved report
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
@@ -151,10 +152,11 @@ def _blocks(report: Report, w: ModuleType, entity: str | None, project: str, *, 
     blocks = [w.MarkdownBlock(text=report.headline), *([w.MarkdownBlock(text=notes)] if notes else [])]
     blocks += [w.H2(text="Arms"), w.MarkdownBlock(text=arms_table(report.rows))]
     if arms:
-        by_arm = _grid(w, arms, {"entity": entity, "project": project} if server else {})
+        key = _group(report, arms)
+        by_arm = _grid(w, arms, key, {"entity": entity, "project": project} if server else {})
         splits = [split for split in SPLITS if _is_recorded(arms, f"{split}_loss")]
-        blocks += [w.H2(text="Curves"), by_arm(_curves(w, _group(arms), splits))]
-        blocks += [w.H2(text="Results"), by_arm(_bars(w, arms, splits))]
+        blocks += [w.H2(text="Curves"), by_arm(_curves(w, key, splits))]
+        blocks += [w.H2(text="Results"), by_arm(_bars(w, arms, key, splits))]
     if report.pairs:
         blocks += [w.H2(text=f"Against the baseline: {comparison.arms[comparison.baseline].label}")]
         blocks += [w.MarkdownBlock(text=f"{baseline_sentence(comparison)} {METHOD}\n\n{pairs_table(report.pairs)}")]
@@ -171,28 +173,37 @@ def _blocks(report: Report, w: ModuleType, entity: str | None, project: str, *, 
     return [*blocks, w.H2(text="Runs"), w.MarkdownBlock(text=_links(report))]
 
 
-def _group(arms: Sequence[Arm]) -> str:
-    """The key of W&B's configuration that is equal in all runs of an arm: their common name, which the legend then shows.
+def _group(report: Report, arms: Sequence[Arm]) -> str:
+    """The key of W&B's configuration that is equal in all runs of an arm, and whose value the legend shows.
 
-    Runs of earlier versions have no name of their arm, and one arm has several if its settings were typed in several ways.
+    It is the name of the arm. Runs of earlier versions have none, and one arm has several if its settings were typed in several
+    ways; then it is a setting with another value in each arm, and if there is none, one with any value.
     """
-    return "arm" if all(len(names := _names(arm)) == 1 and None not in names for arm in arms) else "trainer.epochs"
+    if all(len(names := _names(arm)) == 1 and None not in names for arm in arms):
+        return "arm"
+    places = [report.comparison.arms.index(arm) for arm in arms]
+    telling = (
+        column.key
+        for column in report.comparison.varied
+        if len({column.shown(place) for place in places}) == len(arms) > 1
+        and all(isinstance(value := column.values[place], int | float | str) and value != ABSENT for place in places)
+    )
+    return next(telling, "trainer.epochs")
 
 
 def _names(arm: Arm) -> set[str | None]:
     return {identity.arm for run in arm.curves() if (identity := _identity(run))}
 
 
-def _grid(w: ModuleType, arms: Sequence[Arm], of_project: dict[str, Any]) -> Callable[[list[Any]], Any]:
+def _grid(w: ModuleType, arms: Sequence[Arm], key: str, of_project: dict[str, Any]) -> Callable[[list[Any]], Any]:
     """A function that makes a grid of panels with a set of runs for each arm, grouped into one line, in the arm's colour."""
-    key = _group(arms)
     sets = [
         w.Runset(name=arm.label[:100], filters=f"ID in {_ids(arm)!r}", groupby=[f"config.{key}"], **of_project)
         for arm in arms
     ]
     colours: dict[Any, str] = {}
     for position, (arm, runset) in enumerate(zip(arms, sets, strict=True)):
-        value = str(*_names(arm)) if key == "arm" else str(arm.any_run.config.trainer.epochs)
+        value = str(*_names(arm)) if key == "arm" else str(arm.settings[key])
         group = w.RunsetGroup(runset_name=runset.name, keys=(w.RunsetGroupKey(key=w.Config(key), value=value),))
         colours[group] = style(position)[0]
     return lambda panels: w.PanelGrid(runsets=sets, panels=panels, custom_run_colors=colours)
@@ -219,11 +230,11 @@ def _in_summary(arms: Sequence[Arm], split: str) -> str:
     return "val/accuracy.last" if split == "val" and has_best else f"{split}/accuracy"
 
 
-def _bars(w: ModuleType, arms: Sequence[Arm], splits: Sequence[str]) -> list[Any]:
+def _bars(w: ModuleType, arms: Sequence[Arm], key: str, splits: Sequence[str]) -> list[Any]:
     accuracies = [(f"{SPLITS[split]} accuracy", _in_summary(arms, split)) for split in splits if split != "train"]
     return [
         w.BarPlot(
-            title=title, metrics=[metric], groupby=w.Config(_group(arms)), groupby_aggfunc="mean",
+            title=title, metrics=[metric], groupby=w.Config(key), groupby_aggfunc="mean",
             groupby_rangefunc="minmax",
         )
         for title, metric in [*accuracies, ("parameters", "parameters"), ("seconds", "seconds")]

@@ -9,13 +9,16 @@ from filelock import FileLock, Timeout
 from mnist_exp.runs.files import RunDirectoryError, exists, open_file, remove_temporaries
 
 
-def acquire(path: Path) -> FileLock:
+def acquire(path: Path, name: str = ".lock") -> FileLock:
     """Acquire the lock, and remove incomplete files of killed processes.
+
+    Args:
+        name: of the file that is locked.
 
     Raises:
         RunDirectoryError: another process holds the lock, or the directory cannot be written to.
     """
-    lock = FileLock(path / ".lock", timeout=0.5)  # is_locked of another process may hold it for a moment
+    lock = FileLock(path / name, timeout=0.5)  # is_locked of another process may hold it for a moment
     try:
         lock.acquire()
     except Timeout as error:

@@ -120,7 +120,8 @@ def read_record(path: Path) -> RunRecord:
     try:
         return RunRecord.model_validate_json(content)
     except ValidationError as error:
-        lines = (f"{path / 'run.json'}: {line}" for line in explain_validation(error, record))
+        mistakes = explain_validation(error, record, typed_by_user=False)
+        lines = (f"{path / 'run.json'}: {line}" for line in mistakes)
         raise RunDirectoryError("\n".join(lines)) from error
 
 

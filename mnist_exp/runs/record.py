@@ -115,7 +115,7 @@ class RunRecord(Part):
     seed: Number | None = None
     command: str | None = None
     sweep: Printable | None = None
-    varied: list[Printable] | None = None  # of a job of a sweep: the overrides that differ between the jobs
+    arm: Printable | None = None  # of a job of a sweep: the label of its arm when it was stored
     started: Printable | None = None
     resumed: list[Printable] = []
     continued: list[dict[str, Any]] = []

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from mnist_exp.errors import explain_validation, printable
 from mnist_exp.runs.directory import resume_command
 from mnist_exp.runs.files import LARGEST_TEXT, RunDirectoryError, read_file
 from mnist_exp.runs.locking import is_locked
+from mnist_exp.runs.names import SEPARATOR
 from mnist_exp.runs.reading import read_record
 from mnist_exp.runs.record import Status
 
@@ -33,12 +34,20 @@ class Job:
         id: hash of what it computes; jobs are matched by it.
         overrides: those that differ between the jobs of the sweep.
         arguments: all its overrides, those that all jobs share included.
+        arm: label of the jobs with the same settings and any seed; sweeps of earlier versions have none.
     """
 
     directory: Annotated[str, AfterValidator(_check_folder_name)]
     id: str
     overrides: tuple[str, ...]
     arguments: tuple[str, ...]
+    arm: str = field(default="", kw_only=True)
+
+    @property
+    def label(self) -> str:
+        """``lenet5 · lr 0.05 · seed 1``; without the seed if none was typed."""
+        seeds = [word.partition("=")[2] for word in self.arguments if word.lstrip("+").startswith("seed=")]
+        return SEPARATOR.join([self.arm or self.directory, *(f"seed {seed}" for seed in seeds[-1:])])
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,24 @@ class JobRecord(JobStatus, Job):
 
     @property
     def job(self) -> Job:
-        return Job(self.directory, self.id, self.overrides, self.arguments)
+        return Job(self.directory, self.id, self.overrides, self.arguments, arm=self.arm)
+
+
+@dataclass(frozen=True)
+class Until:
+    """How a sweep adds seeds, see ``sweep.until`` in ``conf/train.yaml``.
+
+    Attributes:
+        points: a difference is known if its interval is at most plus or minus so many percentage points.
+        max_seeds: of each arm.
+        first: number of seeds at the first look.
+        planned: ``max_seeds`` of the first command; the levels of the looks follow from it, whatever is asked for later.
+    """
+
+    points: Annotated[float, Field(gt=0, le=100)]
+    max_seeds: Annotated[int, Field(ge=3, le=1000)]
+    first: Annotated[int, Field(ge=3, le=1000)]
+    planned: Annotated[int, Field(ge=3, le=1000)]
 
 
 @dataclass(frozen=True)
@@ -87,6 +113,7 @@ class SweepRecord:
     updated: str
     jobs: tuple[JobRecord, ...]
     config_hash_version: int = 1  # the first version did not write it
+    until: Until | None = None  # of a sweep that adds seeds
 
 
 RECORD = TypeAdapter(SweepRecord)
@@ -114,7 +141,7 @@ def read_sweep(path: Path) -> SweepRecord:
     try:
         return RECORD.validate_json(content)
     except ValidationError as error:
-        first, *others = explain_validation(error, tree)
+        first, *others = explain_validation(error, tree, typed_by_user=False)
         more = f" (and {len(others)} more)" if others else ""
         raise RunDirectoryError(f"{file}: {printable(first)}{more}") from error
 

@@ -16,7 +16,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_exp.compose import directory_part_of, groups, resolve, with_choices_checked
+from mnist_exp.compose import directory_part_of, groups, interpolations_parsed_once, resolve, with_choices_checked
 from mnist_exp.config import Config, ImageProperties, check
 from mnist_exp.errors import UsageError
 from mnist_exp.explain import as_usage_error
@@ -164,12 +164,14 @@ class _Known:
     """What was found out about the jobs of a sweep and need not be found out again.
 
     Attributes:
+        groups: all config groups.
         words: the checked form of each override.
         accepted: whole configurations that belong to this sweep, by their ids.
         found: properties of data that have been read, by their settings.
         parts: settings whose parts can be built.
     """
 
+    groups: list[str]
     words: dict[str, list[str]] = field(default_factory=dict)
     accepted: dict[int, DictConfig] = field(default_factory=dict)
     found: dict[str, ImageProperties] = field(default_factory=dict)
@@ -177,19 +179,28 @@ class _Known:
 
 
 def compose_all(
-    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    context: HydraContext,
+    config: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    initial_job_idx: int,
+    is_settled: Callable[[Sequence[str]], bool],
 ) -> list[Composed]:
     """Compose and check the configurations of all jobs.
+
+    Args:
+        is_settled: whether the job with these overrides need not run, so that building it need not be tried, which imports
+            torch.
 
     Raises:
         JobRefused: a job cannot run; the message names it.
     """
-    composer = JobComposer(context.config_loader, config, groups(folders_of_conf(context)))
-    known = _Known()
-    return [
-        _compose(context, composer, config, overrides, index, known)
-        for index, overrides in enumerate(job_overrides, initial_job_idx)
-    ]
+    known = _Known(groups(folders_of_conf(context)))
+    composer = JobComposer(context.config_loader, config, known.groups)
+    with interpolations_parsed_once():
+        return [
+            _compose(context, composer, config, overrides, index, is_settled, known)
+            for index, overrides in enumerate(job_overrides, initial_job_idx)
+        ]
 
 
 def _compose(
@@ -198,11 +209,13 @@ def _compose(
     config: DictConfig,
     overrides: Sequence[str],
     index: int,
+    is_settled: Callable[[Sequence[str]], bool],
     known: _Known,
 ) -> Composed:
     """Compose and check the configuration of a job.
 
     Args:
+        is_settled: see ``compose_all``.
         known: of the jobs before; what is found here is added.
 
     Raises:
@@ -214,7 +227,7 @@ def _compose(
     try:
         for override in overrides:
             if override not in known.words:
-                known.words[override] = with_choices_checked([override], folders)
+                known.words[override] = with_choices_checked([override], folders, known.groups)
         words = [word for override in overrides for word in known.words[override]]
         task, composed = composer.compose_task(words, index)
         hydra.cfg = composed  # type: ignore[assignment]  # as set_config does, which would also copy it
@@ -229,14 +242,8 @@ def _compose(
             )
         checked = check(tree)
         check_runs_named(checked)
-        import_torch()
-        from mnist_exp.build import check_parts
-
-        sized = _with_image_size(checked, known.found)
-        parts = repr(sized.model_copy(update={"seed": 0}))  # no part is refused because of the seed
-        if parts not in known.parts:
-            check_parts(sized, Path(composed.hydra.sweep.dir) / str(index))
-            known.parts.add(parts)
+        if not is_settled(overrides):
+            _check_parts(checked, Path(composed.hydra.sweep.dir) / str(index), known)
         checked = checked.with_absolute_paths(Path.cwd())
     except Exception as error:
         if (mistake := as_usage_error(error, folders)) is None:
@@ -248,6 +255,22 @@ def _compose(
     finally:
         hydra.cfg = sweep
     return Composed(checked, partial(_whole, composer, words, index))
+
+
+def _check_parts(checked: Config, directory: Path, known: _Known) -> None:
+    """Try to build the parts of a job, once for all jobs that have the same.
+
+    Raises:
+        UsageError: as ``build.check_parts``.
+    """
+    import_torch()
+    from mnist_exp.build import check_parts
+
+    sized = _with_image_size(checked, known.found)
+    parts = repr(sized.model_copy(update={"seed": 0, "sweep": None}))  # no part is refused because of these
+    if parts not in known.parts:
+        check_parts(sized, directory)
+        known.parts.add(parts)
 
 
 def _whole(composer: JobComposer, overrides: Sequence[str], index: int) -> DictConfig:
@@ -296,7 +319,8 @@ def fixed_keys(context: HydraContext, config: DictConfig) -> set[str]:
     """The keys that the command line sets to one value for all jobs."""
     parsed = OverridesParser.create(context.config_loader).parse_overrides(list(config.hydra.overrides.task))
     varies = {override.get_key_element(): override.is_sweep_override() for override in parsed}
-    return {key for key, several in varies.items() if not several}
+    fixed = {key for key, several in varies.items() if not several}
+    return fixed - {"seed"} if config.sweep.until is not None else fixed  # other seeds are added to a typed one
 
 
 def folders_of_conf(context: HydraContext) -> list[Path]:

@@ -23,7 +23,7 @@ from mnist_exp.hashing import HASH_VERSION, changes_result, config_hash
 from mnist_exp.runs import RunDirectoryError, Status, write_atomically
 from mnist_exp.runs.files import open_file, refuse_links, remove_temporaries
 from mnist_exp.runs.reading import read_config
-from mnist_exp.runs.sweep import Job, JobRecord, JobStatus, SweepRecord, read_job_status, read_sweep
+from mnist_exp.runs.sweep import Job, JobRecord, JobStatus, SweepRecord, Until, read_job_status, read_sweep
 
 LONGEST_NAME = 80
 
@@ -36,6 +36,7 @@ class SweepDirectory:
         path: absolute, because launchers may start jobs in another folder.
         command, arguments: see ``SweepRecord``.
         jobs: by directory name, in the order in which they were added.
+        until: see ``SweepRecord``.
 
     Raises:
         RunDirectoryError: on entering, if another process runs this sweep, or the directory holds something else.
@@ -45,6 +46,7 @@ class SweepDirectory:
     command: str
     arguments: Sequence[str]
     jobs: dict[str, Job] = field(default_factory=dict)
+    until: Until | None = None
 
     def __enter__(self) -> SweepDirectory:
         if (self.path / "run.json").exists():
@@ -60,6 +62,7 @@ class SweepDirectory:
         if (self.path / "sweep.json").exists():
             record = read_sweep(self.path)
             is_old = record.config_hash_version != HASH_VERSION
+            self.until = record.until
             for row in record.jobs:
                 self.jobs[row.directory] = _with_current_hash(row.job, self.path) if is_old else row.job
         self.stop_file.unlink(missing_ok=True)
@@ -125,6 +128,7 @@ class SweepDirectory:
             updated=datetime.now(UTC).isoformat(timespec="seconds"),
             jobs=tuple(JobRecord(**vars(job), **vars(statuses[name])) for name, job in self.jobs.items()),
             config_hash_version=HASH_VERSION,
+            until=self.until,
         )
         write_atomically(self.path / "sweep.json", json.dumps(asdict(record), indent=2).encode() + b"\n")
 

@@ -31,7 +31,7 @@ from mnist_exp.compose import BASIC_LAUNCHER, empty_callbacks
 from mnist_exp.errors import RunFailed, RunInterrupted, UsageError, WrappedError
 from mnist_exp.runs.locking import is_locked
 from mnist_exp.runs.record import FAILED, SETTLED, Status
-from mnist_exp.runs.sweep import Job
+from mnist_exp.runs.sweep import Job, Until
 from mnist_exp.signals import StopRequest
 from mnist_exp.sweeps.composing import fingerprint
 from mnist_exp.sweeps.directory import SweepDirectory
@@ -85,6 +85,7 @@ def launch(
     job_overrides: Sequence[Sequence[str]],
     initial_job_idx: int,
     records: Sequence[Mapping[str, Any]],
+    until: Until | None = None,
 ) -> Sequence[JobReturn]:
     """Run the jobs that are not complete yet, and wait for them.
 
@@ -95,6 +96,7 @@ def launch(
         job_overrides: of each job.
         initial_job_idx: Hydra's number of the first job.
         records: for each job, further fields of its ``run.json``.
+        until: how the sweep adds seeds, for its record.
 
     Returns:
         for each job, in this order, its directory and its validation accuracy (None without one).
@@ -112,8 +114,8 @@ def launch(
                 f"sweep.resume={config.sweep.resume} is set by a configuration file; type it: mnist-train -m "
                 f"sweep.resume={config.sweep.resume}"
             )
-        compose = partial(request_jobs, context, config, job_overrides, initial_job_idx)
-        sweep, jobs, stopped_by = _launch_requested(path, context, config, inner, compose, records)
+        compose = partial(request_jobs, path, context, config, job_overrides, initial_job_idx)
+        sweep, jobs, stopped_by = _launch_requested(path, context, config, inner, compose, records, until)
     except UsageError:
         if is_new and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
             shutil.rmtree(path)  # Hydra wrote it before the jobs were checked
@@ -131,13 +133,14 @@ def _launch_requested(
     inner: DictConfig,
     compose: Callable[[], RequestedJobs],
     records: Sequence[Mapping[str, Any]],
+    until: Until | None,
 ) -> tuple[SweepDirectory, list[Job], int | None]:
     """Store the jobs in the sweep directory, and launch those that are not complete.
 
     Args:
         path: the sweep directory.
         compose: composes the jobs. It is called again at the end if a configuration file has changed, for a warning.
-        context, config, inner, records: see ``launch``.
+        context, config, inner, records, until: see ``launch``.
 
     Returns:
         the sweep; the requested jobs, in their order; and None, or what stopped the sweep: a signal, or 0 for a failure.
@@ -148,6 +151,7 @@ def _launch_requested(
     _instantiated(_with_launcher(inner, config), context, train_in_worker)  # refused before anything is written
     with SweepDirectory(path, shlex.join(["mnist-train", *sys.argv[1:]]), sys.argv[1:]) as sweep:
         known = set(sweep.jobs)
+        sweep.until = until or sweep.until
         if shares.at_once is not None:
             warn_of_too_many_threads(shares.at_once, [job.checked.trainer.threads for job in requested.composed])
         jobs = find_or_add_all(sweep, requested, resuming=bool(config.sweep.resume))
@@ -157,12 +161,15 @@ def _launch_requested(
         wanted = list(dict.fromkeys([*jobs, *(sweep.jobs.values() if config.sweep.resume else ())]))
         settings = settings_of_composed_jobs(jobs, requested.composed, config)
         settings |= settings_of_stored_jobs(sweep, wanted, config, known, settings)
-        from mnist_exp.components import keep_data  # imports torch, which composing has loaded by now
+        left = [job for job in wanted if sweep.job_status(job).status not in SETTLED]
+        with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted):
+            if left:
+                from mnist_exp.components import keep_data  # imports torch, which is needed only if jobs are left
 
-        with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted), keep_data():
-            # Hydra's basic launcher keeps the whole configuration of each job of a launch.
-            at_once = 1 if inner._target_ == BASIC_LAUNCHER else shares.at_once if shares.capped else None
-            _run(sweep, wanted, _launcher(inner, config, sweep, settings), stop, at_once)
+                # Hydra's basic launcher keeps the whole configuration of each job of a launch.
+                at_once = 1 if inner._target_ == BASIC_LAUNCHER else shares.at_once if shares.capped else None
+                with keep_data():
+                    _run(sweep, left, _launcher(inner, config, sweep, settings), stop, at_once)
         stopped_by = int(sweep.stop_file.read_text() or 0) if sweep.stop_file.exists() else None
         if fingerprint(context) != files:
             requested = compose()
@@ -280,7 +287,7 @@ def _instantiated(config: DictConfig, context: HydraContext, task: TaskFunction)
 
 def _run(
     sweep: SweepDirectory,
-    wanted: Sequence[Job],
+    left: list[Job],
     launch_all: Callable[[Sequence[Job]], None],
     stop: StopRequest,
     at_once: int | None,
@@ -292,12 +299,12 @@ def _run(
     the others, too: each job that was running then is launched once more, alone.
 
     Args:
+        left: the jobs that are not complete.
         at_once: the number of jobs in one launch; None: all.
 
     Raises:
         UsageError: the launcher failed twice without starting any of the jobs.
     """
-    left = [job for job in wanted if sweep.job_status(job).status not in SETTLED]
     tried: set[Job] = set()
     suspects: list[Job] = []
     while (left or suspects) and not stop():

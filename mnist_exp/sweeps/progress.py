@@ -10,7 +10,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from rich.progress import BarColumn, TextColumn
@@ -20,7 +20,7 @@ from rich.table import Table
 from mnist_exp.errors import typed
 from mnist_exp.loggers.wandb_place import upload_hint
 from mnist_exp.runs import RunDirectoryError
-from mnist_exp.runs.reading import read_metrics
+from mnist_exp.runs.reading import read_config, read_metrics
 from mnist_exp.runs.record import FAILED, SETTLED, Status
 from mnist_exp.runs.sweep import Job, JobStatus
 from mnist_exp.sweeps.directory import SweepDirectory
@@ -28,6 +28,7 @@ from mnist_exp.sweeps.resuming import left_to_user
 from mnist_exp.terminal import Terminal, duration, live, plain
 
 POLL_SECONDS = 0.5
+BAR = 10  # columns of the progress bar
 
 
 class Progress:
@@ -44,10 +45,10 @@ class Progress:
         self._left = {name for name in self._wanted if self._statuses[name].status not in SETTLED}
         self._began = self._last_end = time.monotonic()
         self._ended = 0
-        self._number = len(self._wanted) - len(self._left)
+        self._over = self._wanted - self._left  # a job that failed may be launched again, and is counted once
         self._read: dict[str, int | None] = {}  # of each job, the time of its record when it was last read
         self._out = Terminal()
-        columns = (TextColumn("sweep"), BarColumn(10), TextColumn("{task.description}", markup=False))
+        columns = (BarColumn(BAR), TextColumn("{task.description}", markup=False))
         self._bar = Bar(*columns, console=self._out, transient=True, disable=not self._out.is_terminal)
         self._opened = ExitStack()
         self._stopped = threading.Event()
@@ -96,8 +97,13 @@ class Progress:
                 self._ended += len(ended)
                 self._last_end = time.monotonic()
             for name in ended:
-                self._number += 1
-                self._out.print(plain(job_line(f"[{self._number}/{len(self._wanted)}]", name, self._statuses[name])))
+                self._over.add(name)
+                whole = len(self._wanted)
+                number = f"[{len(self._over):{len(str(whole))}}/{whole}]"
+                line = plain(job_line(number, self._sweep.jobs[name].label, self._statuses[name]))
+                if self._out.is_terminal:  # the table at the end has the whole error
+                    line.truncate(self._out.width, overflow="ellipsis")
+                self._out.print(line)
             self._left -= {name for name in changed if self._statuses[name].status in SETTLED}
             self._bar.update(self._task, completed=self._number_over(), description=self.summary())
 
@@ -112,20 +118,19 @@ class Progress:
         return sum(self._statuses[name].status in SETTLED | FAILED for name in self._wanted)
 
     def summary(self) -> str:
-        """One line: jobs done, running and failed, time left, best accuracy so far."""
+        """One line: jobs done, running and failed, time left, best accuracy so far; as much as the terminal has room for."""
         statuses = {name: self._statuses[name] for name in self._wanted}
         counts = Counter(job_status.status for job_status in statuses.values())
         failed = sum(counts[status] for status in FAILED)
         waiting = counts[Status.WAITING] + counts[Status.RUNNING] + counts[Status.INTERRUPTED]
-        parts = [f"{counts[Status.COMPLETED] + counts[Status.PRUNED]} of {len(statuses)} done"]
-        parts += [f"{counts[Status.RUNNING]} running{self._epochs()}"] if counts[Status.RUNNING] else []
-        parts += [f"{failed} failed"] if failed else []
+        done = f"{counts[Status.COMPLETED] + counts[Status.PRUNED]} of {len(statuses)} done"
+        running = f"{counts[Status.RUNNING]} running{self._epochs()}" if counts[Status.RUNNING] else ""
+        left = ""
         if waiting and self._ended:
-            left = (self._last_end - self._began) / self._ended * waiting - (time.monotonic() - self._last_end)
-            parts.append(f"{duration(max(left, 0))} left")
-        if best := best_so_far(statuses):
-            parts.append(best)
-        return ", ".join(parts)
+            seconds = (self._last_end - self._began) / self._ended * waiting - (time.monotonic() - self._last_end)
+            left = f"{duration(max(seconds, 0))} left"
+        best = best_so_far(statuses) or ""
+        return fitting([done, running, f"{failed} failed" if failed else "", left, best], self._out.width - BAR - 1)
 
     def _epochs(self) -> str:
         """The current epoch, if exactly one job runs; else an empty string."""
@@ -133,7 +138,9 @@ class Progress:
         if len(running) != 1:
             return ""
         try:
-            return f" (epoch {len(read_metrics(self._sweep.path / running[0])) + 1})"
+            path = self._sweep.path / running[0]
+            epochs = read_config(path).trainer.epochs
+            return f" (epoch {min(len(read_metrics(path)) + 1, epochs)} of {epochs})"
         except RunDirectoryError:  # a row is being written
             return ""
 
@@ -141,6 +148,15 @@ class Progress:
         while not self._stopped.wait(POLL_SECONDS):
             with suppress(OSError):  # a full disk: the last refresh, which is not in this thread, reports it
                 self.refresh()
+
+
+def fitting(parts: Sequence[str], width: int) -> str:
+    """The parts that are not empty in one line of at most ``width`` characters, without the second, or without the last too,
+    where it would be longer."""
+    first, second, *others = parts
+    shorter = ([first, second, *others], [first, *others], [first, *others[:-1]])
+    lines = [", ".join(filter(None, some)) for some in shorter]
+    return next((line for line in lines if len(line) <= width), lines[-1])
 
 
 def best_so_far(statuses: Mapping[str, JobStatus]) -> str | None:
@@ -152,17 +168,17 @@ def best_so_far(statuses: Mapping[str, JobStatus]) -> str | None:
     return None
 
 
-def job_line(number: str, name: str, status: JobStatus) -> str:
+def job_line(number: str, label: str, status: JobStatus) -> str:
     """One line for a job that has ended: its accuracies and seconds, or its status and error."""
     if status.status != Status.COMPLETED:
-        return f"{number} {name}: {status_and_error(status)}"
+        return f"{number} {label}: {status_and_error(status)}"
     parts = [
         f"{split} {value:.2%}"
         for split, value in (("val", status.val_accuracy), ("test", status.test_accuracy))
         if value is not None
     ]
     seconds = [] if status.seconds is None else [duration(status.seconds)]
-    return f"{number} {name}: {', '.join([*parts, *seconds])}"
+    return f"{number} {label}: {', '.join([*parts, *seconds])}"
 
 
 def status_and_error(status: JobStatus) -> str:
@@ -170,7 +186,8 @@ def status_and_error(status: JobStatus) -> str:
     return f"{status.status}: {error}" if error else status.status
 
 
-LONGEST_TABLE = 30
+LONGEST_TABLE = 30  # rows
+NAMED = 3  # jobs with the same error
 
 
 def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> None:
@@ -183,14 +200,16 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
     arms: dict[str, list[JobStatus]] = {}
     for name, job in sweep.jobs.items():
         if statuses[name].status == Status.COMPLETED:
-            settings = [override for override in job.overrides if not override.lstrip("+").startswith("seed=")]
-            arms.setdefault(" ".join(map(short, settings)) or "all jobs", []).append(statuses[name])
+            arms.setdefault(job.arm, []).append(statuses[name])
     has_validation = any(job.val_accuracy is not None for jobs in arms.values() for job in jobs)
-    splits = ["val", "test"] if has_validation else ["test"]
+    has_test = any(job.test_accuracy is not None for jobs in arms.values() for job in jobs)
+    splits = [split for split, known in (("val", has_validation), ("test", has_test or not has_validation)) if known]
     if arms:
         ranked = sorted(arms.items(), key=lambda arm: -statistics.fmean(accuracies(arm[1], splits[0]) or [0.0]))
         order = "best validation accuracy first" if has_validation else "highest test accuracy first"
-        table = Table(title=f"Sweep {sweep.path.name}: mean accuracy ± standard deviation of n runs, {order}")
+        title = plain(f"Sweep {sweep.path.name}: mean ± standard deviation of n runs, {order}")
+        out.print(title, soft_wrap=not out.is_terminal)
+        table = Table()
         for heading in ("arm", "n", *splits, "seconds a run"):
             table.add_column(heading, justify="left" if heading == "arm" else "right", overflow="fold")
         for label, jobs in ranked[:LONGEST_TABLE]:
@@ -202,10 +221,11 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
         out.print(table)
         if len(ranked) > LONGEST_TABLE:
             out.print(plain(f"{count(len(ranked) - LONGEST_TABLE, 'arm')} more in the report"))
-    for name, job_status in statuses.items():
-        if job_status.status in FAILED:
-            where = sweep.shown / name / "train.log"
-            out.print(plain(f"{name}: {status_and_error(job_status)}; see {where}"), soft_wrap=True)
+    failures = list(failure_lines(sweep, statuses))
+    for line in failures[:LONGEST_TABLE]:
+        out.print(plain(line), soft_wrap=not out.is_terminal)
+    if len(failures) > LONGEST_TABLE:
+        out.print(plain(f"{len(failures) - LONGEST_TABLE} more errors: {sweep.shown / 'sweep.json'}"), soft_wrap=True)
     if arms:
         out.print(plain(f"compare: mnist-report {shlex.quote(str(sweep.shown))}"), soft_wrap=True)
     if hint := upload_hint(sweep.path, sweep.jobs, sweep.shown):
@@ -217,10 +237,16 @@ def print_table(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Non
         out.print(plain(f"{count(left, 'job')} not complete; finish: {' '.join(command)}"), soft_wrap=True)
 
 
-def short(override: str) -> str:
-    """An override with the last part of its key only: ``lr=0.1`` for ``optimizer.lr=0.1``."""
-    key, separator, value = override.lstrip("+").partition("=")
-    return f"{key.rpartition('.')[2]}{separator}{value}"
+def failure_lines(sweep: SweepDirectory, statuses: Mapping[str, JobStatus]) -> Iterator[str]:
+    """A line for each error: the jobs that it ended, and where to read more."""
+    same: dict[str, list[str]] = {}
+    for name, job_status in statuses.items():
+        if job_status.status in FAILED:
+            same.setdefault(status_and_error(job_status), []).append(name)
+    for error, names in same.items():
+        labels = ", ".join(sweep.jobs[name].label for name in names[:NAMED])
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        yield f"{labels}{more}: {error}; see {sweep.shown / names[0] / 'train.log'}"
 
 
 def accuracies(jobs: Sequence[JobStatus], split: str) -> list[float]:

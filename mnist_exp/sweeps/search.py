@@ -32,9 +32,11 @@ from mnist_exp.config import Config, Section
 from mnist_exp.errors import UsageError, explain_validation
 from mnist_exp.pruning import METRICS, STUDY, pruner_of, storage_of
 from mnist_exp.runs import Status
+from mnist_exp.runs.locking import acquire
 from mnist_exp.runs.sweep import read_sweep
 from mnist_exp.trust import find_target
 
+LOCK = ".search.lock"
 REFUSED = "refused"  # user attribute of a trial that could not be trained: the reason
 
 
@@ -72,7 +74,7 @@ class Search:
     """A study, new or continued.
 
     Args:
-        folder: the sweep directory.
+        folder: the sweep directory; the caller is inside ``locked``.
         space: the distribution of each key. A changed space starts another study in the same file, which takes over the
             earlier trials that are inside the new space.
         settings: of the sweeper.
@@ -87,7 +89,6 @@ class Search:
         self._space = space
         self._settings = settings
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        folder.mkdir(parents=True, exist_ok=True)
         self._storage = storage_of(self._folder / STUDY)
         text = json.dumps({key: distribution_to_json(space[key]) for key in sorted(space)})
         self._name = f"{settings.metric}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -187,7 +188,8 @@ class Search:
             if not optuna.get_all_study_names(self._storage):
                 self._storage.engine.dispose()
                 (self._folder / STUDY).unlink()
-                with suppress(OSError):  # it is not empty
+                with suppress(OSError):  # the folder is not empty, or this is Windows, where the lock is open
+                    (self._folder / LOCK).unlink()
                     self._folder.rmdir()
 
     def _stored(self) -> list[set[str]]:
@@ -202,6 +204,23 @@ class Search:
             self.study.tell(trial, value)
         else:
             self.study.tell(trial, state=TrialState.PRUNED if status == Status.PRUNED else TrialState.FAIL)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let only one command search in a sweep directory, which is made if it does not exist.
+
+    The lock of the sweep is not enough: it is free between two trials, when the study proposes the next one.
+
+    Raises:
+        RunDirectoryError: another process searches there, or the directory cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = acquire(folder, LOCK)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

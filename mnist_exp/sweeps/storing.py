@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.types import HydraContext
@@ -15,10 +16,11 @@ from mnist_exp.runs import RunDirectory
 from mnist_exp.runs.files import refuse_links
 from mnist_exp.runs.reading import read_config
 from mnist_exp.runs.record import SETTLED, Status
-from mnist_exp.runs.sweep import Job
+from mnist_exp.runs.sweep import Job, read_job_status, read_sweep
 from mnist_exp.sweeps.composing import Composed, compose_all, fixed_keys, without_hydra
 from mnist_exp.sweeps.directory import SweepDirectory
 from mnist_exp.sweeps.matching import data_folders, find_moved, identities_of, varying_overrides
+from mnist_exp.sweeps.naming import name_arms, recorded_arms
 from mnist_exp.trust import check_names, logger_to_use, own_packages
 
 
@@ -44,17 +46,33 @@ class RequestedJobs:
 
 
 def request_jobs(
-    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    path: Path, context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
 ) -> RequestedJobs:
     """Compose the jobs of a command; see ``launching.launch``.
 
+    Args:
+        path: the sweep directory.
+
     Raises:
         JobRefused: a job cannot run; the message names it.
+        RunDirectoryError: ``sweep.json`` is damaged.
     """
-    composed = compose_all(context, config, job_overrides, initial_job_idx)
+    composed = compose_all(context, config, job_overrides, initial_job_idx, _settled_jobs(path))
     fixed = fixed_keys(context, config)
     identities = identities_of([job.checked for job in composed], job_overrides, fixed)
     return RequestedJobs(job_overrides, composed, identities, fixed)
+
+
+def _settled_jobs(path: Path) -> Callable[[Sequence[str]], bool]:
+    """A function that tells whether the job with these overrides is in the sweep directory and need not run."""
+    known = read_sweep(path).jobs if (path / "sweep.json").exists() else ()
+    directories = {tuple(sorted(job.arguments)): job.directory for job in known}
+
+    def is_settled(overrides: Sequence[str]) -> bool:
+        directory = directories.get(tuple(sorted(_without_sweep_keys(overrides))))
+        return directory is not None and read_job_status(path / directory).status in SETTLED
+
+    return is_settled
 
 
 def find_or_add_all(sweep: SweepDirectory, requested: RequestedJobs, *, resuming: bool) -> list[Job]:
@@ -65,14 +83,18 @@ def find_or_add_all(sweep: SweepDirectory, requested: RequestedJobs, *, resuming
     """
     # A data set that is identified by its folder has another identity in another folder.
     folders = data_folders(sweep) if resuming else []
-    jobs = []
+    jobs, as_composed = [], {}
     for config, identity, words in zip(requested.configs, requested.identities, requested.overrides, strict=True):
         arguments = _without_sweep_keys(words)
         overrides = varying_overrides(arguments, requested.fixed)
         found = sweep.find(identity) or find_moved(sweep, config, overrides, folders)
         found = found or sweep.find_composed_from(arguments)
-        jobs.append(found or sweep.add(identity, overrides, arguments, config.name))
-    return jobs
+        job = found or sweep.add(identity, overrides, arguments, config.name)
+        jobs.append(job)
+        if job.id == identity:  # otherwise its stored configuration is used
+            as_composed[job.directory] = config
+    name_arms(sweep, as_composed)
+    return [sweep.jobs[job.directory] for job in jobs]
 
 
 def _without_sweep_keys(arguments: Sequence[str]) -> list[str]:
@@ -98,8 +120,11 @@ def store(
     if not known.issuperset(sweep.jobs):
         sweep.write_names(known)
     each = zip(jobs, requested.composed, requested.identities, requested.overrides, fields, strict=True)
+    new = {job.directory for job in jobs if not (sweep.path / job.directory / "run.json").exists()}
+    arms = recorded_arms(sweep, new)
     for job, composed, identity, overrides, more in each:
         if not (sweep.path / job.directory / "run.json").exists():
+            more = {"arm": arms.get(job.arm, job.arm), **more}
             _store_one(sweep, job, composed, identity, _without_sweep_keys(overrides), more)
 
 
@@ -114,7 +139,6 @@ def _store_one(
         "config_hash_version": HASH_VERSION,
         "command": sweep.command,
         "sweep": sweep.path.name,
-        "varied": list(job.overrides),
         **more,
     }
     if record["threads"] is None or checked.trainer.threads is not None:

@@ -104,7 +104,7 @@ def drop_previous(path: Path, device: torch.device) -> None:
 
 def _with_digest(archive: bytes) -> bytes:
     """Add the digest of a zip archive to it as its comment."""
-    comment = DIGEST_PREFIX + hashlib.sha256(archive[:-2]).hexdigest().encode()
+    comment = DIGEST_PREFIX + hashlib.sha256(memoryview(archive)[:-2]).hexdigest().encode()
     return archive[:-2] + struct.pack("<H", len(comment)) + comment
 
 

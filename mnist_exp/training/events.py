@@ -68,8 +68,8 @@ class EpochMetrics:
     images_seen: int
     train_loss: float
     train_accuracy: float
-    test_loss: float
-    test_accuracy: float
+    test_loss: float | None  # None: not evaluated after this epoch
+    test_accuracy: float | None
     learning_rate: float  # of the epoch's last step
     train_seconds: float
     eval_seconds: float
@@ -79,7 +79,7 @@ class EpochMetrics:
     extra: Mapping[str, float] = field(default_factory=dict)  # from Callback.epoch_metrics
 
     def as_row(self) -> dict[str, float | int | None]:
-        """The line: fields in order, without validation values if there is no validation split, then ``extra``.
+        """The line: fields in order, without the values of splits that were not evaluated, then ``extra``.
 
         A value of ``extra`` that is not finite is None, because JSON has no NaN or infinity.
         """

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_exp.data import Dataset
+from mnist_exp.data import Dataset, Split
 from mnist_exp.training.evaluation import evaluate, score
 from mnist_exp.training.events import RESERVED, Callback, EpochMetrics, StepDone, TrainingStarted
 from mnist_exp.training.state import TrainConfig, TrainState, random_state, restore_random_state
@@ -39,7 +39,7 @@ def fit(
 
     Args:
         state: changed in place; its model, optimizer and average must be on the device of ``dataset``.
-        dataset: its test split is evaluated after every epoch, and is not used for any choice.
+        dataset: its test split is not used for any choice. ``train_config.evaluate_test`` says when it is evaluated.
         callbacks: called after every step and epoch.
         save: called after each epoch, before ``on_epoch``, with its metrics and whether it is the best on validation
             data so far; called without metrics before ``Interrupted`` is raised.
@@ -56,11 +56,10 @@ def fit(
     started = TrainingStarted(title, train_config.epochs, state.epoch + 1, steps_per_epoch, images_per_epoch)
     for callback in callbacks:
         callback.on_start(started)
-    while state.epoch < train_config.epochs and not _out_of_patience(state, train_config):
+    while state.epoch < train_config.epochs and not _out_of_patience(state, train_config, state.epoch):
         _train_epoch(state, forward, dataset, train_config, callbacks, save, stop)
         with train_config.span("evaluation"):
-            metrics = _evaluate_epoch(state, dataset, train_config)
-        is_best = _compare(state, metrics)
+            metrics, is_best = _evaluate_epoch(state, dataset, train_config)
         state.epoch += 1
         state.step, state.seconds = 0, 0.0
         state.loss_sum.zero_()
@@ -107,25 +106,34 @@ def predict(state: TrainState, images: Tensor, train_config: TrainConfig) -> Ten
     return evaluate(state.evaluated_model, images, train_config.eval_batch_size, bfloat16=train_config.bfloat16)
 
 
-def _evaluate_epoch(state: TrainState, dataset: Dataset, train_config: TrainConfig) -> EpochMetrics:
+def _evaluate_epoch(state: TrainState, dataset: Dataset, train_config: TrainConfig) -> tuple[EpochMetrics, bool]:
+    """The metrics of an epoch, and whether it is the best on validation data."""
     began = time.perf_counter()
     _require_finite(state)
     figures: dict[str, float] = {}
-    for name, split in (("test", dataset.test), ("val", dataset.val)):
-        if split is not None:
-            logits = predict(state, split.images, train_config)
-            figures[f"{name}_loss"], figures[f"{name}_accuracy"] = score(logits, split.labels, train_config.objective)
-    for name, value in figures.items():
-        if not np.isfinite(value):
-            raise Diverged(f"{name} is {value} after epoch {state.epoch + 1}")
+
+    def evaluate_split(name: str, split: Split) -> None:
+        logits = predict(state, split.images, train_config)
+        figures[f"{name}_loss"], figures[f"{name}_accuracy"] = score(logits, split.labels, train_config.objective)
+        for figure, value in figures.items():
+            if not np.isfinite(value):
+                raise Diverged(f"{figure} is {value} after epoch {state.epoch + 1}")
+
+    if dataset.val is not None:  # first, because it tells whether this epoch is the last one
+        evaluate_split("val", dataset.val)
+    is_best = _compare(state, figures)
+    epoch = state.epoch + 1
+    is_last = epoch >= train_config.epochs or _out_of_patience(state, train_config, epoch)
+    if train_config.evaluate_test == "every" or (train_config.evaluate_test == "last" and is_last):
+        evaluate_split("test", dataset.test)
     images = len(dataset.train)
-    return EpochMetrics(
-        epoch=state.epoch + 1,
-        images_seen=images * (state.epoch + 1),
+    metrics = EpochMetrics(
+        epoch=epoch,
+        images_seen=images * epoch,
         train_loss=float(state.loss_sum) / images,
         train_accuracy=int(state.correct) / images,
-        test_loss=figures["test_loss"],
-        test_accuracy=figures["test_accuracy"],
+        test_loss=figures.get("test_loss"),
+        test_accuracy=figures.get("test_accuracy"),
         val_loss=figures.get("val_loss"),
         val_accuracy=figures.get("val_accuracy"),
         learning_rate=state.learning_rate,
@@ -133,6 +141,7 @@ def _evaluate_epoch(state: TrainState, dataset: Dataset, train_config: TrainConf
         eval_seconds=time.perf_counter() - began,
         images_per_second=images / max(state.seconds, 1e-9),  # the clock may not have advanced
     )
+    return metrics, is_best
 
 
 def _extra_metrics(state: TrainState, dataset: Dataset, callbacks: Sequence[Callback]) -> dict[str, float]:
@@ -160,21 +169,22 @@ def _extra_metrics(state: TrainState, dataset: Dataset, callbacks: Sequence[Call
     return extra
 
 
-def _compare(state: TrainState, metrics: EpochMetrics) -> bool:
-    """Whether this epoch is the best on validation data; stores the best values in ``state``."""
-    loss, accuracy = metrics.val_loss, metrics.val_accuracy
-    if loss is None or accuracy is None:
+def _compare(state: TrainState, figures: Mapping[str, float]) -> bool:
+    """Whether the epoch that has just ended is the best on validation data; stores the best values in ``state``."""
+    if not figures:
         return False
+    epoch, loss, accuracy = state.epoch + 1, figures["val_loss"], figures["val_accuracy"]
     if loss < state.lowest_loss:
-        state.lowest_loss, state.lowest_loss_epoch = loss, metrics.epoch
+        state.lowest_loss, state.lowest_loss_epoch = loss, epoch
     if (-accuracy, loss) >= (-state.best_accuracy, state.best_loss):
         return False
-    state.best_epoch, state.best_accuracy, state.best_loss = metrics.epoch, accuracy, loss
+    state.best_epoch, state.best_accuracy, state.best_loss = epoch, accuracy, loss
     return True
 
 
-def _out_of_patience(state: TrainState, train_config: TrainConfig) -> bool:
-    return train_config.patience is not None and state.epoch - state.lowest_loss_epoch >= train_config.patience
+def _out_of_patience(state: TrainState, train_config: TrainConfig, epoch: int) -> bool:
+    """Whether early stopping ends training after this epoch."""
+    return train_config.patience is not None and epoch - state.lowest_loss_epoch >= train_config.patience
 
 
 def _order(seed: int, epoch: int, count: int) -> Tensor:

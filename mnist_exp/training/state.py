@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ class TrainConfig:
     mixup: Mixup | None = None
     distillation: Distillation | None = None
     gradient_clipping: float | None = None
+    evaluate_test: Literal["every", "last", "never"] = "every"  # after which epochs the test split is evaluated
     patience: int | None = None  # epochs without a lower validation loss before training ends
     bfloat16: bool = False
     compile: bool = False

@@ -30,11 +30,15 @@ class Recipe:
         arguments: of ``mnist-train``.
         which: ``command`` or ``jobs``: what is killed; see ``kill_at.py``.
         first: arguments of a run that must exist before, in the parent folder.
+        needs: a module, or ``slurm``, without which the recipe is left out.
+        times: number of kills: the second at half as many changes of the command that finishes, the third at a third.
     """
 
     arguments: tuple[str, ...]
     which: str = "command"
     first: tuple[str, ...] = ()
+    needs: str = "hydra"
+    times: int = 1
 
     @property
     def is_sweep(self) -> bool:
@@ -66,19 +70,28 @@ SEARCH = (
 )
 JOBLIB = (*SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 SUBMITIT = (*SWEEP, "hydra/launcher=submitit_local")
+SLURM = (*SWEEP, "hydra/launcher=submitit_slurm")
+RAY = (*SWEEP, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")
 RECIPES = {
     "run, native backend": Recipe((*RUN, "trainer.backend=native")),
     "run, PyTorch backend": Recipe((*RUN, "trainer.backend=torch")),
     "run, every regularizer, native backend": Recipe((*REGULARIZED, "trainer.backend=native"), first=TEACHER),
     "run, every regularizer, PyTorch backend": Recipe((*REGULARIZED, "trainer.backend=torch"), first=TEACHER),
+    "run, killed twice": Recipe(RUN, times=2),
+    "run, every regularizer, killed three times": Recipe(REGULARIZED, first=TEACHER, times=3),
     "run, W&B offline": Recipe((*RUN, "logger=wandb", "logger.mode=offline")),
     "sweep": Recipe(SWEEP),
+    "sweep, killed twice": Recipe(SWEEP, times=2),
     "sweep, W&B offline": Recipe((*SWEEP, "logger=wandb", "logger.mode=offline")),
     "search with Optuna": Recipe(SEARCH),
     "sweep, joblib": Recipe(JOBLIB),
     "sweep, joblib, the jobs": Recipe(JOBLIB, "jobs"),
     "sweep, submitit": Recipe(SUBMITIT),
     "sweep, submitit, the jobs": Recipe(SUBMITIT, "jobs"),
+    "sweep, Slurm": Recipe(SLURM, needs="slurm"),
+    "sweep, Slurm, the jobs": Recipe(SLURM, "jobs", needs="slurm"),
+    "sweep, Ray": Recipe(RAY, needs="ray"),
+    "sweep, Ray, the jobs": Recipe(RAY, "jobs", needs="ray"),
 }
 
 
@@ -131,19 +144,22 @@ def lost(
 ) -> str | None:
     """Kill at change ``number``, finish, and compare; returns the problem, or None."""
     folder.mkdir()
-    status = execute([kill_at, recipe.which, str(number), *recipe.arguments], folder, environment)
-    if status == 0:
-        return NOT_KILLED
-    if status != (1 if recipe.which == "jobs" else -signal.SIGKILL):
-        return f"not killed, but ended with {status}"
-    if left := _still_running(folder):
-        return f"still running after the kill: {left[0]}"
-    began = not recipe.is_sweep and (folder / recipe.folder / "run.json").exists()
-    again = [f"resume={recipe.folder}"] if began else list(recipe.arguments)
+    again = list(recipe.arguments)
+    for time_of_kill in range(1, recipe.times + 1):
+        at = str(1 + (number - 1) // time_of_kill)
+        status = execute([kill_at, recipe.which, at, *again], folder, environment)
+        if status == 0 and time_of_kill == 1:
+            return NOT_KILLED
+        killed = status == (1 if recipe.which == "jobs" else -signal.SIGKILL)
+        if not (killed or status == 0 or _refused_as_complete(status, folder)):
+            return f"not killed, but ended with {status}: {(folder / 'output.txt').read_text()[-300:]}"
+        if left := _still_running(folder):
+            return f"still running after the kill: {left[0]}"
+        began = not recipe.is_sweep and (folder / recipe.folder / "run.json").exists()
+        again = [f"resume={recipe.folder}"] if began else list(recipe.arguments)
     status = execute([train, *again], folder, environment)
-    output = (folder / "output.txt").read_text()
-    if status and not (status == 2 and ("completed run" in output)):
-        return f"{' '.join(again[:1])} ended with {status}: {output[-300:]}"
+    if status and not _refused_as_complete(status, folder):
+        return f"{' '.join(again[:1])} ended with {status}: {(folder / 'output.txt').read_text()[-300:]}"
     if content(folder / recipe.folder) != whole:
         return "other results"
     if left := [str(path) for path in folder.rglob(".*") if path.is_file() and TEMPORARY.fullmatch(path.name)]:
@@ -151,6 +167,10 @@ def lost(
     if left := _still_running(folder):
         return f"still running at the end: {left[0]}"
     return None
+
+
+def _refused_as_complete(status: int, folder: Path) -> bool:
+    return status == 2 and "completed run" in (folder / "output.txt").read_text()
 
 
 def _still_running(folder: Path) -> list[str]:

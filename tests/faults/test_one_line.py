@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +16,12 @@ from typing import Any
 import pytest
 import yaml
 from exit_status import status_of
+from hydra.errors import MissingConfigException
 from synthetic_runs import write_run
 
 from mnist_exp.cli import demo, predict, report
 from mnist_exp.cli import eval as evaluate
-from mnist_exp.cli.ending import exit_status
+from mnist_exp.cli.ending import exit_status, printing
 from mnist_exp.runs import RunDirectoryError, read_run
 from mnist_exp.runs.reading import read_config
 from mnist_exp.sweeps import progress
@@ -225,3 +229,39 @@ def test_output_that_has_only_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     with exit_status("mnist-eval"):
         print("Größe ± 1 in a\udcffb")
     assert written.getvalue() == rb"Gr\xf6\xdfe \xb1 1 in a\udcffb" + b"\n"
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "report", "predict", "demo"])
+def test_ctrl_c_while_a_command_is_imported(command: str, run: Path, tmp_path: Path) -> None:
+    for module in ("numpy", "torch"):  # one of them is the first slow import of each command
+        (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt")
+    words = [str(run), "digit.png"] if command == "predict" else [] if command == "train" else [str(run)]
+    done = subprocess.run(
+        [sys.executable, "-m", f"mnist_exp.cli.{command}", *words],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    assert done.returncode in {-signal.SIGINT, 128 + signal.SIGINT}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("git", 5, "git=5 should be an object"), ("continued", 5, "continued=5 should be a valid array")],
+)
+def test_what_cannot_be_typed_is_not_advised(field: str, value: Any, message: str, run: Path) -> None:
+    file = run / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    with pytest.raises(RunDirectoryError) as refusal:
+        read_run(run)
+    assert str(refusal.value) == f"{file}: {message}"
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "No such file", "absent.yaml"), MissingConfigException("no choice")]
+)
+def test_an_error_that_is_not_of_the_output_passes(error: OSError) -> None:
+    with pytest.raises(type(error)), printing():
+        raise error

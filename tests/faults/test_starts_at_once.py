@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from faults.kills import RUN, SWEEP
+from faults.kills import RUN, SEARCH, SWEEP
 from warm_commands import WarmCommands
 
 from mnist_exp.runs import find_runs, read_run
@@ -24,7 +24,11 @@ def at_once(train: Path, arguments: Sequence[str]) -> list[tuple[int, list[str]]
     return [(process.returncode, err.splitlines()) for process in started for _, err in [process.communicate()]]
 
 
-@pytest.mark.parametrize(("arguments", "folder", "runs"), [(RUN, "run", 1), (SWEEP, "sweep", 2)], ids=["run", "sweep"])
+@pytest.mark.parametrize(
+    ("arguments", "folder", "runs"),
+    [(RUN, "run", 1), (SWEEP, "sweep", 2), (SEARCH, "sweep", 3)],
+    ids=["run", "sweep", "search"],
+)
 def test_one_runs(arguments: Sequence[str], folder: str, runs: int, warm_commands: WarmCommands) -> None:
     ended = at_once(warm_commands.bin / "mnist-train", arguments)
     assert {status for status, _ in ended} <= {0, 2}
@@ -34,4 +38,6 @@ def test_one_runs(arguments: Sequence[str], folder: str, runs: int, warm_command
         if status:
             (line,) = lines
             assert any(refusal in line for refusal in REFUSALS)
-    assert [read_run(path).status for path in find_runs(folder)] == ["completed"] * runs
+    statuses = [read_run(path).status for path in find_runs(folder)]
+    assert len(statuses) == runs, "a search makes no trial twice"
+    assert set(statuses) <= {"completed", "pruned"}

@@ -85,7 +85,7 @@ def test_after_an_outage_the_whole_sweep_is_uploaded(
         assert [row["test/accuracy"] for row in rows] == [row["test_accuracy"] for row in read_metrics(job)]
         assert (run.group, run.name, run.project, run.config["seed"]) == (
             "widths",
-            f"lenet5 seed={seed}",
+            f"lenet5 · seed {seed}",
             "mnist-exp",
             seed,
         )
@@ -111,7 +111,7 @@ def test_one_that_fails_does_not_stop_the_rest(offline: Callable[..., Path], wan
     assert list(wandb_server.runs) == [read_record(runs[2]).wandb.id]
 
 
-ARM = "lenet5 data=mnist5k limit=320 epochs=2"
+ARM = "lenet5 · mnist5k · limit 320 · epochs 2"
 LOST = "uploaded, with what W&B's files lack from metrics.jsonl"
 
 
@@ -122,7 +122,7 @@ def assert_whole(run: Run, directory: Path) -> None:
     assert [row["test/loss"] for row in rows] == [row["test_loss"] for row in read_metrics(directory)]
     assert (run.exit_code, run.summary["status"]) == (0, "completed")
     assert run.summary["test/accuracy"] == read_record(directory).final["test_accuracy"]
-    assert (run.name, run.config["arm"]) == (f"{ARM} seed=0", ARM)
+    assert (run.name, run.config["arm"]) == (f"{ARM} · seed 0", ARM)
     assert run.config["run_directory"] == str(directory.resolve())
     assert "errors" in run.summary
 

@@ -142,7 +142,7 @@ def test_the_kernels_stay_within_bounds(
     compiler, program = build._compiler(), tmp_path / "bounds"
     flags = [
         "-std=gnu11",
-        "-O1",
+        "-Og",
         "-march=native",
         "-Wno-psabi",
         "-fsanitize=address,undefined",

@@ -18,8 +18,8 @@ from mnist_exp.errors import UsageError
 from mnist_exp.reports import html, markdown
 from mnist_exp.reports.build import Report, build
 from mnist_exp.reports.collect import compare, paths_of
-from mnist_exp.reports.settings import ABSENT, natural
-from mnist_exp.reports.tables import results_csv
+from mnist_exp.reports.results import results_csv
+from mnist_exp.runs.settings import ABSENT, natural
 
 Compose = Callable[..., dict[str, Any]]
 RATES = ("0.1", "0.003", "0.01")  # as typed in the sweep

@@ -76,6 +76,23 @@ def count_lines(page: Page, number: int) -> None:
     page.wait_for_function(f"document.querySelectorAll('#plot-curves_loss .mark-line path').length == {number}")
 
 
+def ticks(page: Page, figure: str) -> list[str]:
+    """The epochs at the ticks of a figure of curves."""
+    axis = page.locator(f"#plot-{figure} .role-axis").filter(has_text="epoch").locator(".role-axis-label text")
+    return sorted(axis.all_text_contents())
+
+
+def draw_a_box(page: Page, figure: str) -> None:
+    """Drag the mouse over the right half of a figure of curves."""
+    area = page.locator(f"#plot-{figure} svg").bounding_box()
+    assert area is not None
+    page.mouse.move(area["x"] + 0.55 * area["width"], area["y"] + 0.3 * area["height"])
+    page.mouse.down()
+    page.mouse.move(area["x"] + 2 * area["width"], area["y"] + 0.8 * area["height"], steps=3)  # as far as its edge
+    assert page.locator(".box").count() == 1
+    page.mouse.up()
+
+
 def test_report(page_file: Path, visit: Visit) -> None:
     page = visit.page
     page.goto(page_file.as_uri())
@@ -101,6 +118,37 @@ def test_report(page_file: Path, visit: Visit) -> None:
     page.uncheck("#split-training")
     page.click("#show-all")
     count_lines(page, 3)
+
+    page.select_option("#seed", "1")
+    page.click("[data-only=high]")
+    page.check("#split-training")
+    count_lines(page, 2)  # of one run
+    high = page.evaluate("views.curves_error.data('curves').filter(point => point.arm === 'high' && point.epoch === 6)")
+    assert {point["split"]: round(point["mean"], 6) for point in high} == {
+        "test": 0.029, "validation": 0.04, "training": 0.2,
+    }, "with the seed 1, not the mean"  # fmt: skip
+    page.uncheck("#split-training")
+    page.click("#show-all")
+    page.select_option("#seed", "")
+    count_lines(page, 3)
+
+    page.locator("#curves").scroll_into_view_if_needed()
+    assert ticks(page, "curves_error") == list("123456")
+    whole = page.locator("[data-whole=curves_error]")
+    assert whole.is_hidden()
+    draw_a_box(page, "curves_error")
+    whole.wait_for()
+    assert ticks(page, "curves_error") == list("456")
+    assert ticks(page, "curves_loss") == list("123456")
+    page.locator("#plot-curves_error svg").dblclick()
+    whole.wait_for(state="hidden")
+    assert ticks(page, "curves_error") == list("123456")
+    draw_a_box(page, "curves_error")
+    whole.focus()
+    page.keyboard.press("Enter")
+    whole.wait_for(state="hidden")
+    assert ticks(page, "curves_error") == list("123456")
+    assert page.evaluate("document.activeElement.dataset.png") == "curves_error"
 
     page.locator("#first").fill("4")
     page.wait_for_function("document.querySelector('#plot-curves_loss .role-axis-label').textContent.startsWith('4')")
@@ -169,8 +217,6 @@ def test_a_page_that_follows_runs(
 ) -> None:
     monkeypatch.setattr(live, "PAUSE", 0.0)
     slow, fast = composed("name=slow", "data=mnist5k"), composed("name=fast", "data=mnist5k", "optimizer.lr=0.1")
-    write_run(tmp_path / "runs" / "slow", slow, accuracy=0.9)
-    going = write_run(tmp_path / "runs" / "fast", fast, accuracy=0.95, status="interrupted", epochs=2)
     with ReportServer(LiveReport([str(tmp_path / "runs")], None), port=0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
@@ -178,7 +224,20 @@ def test_a_page_that_follows_runs(
         visit = Visit(page)
         page.goto(server.url)
         page.wait_for_selector("html[data-drawn=yes]")
+        page.wait_for_function("document.getElementById('live').innerText.includes('waits for the first one')")
+        write_run(tmp_path / "runs" / "slow", slow, accuracy=0.9)
+        page.wait_for_function("document.getElementById('live').innerText.includes('1 of 1 done')")
+        going = write_run(tmp_path / "runs" / "fast", fast, accuracy=0.95, status="interrupted", epochs=2)
         page.wait_for_function("document.getElementById('live').innerText.includes('1 of 2 done')")
+        page.wait_for_selector("[data-only=fast]")
+        sections = page.evaluate("[...document.querySelector('main').children].map(part => part.id).filter(id => id)")
+        assert sections[:4] == ["answer", "arms", "curves", "pairwise"], "new sections are in their places"
+        of_run = browser.new_page()
+        of_run.goto(f"{server.url}/{page.locator('#problems a').get_attribute('href')}")
+        assert of_run.locator("h1").inner_text() == "fast · seed 0: interrupted"
+        of_run.click("a[href='run.json']")
+        assert '"interrupted"' in of_run.locator("body").inner_text()
+        of_run.close()
         assert page.locator("h1").inner_text() == "Best arm: slow, 90.00\u00a0% test accuracy"
         page.click("[data-only=fast]")
         page.locator("#errors").scroll_into_view_if_needed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -16,6 +17,7 @@ import pytest
 from filelock import FileLock
 from synthetic_runs import write_run
 
+from mnist_exp.cli import report as command
 from mnist_exp.reports import collect, live
 from mnist_exp.reports.live import LiveReport, LiveRuns, ReportServer, progress
 from mnist_exp.runs import Run, Status
@@ -114,7 +116,7 @@ def test_progress(tmp_path: Path, composed: Compose) -> None:
         runs = [collect.read_run(path) for path in (done, going, waiting)]
     text = progress(runs, {going: "<b>"}, now=1003.0)
     assert "<b>1 of 3 done</b>, 1 running, 1 waiting, about 21 s left" in text  # 9 s of a whole run, 12 s of this one
-    assert "&lt;b&gt;, seed 1: epoch 5 of 10, about 12 s left; validation" in text  # 6 epochs of 2.5 s, 3 s ago
+    assert "&lt;b&gt; · seed 1</a>: epoch 5 of 10, about 12 s left; validation" in text  # 6 epochs of 2.5 s, 3 s ago
 
 
 class TestServer:
@@ -157,3 +159,60 @@ class TestServer:
     def test_a_folder_that_is_deleted_leaves_the_last_report(self, server: ReportServer, runs: Path) -> None:
         shutil.rmtree(runs)
         assert b"Best arm: low" in self.ask(server, "/")[1]
+
+    def test_pages_of_run_directories(self, server: ReportServer, runs: Path) -> None:
+        (runs / "high-0" / "train.log").write_text("<b>epoch</b> 1\n")
+        (runs / "high-0" / "secret.txt").symlink_to("/etc/passwd")
+        body = json.loads(self.ask(server, "/live?version=0")[1])["body"]
+        address = re.findall(rf'href="(run/\w+/)">{runs}/high-0<', body)[0]
+        status, page = self.ask(server, f"/{address}")
+        assert status == 200
+        assert b"<h1>high \xc2\xb7 seed 0: interrupted</h1>" in page
+        assert b'<a href="train.log">' in page
+        assert b"secret" not in page
+        assert self.ask(server, f"/{address}train.log") == (200, b"<b>epoch</b> 1\n")
+        for wrong in ("secret.txt", "no.txt", "..%2Flow-0%2Frun.json", "predictions.npz"):
+            assert self.ask(server, f"/{address}{wrong}")[0] == 404
+        assert self.ask(server, "/run/0123/")[0] == 404
+        for name in ("high-0", "low-1"):
+            shutil.rmtree(runs / name)
+        assert b"No such file" in self.ask(server, f"/{address}")[1]
+
+
+def test_a_report_that_waits_for_the_first_run(
+    tmp_path: Path, composed: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = LiveReport([str(tmp_path / "sweep")], "lr=0.1")
+
+    def news() -> dict[str, Any]:
+        monkeypatch.setattr(state, "_next", 0.0)  # otherwise it waits for a second between two looks
+        return state.news(0)
+
+    said = {"jobs": f"There is no run in {tmp_path}/sweep yet; this page waits for the first one."}
+    assert news() == said
+    assert "data-live" in state.page()
+    write_run(tmp_path / "sweep" / "a", composed("name=a", "data=mnist5k"), status="waiting", epochs=0)
+    assert "--baseline &#x27;lr=0.1&#x27; is not one arm" in news()["jobs"]
+    write_run(tmp_path / "sweep" / "b", composed("name=b", "data=mnist5k", "optimizer.lr=0.1"))
+    found = news()
+    assert found["version"] == 1
+    assert "Best arm: b" in found["body"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--serve", "--output", "x"], "--output has no effect with --serve; leave --output out"),
+        (["--serve", "--wandb-dry-run"], "--wandb-dry-run has no effect with --serve; leave --wandb-dry-run out"),
+        (["--wandb-sync", "--baseline", "a"], "--baseline has no effect with --wandb-sync; leave --baseline out"),
+        (["--port", "0"], "--port has no effect without --serve; add --serve, or leave --port out"),
+        (["--wandb-project", "p"], "--wandb-project has no effect without --wandb; add --wandb, or leave --wandb-project out"),
+    ],
+)  # fmt: skip
+def test_options_without_an_effect_are_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        command.main(["runs", *options])
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err == f"mnist-report: {message}\n"

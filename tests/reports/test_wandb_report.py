@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def runs(tmp_path: Path, composed: Callable[..., dict[str, Any]]) -> Path:
     for name, lr in (("slow", 0.01), ("fast", 0.1)):
         for seed in range(2):
             identity = {"id": f"{name}{seed}", "mode": "online", "project": "digits", "entity": "somebody",
-                        "group": None, "arm": f"{name} lr={lr}", "url": f"https://wandb.example/somebody/digits/runs/{name}{seed}"}  # fmt: skip
+                        "group": None, "arm": f"{name} · lr {lr}", "url": f"https://wandb.example/somebody/digits/runs/{name}{seed}"}  # fmt: skip
             tree = composed(f"name={name}", "data=mnist5k", f"optimizer.lr={lr}")
             write_run(tmp_path / "runs" / f"{name}-{seed}", tree, seed=seed, accuracy=0.9 + lr / 2, wandb=identity)
     write_run(tmp_path / "runs" / "unlogged", composed("name=unlogged", "data=mnist5k", "optimizer.lr=1"))
@@ -56,6 +57,21 @@ def blocks_of(spec: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]], li
     panels = [p["viewType"] for g in grids for p in g["metadata"]["panelBankSectionConfig"]["panels"]]
     sets = [runset for grid in grids for runset in grid["metadata"]["runSets"]]
     return panels, sets, [block for block in spec["blocks"] if block["type"] == "markdown-block"]
+
+
+def assert_no_empty_block(spec: dict[str, Any]) -> None:
+    """Every heading has a content below it, every grid has runs and panels, and every text has words."""
+    first, *blocks, last = spec["blocks"]
+    assert first == last == {"type": "paragraph", "children": [{"text": ""}]}, "wandb_workspaces puts them around all"
+    kinds = [block["type"] for block in blocks]
+    assert ("heading", "heading") not in set(pairwise(kinds))
+    assert kinds[-1] != "heading"
+    for block in blocks:
+        if block["type"] == "panel-grid":
+            assert block["metadata"]["runSets"]
+            assert block["metadata"]["panelBankSectionConfig"]["panels"]
+        else:
+            assert block.get("content", "").strip() or "".join(part["text"] for part in block["children"]).strip()
 
 
 def test_dry_run_needs_no_network(runs: Path) -> None:
@@ -73,10 +89,13 @@ def test_dry_run_needs_no_network(runs: Path) -> None:
     assert {tuple(key["name"] for key in runset["grouping"]) for runset in sets[:4]} == {("arm.value",)}
     grids = [block["metadata"] for block in written["spec"]["blocks"] if block["type"] == "panel-grid"]
     assert list(grids[0]["customRunColors"]) == [
-        *(f"{sets[0]['id']}-config:arm.value:fast lr=0.1", f"{sets[1]['id']}-config:arm.value:slow lr=0.01"),
+        *(f"{sets[0]['id']}-config:arm.value:fast · lr 0.1", f"{sets[1]['id']}-config:arm.value:slow · lr 0.01"),
     ]
-    assert all(block["content"].strip() for block in texts)
+    assert_no_empty_block(written["spec"])
     assert [runset["name"] for runset in sets] == ["fast", "slow", "fast", "slow", "all runs"]
+    # Of each panel: what the legend of its lines or bars shows.
+    legends = [panel["config"]["groupBy"] for grid in grids[:2] for panel in grid["panelBankSectionConfig"]["panels"]]
+    assert legends == ["arm.value"] * 7
     (condition,) = sets[0]["filters"]["filters"]
     assert (condition["key"], condition["op"], condition["value"]) == (
         {"section": "run", "name": "name"}, "IN", ["fast0", "fast1"],
@@ -100,7 +119,7 @@ def test_validation_comes_with_its_curves(tmp_path: Path, composed: Callable[...
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = wandb_report.specification(build(compare([tmp_path / "runs" / "0", tmp_path / "runs" / "1"])))
     assert made["displayName"] == "depths: Report on 2 runs that differ in their seed"
-    panels, sets, texts = blocks_of(made["spec"])
+    panels, sets, _ = blocks_of(made["spec"])
     assert panels == [*["Run History Line Plot"] * 6, *["Bar Chart"] * 4, "Run Comparer", "Media Browser"]
     assert {"validation loss", "validation accuracy"} <= {
         panel["config"]["chartTitle"]
@@ -108,11 +127,29 @@ def test_validation_comes_with_its_curves(tmp_path: Path, composed: Callable[...
         for panel in block["metadata"]["panelBankSectionConfig"]["panels"] if "chartTitle" in panel["config"]
     }  # fmt: skip
     assert sets[0]["grouping"][0]["name"] == "trainer.value.epochs"
-    assert all(block["content"].strip() for block in texts)
+    assert_no_empty_block(made["spec"])
     headings = [
         "".join(part["text"] for part in b["children"]) for b in made["spec"]["blocks"] if b["type"] == "heading"
     ]
     assert headings == ["Arms", "Curves", "Results", "Settings and errors of single runs", "Runs"]
+
+
+def test_runs_without_the_name_of_their_arm(tmp_path: Path, composed: Callable[..., dict[str, Any]]) -> None:
+    """Those of an earlier version: the legend shows the setting that tells the arms apart."""
+    for lr in (0.01, 0.1):
+        tree, identity = (
+            composed("data=mnist5k", f"optimizer.lr={lr}"),
+            {"id": f"w{lr}", "mode": "online", "project": "p"},
+        )
+        write_run(tmp_path / "runs" / str(lr), tree, wandb=identity)
+    made = wandb_report.specification(build(compare([tmp_path / "runs" / "0.01", tmp_path / "runs" / "0.1"])))
+    _, sets, _ = blocks_of(made["spec"])
+    assert [runset["grouping"][0]["name"] for runset in sets[:2]] == ["optimizer.value.lr"] * 2
+    grids = [block["metadata"] for block in made["spec"]["blocks"] if block["type"] == "panel-grid"]
+    assert [key.partition(":")[2] for key in grids[0]["customRunColors"]] == [
+        "optimizer.value.lr:0.01",
+        "optimizer.value.lr:0.1",
+    ]
 
 
 def test_published_beside_runs_that_were_logged(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ast
+import errno
 import importlib
 import math
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import campaign as campaigns
 import pytest
 import records
 import scaling
+from synthetic_runs import write_run
+
+from mnist_exp.cli.ending import exit_status
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,10 +61,10 @@ def test_a_mistake_ends_the_campaign(
 
 
 FIGURES = {
-    "reproduce": "reproduction_study_b.png",
     "regularization": "regularization.png",
     "scaling": "scaling.png",
     "records": None,
+    "regularization_tuned": None,
 }
 
 
@@ -116,3 +123,63 @@ def test_an_arm_that_is_not_there(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "--only resnet fits none of: model=lenet5" in ended.stderr
+
+
+SCRIPTS = Path(campaigns.__file__).parent
+
+
+@pytest.fixture
+def trained_run(tmp_path: Path, composed: Callable[..., dict[str, Any]]) -> Path:
+    run = write_run(tmp_path / "runs" / "one", composed("data=mnist5k", "model=mlp", "name=mlp"), images=40)
+    (run / "overrides.yaml").write_text("- model=mlp\n")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("run.json", b"[]", "holds a run of another project: run.json has no status and config_hash"),
+        ("run.json", b'{"status": "completed", "config_hash": "x", "seed": 0}', " cannot be used: "),
+        ("overrides.yaml", b"- x=\xff\n", "/overrides.yaml cannot be read: "),
+        ("config.yaml", b"x: \xff\n", "/config.yaml cannot be read: "),
+    ],
+)
+def test_a_damaged_run_is_one_line(
+    file: str,
+    content: bytes,
+    message: str,
+    trained_run: Path,
+    campaign: campaigns.Campaign,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (trained_run / file).write_bytes(content)
+    with pytest.raises(SystemExit) as exit_, exit_status("scaling.py"):
+        campaign.gather(trained_run.parent)
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"scaling.py: {trained_run}")
+    assert message in line
+
+
+def test_a_full_disk_loses_no_results(
+    trained_run: Path, campaign: campaigns.Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign.gather(trained_run.parent)
+    before = campaign.csv.read_bytes()
+    assert before.count(b"\n") == 2
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        campaign.gather(trained_run.parent)
+    assert raised.value.filename == str(campaign.csv)
+    assert campaign.csv.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["benchmark", "benchmark_report", "benchmark_sweep", "draw", *FIGURES])
+def test_scripts_end_as_commands_do(name: str) -> None:
+    tree = ast.parse((SCRIPTS / f"{name}.py").read_text(encoding="utf-8"))
+    (main,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
+    assert [ast.unparse(decorator) for decorator in main.decorator_list] == [f"exit_status('{name}.py')", "printing()"]

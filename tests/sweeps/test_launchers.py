@@ -234,9 +234,9 @@ def test_the_whole_sweep_on_a_terminal(small: list[str], mnist_train_terminal: C
     sweep = ["-m", *small, "trainer.epochs=60", *LAUNCHERS["joblib"], "seed=0,1,2", "hydra.sweep.dir=sweep"]
     status, text = mnist_train_terminal(*sweep)
     assert status == 0
-    assert re.search("sweep .*━.* 0 of 3 done, . running", text)
-    assert re.search("━.* [12] of 3 done, . running.*, .* left, highest test ", text)
-    assert len(re.findall(r"\[./3\] seed=.: test ", text)) == 3
+    assert re.search("━.* 0 of 3 done, . running", text)
+    assert re.search("━.* [12] of 3 done, .* left, highest test ", text)
+    assert len(re.findall(r"\[./3\] lenet5 · seed .: test ", text)) == 3
     assert "Sweep sweep" in text
 
 

@@ -42,6 +42,8 @@ def test_a_study_has_n_trials_and_can_be_extended(
     assert all(0.001 <= trial.params["optimizer.lr"] <= 0.1 for trial in first)
     jobs = read_sweep(Path("sweep")).jobs
     assert [job.val_accuracy for job in jobs] == [trial.value for trial in first]
+    assert {job.test_accuracy for job in jobs} == {None}, "who tunes must not see the test set"
+    assert not any("evaluate_test" in job.directory for job in jobs)
     capsys.readouterr()
     assert search("hydra.sweeper.n_trials=3") == 0
     assert len(trials()) == 3, "it is complete"

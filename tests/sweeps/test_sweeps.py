@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from sweep_processes import breaking, start, wait_for
 
+from mnist_exp import build
 from mnist_exp.compose import CONF
 from mnist_exp.config import check
 from mnist_exp.runs import read_run
@@ -67,12 +68,12 @@ def test_jobs_are_directly_in_the_sweep_directory(
     assert job.test_accuracy == runs["model=lenet5,seed=0"].record.final["test_accuracy"]
     out = capsys.readouterr().out
     assert "sweep sweep: 6 jobs\n" in out
-    assert re.findall(r"^\[(\d)/6\] model=\w+,seed=\d: test \d+\.\d\d%, \d+ s$", out, re.MULTILINE) == list("123456")
+    assert re.findall(r"^\[(\d)/6\] \w+ · seed \d: test \d+\.\d\d%, \d+ s$", out, re.MULTILINE) == list("123456")
     assert "epoch" not in out, "of a job, its result is enough"
     accuracies = {name: run.record.final["test_accuracy"] for name, run in runs.items()}
     for model in ("lenet5", "mlp"):
         values = [100 * value for name, value in accuracies.items() if name.startswith(f"model={model},")]
-        row = f" model={model} +. 3 . {statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} % "
+        row = f" {model} +. 3 . {statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} % "
         assert re.search(row, out), row
     assert out.endswith("\ncompare: mnist-report sweep\n")
 
@@ -149,7 +150,7 @@ def test_failures_affect_no_other_job_and_are_run_again(
     assert errors["seed=1"] == "SystemExit: 3"
     out = capsys.readouterr().out
     assert "ZeroDivisionError: division by zero" in " ".join(out.split())
-    assert "\nseed=0: failed: ZeroDivisionError: division by zero; see sweep/seed=0/train.log\n" in out
+    assert "\nlenet5 · seed 0: failed: ZeroDivisionError: division by zero; see sweep/seed=0/train.log\n" in out
     assert out.splitlines()[-1] == "2 jobs not complete; finish: mnist-train -m sweep.resume=sweep"
     before = started()
     assert sweep("seed=0,1,2,3") == 0
@@ -196,6 +197,15 @@ def test_a_mistake_in_any_job_starts_none(sweep: Callable[..., int], capsys: pyt
         "mnist-train: trainer.batch_size=0 should be greater than or equal to 1 (job trainer.batch_size=0)\n"
     )
     assert not Path("sweep").exists()
+
+
+def test_the_parts_of_jobs_that_differ_in_their_seed_are_checked_once(
+    sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = []
+    monkeypatch.setattr(build, "check_parts", lambda config, directory: checked.append(config.trainer.batch_size))
+    assert sweep("seed=0,1", "trainer.batch_size=16,32") == 0
+    assert checked == [16, 32]
 
 
 def test_a_directory_of_something_else_is_refused(

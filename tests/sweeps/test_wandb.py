@@ -66,7 +66,7 @@ def test_each_job_is_a_run_of_its_own(
     done = mnist_train_process(*command, *launcher, "logger.mode=offline", "seed=0,1")
     assert done.returncode == 0, done.stderr
     runs = [assert_whole(tmp_path / "widths" / f"seed={seed}") for seed in (0, 1)]
-    assert [run.name for run in runs] == ["lenet5 seed=0", "lenet5 seed=1"]
+    assert [run.name for run in runs] == ["lenet5 · seed 0", "lenet5 · seed 1"]
     assert runs[0].id != runs[1].id
 
 
@@ -79,7 +79,7 @@ def test_each_job_arrives_as_a_run_of_its_own(
     for seed in (0, 1):
         job = tmp_path / "widths" / f"seed={seed}"
         run = wandb_server.runs.pop(read_record(job).wandb.id)
-        assert (run.group, run.name, run.config["seed"], run.exit_code) == ("widths", f"lenet5 seed={seed}", seed, 0)
+        assert (run.group, run.name, run.config["seed"], run.exit_code) == ("widths", f"lenet5 · seed {seed}", seed, 0)
         assert logged(run.history) == accuracies(job)
     assert wandb_server.runs == {}
 

@@ -13,7 +13,7 @@ from mnist_exp.reports.figures.errors import errors
 from mnist_exp.reports.figures.parts import CURVES, Figure, shown_arms, style
 from mnist_exp.reports.figures.settings import settings
 from mnist_exp.reports.pairwise import Pairwise
-from mnist_exp.reports.tables import Row
+from mnist_exp.reports.tables import Row, measure_of
 
 __all__ = [
     "CURVES",
@@ -35,11 +35,12 @@ def all_figures(comparison: Comparison, rows: Sequence[Row], pairs: Sequence[Pai
     figures: list[Figure] = []
     if any(arm.curves() for arm in shown):
         figures.extend(curves(shown))
-    if any(row.accuracy and (len(rows) > 1 or row.accuracy.n > 1) for row in rows):
-        figures.append(accuracies(rows))
+    measure = measure_of(rows)
+    if any((sample := measure.of(row)) and (len(rows) > 1 or sample.n > 1) for row in rows):
+        figures.append(accuracies(rows, measure))
     if any(pair.seeds for pair in pairs):
         figures.append(differences(pairs, comparison.arms[comparison.baseline].label))
-    figures.extend(costs(rows))
-    figures.extend(settings(comparison))
+    figures.extend(costs(rows, measure))
+    figures.extend(settings(comparison, measure))
     figures.extend(errors(comparison, rows, shown))
     return figures

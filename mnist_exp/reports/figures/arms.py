@@ -8,25 +8,25 @@ from mnist_exp.reports.axes import NUMBER, Spec, accuracy_axis, rows_of, window
 from mnist_exp.reports.figures.parts import COLOURS, DOT, DOTS, Figure, layer, seeds_of, tip
 from mnist_exp.reports.pairwise import Pairwise
 from mnist_exp.reports.statistics import Sample
-from mnist_exp.reports.tables import Row
+from mnist_exp.reports.tables import Measure, Row
 
 DIAMOND = {"type": "point", "shape": "diamond", "filled": False, "size": 70, "color": COLOURS[2], "strokeWidth": 1.5}
 INTERVAL = {"type": "rule", "strokeWidth": 2, "color": COLOURS[0], "clip": True}
 
 
-def accuracies(rows: Sequence[Row]) -> Figure:
-    """Test accuracy by arm, and validation accuracy where it is known."""
-    shown = [row for row in rows if row.accuracy][:DOTS]
-    means = [_mean(row, row.accuracy) for row in shown if row.accuracy]
-    held_out = [_mean(row, row.validation) for row in shown if row.validation]
+def accuracies(rows: Sequence[Row], measure: Measure) -> Figure:
+    """Test accuracy by arm, and validation accuracy where it is known; the latter alone without test figures."""
+    shown = [row for row in rows if measure.of(row)][:DOTS]
+    means = [_mean(row, sample) for row in shown if (sample := measure.of(row))]
+    held_out = [_mean(row, row.validation) for row in shown if row.validation and row.accuracy]
     single = [
         {"arm": row.arm.label, "accuracy": value, "seed": seed}
         for row in shown
-        for seed, value in row.arm.final("test_accuracy").items()
+        for seed, value in row.arm.final(measure.key).items()
     ]
     y, height = rows_of([row.arm.label for row in shown])
     points = [value["accuracy"] for value in [*single, *held_out]]
-    x = accuracy_axis([*points, *_ends(means, points)], "accuracy" if held_out else "test accuracy", margin=0.05)
+    x = accuracy_axis([*points, *_ends(means, points)], "accuracy" if held_out else measure.title, margin=0.05)
     place, span = {"field": "accuracy", **x}, {"x": {"field": "low", **x}, "x2": {"field": "high"}}
     tick = {"type": "tick", "color": COLOURS[1], "thickness": 1.5, "size": 10}
     number, accuracy = tip("n", title="seeds"), tip("accuracy", ".2%")
@@ -45,10 +45,10 @@ def accuracies(rows: Sequence[Row]) -> Figure:
         "Diamonds: mean validation accuracy, by which the arms are ranked; " if len(held_out) == len(shown) else ""
     )
     caption = (
-        "Test accuracy of the result: each seed (ticks), mean (point) and 95 % interval of the mean over seeds (line, cut "
+        f"{measure.title.capitalize()} of the result: each seed (ticks), mean (point) and 95 % interval of the mean over seeds (line, cut "
         f"where it is very wide; none where there is one seed). {ranking}{seeds_of(row.arm for row in shown)}.{more}"
     )
-    title = "Accuracy by arm" if held_out else "Test accuracy by arm"
+    title = "Accuracy by arm" if held_out else f"{measure.title.capitalize()} by arm"
     return Figure("accuracy", title, caption, "answer", spec, height=height)
 
 

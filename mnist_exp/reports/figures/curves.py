@@ -11,12 +11,15 @@ import numpy as np
 from mnist_exp.reports.axes import NUMBER, PERCENT, Spec, epoch_ticks, rounded
 from mnist_exp.reports.collect import Arm
 from mnist_exp.reports.figures.parts import Figure, by_arm, layer, seeds_of, switch, tip
+from mnist_exp.runs import Run
 
 SPLITS = {"test": "test", "validation": "val", "training": "train"}  # as shown, and in the records
 STROKES = {"test": 2.5, "validation": 1.25, "training": 1.0}  # width in pixels
 # On more than about two powers of ten only these have ticks; on less, so many that a part has some, too.
 TICKS = {"expr": "log(domain('y')[1] / domain('y')[0]) > 5 ? 2 : 8"}
 OPACITIES = {"test": 1.0, "validation": 0.9, "training": 0.55}
+ENDS = ("mean", "low", "high")
+SINGLE = 20  # runs of an arm whose curves the page has; more would make it large
 
 
 def curves(arms: Sequence[Arm]) -> Iterator[Figure]:
@@ -29,12 +32,30 @@ def curves(arms: Sequence[Arm]) -> Iterator[Figure]:
             for value in _by_epoch(arm, place, split, metric)
         ]
         if values:
-            yield _curve(arms, metric, values)
+            floor = _floor(values, arms)
+            raised = _raise_zeros(values, floor)
+            single = tuple(
+                _single(run, arm, place, metric, floor)
+                for place, arm in enumerate(arms)
+                for run in [*arm.runs.values(), *arm.others][:SINGLE]
+                if run.metrics
+            )
+            yield _curve(arms, metric, values, single, floor if raised else None)
 
 
 def default_splits(arms: Sequence[Arm]) -> list[str]:
-    """The splits that are drawn at first: all for one arm; fewer for several, because the lines would hide each other."""
-    return list(SPLITS) if len(arms) == 1 else ["test", "validation"] if len(arms) <= 4 else ["test"]
+    """The splits that are drawn at first: all for one arm; fewer for several, because the lines would hide each other.
+
+    A split that was evaluated after few epochs, or never, is left out.
+    """
+    rows = [row for arm in arms for run in arm.curves() for row in run.metrics]
+    recorded = {split: sum(f"{name}_loss" in row for row in rows) for split, name in SPLITS.items()}
+    often = [split for split, number in recorded.items() if number and 2 * number >= max(recorded.values())]
+    return (
+        often
+        if len(arms) == 1
+        else [split for split in often if split != "training"][: 2 if len(arms) <= 4 else 1] or often
+    )
 
 
 def recorded_splits(figure: Figure) -> list[str]:
@@ -45,22 +66,44 @@ def recorded_splits(figure: Figure) -> list[str]:
 
 def _by_epoch(arm: Arm, place: int, split: str, metric: str) -> Iterator[Spec]:
     """Mean and range over the arm's runs after each epoch."""
-    key = f"{SPLITS[split]}_{'accuracy' if metric == 'error' else 'loss'}"
     by_epoch: dict[int, list[float]] = {}
     for run in arm.curves():
-        for row in run.metrics:
-            if (value := row.get(key)) is not None and math.isfinite(value):
-                by_epoch.setdefault(int(row["epoch"]), []).append(1 - value if metric == "error" else float(value))
+        for epoch, value in zip(_epochs(run), _values(run, split, metric), strict=True):
+            if value is not None:
+                by_epoch.setdefault(epoch, []).append(value)
     for epoch, measured in sorted(by_epoch.items()):
         mean, low, high = (rounded(float(f(measured))) for f in (np.mean, min, max))
         yield {"arm": arm.label, "key": f"{split}{place}", "split": split, "epoch": epoch,
                "mean": mean, "low": low, "high": high, "runs": len(measured)}  # fmt: skip
 
 
-def _curve(arms: Sequence[Arm], metric: str, values: list[Spec]) -> Figure:
+def _epochs(run: Run) -> list[int]:
+    return [int(row["epoch"]) for row in run.metrics]
+
+
+def _values(run: Run, split: str, metric: str) -> list[float | None]:
+    """Error or loss of a split after each epoch; None where it was not recorded, or is not finite."""
+    key = f"{SPLITS[split]}_{'accuracy' if metric == 'error' else 'loss'}"
+    found = (row.get(key) for row in run.metrics)
+    known = (value if value is not None and math.isfinite(value) else None for value in found)
+    return [value if value is None or metric == "loss" else 1 - value for value in known]
+
+
+def _single(run: Run, arm: Arm, place: int, metric: str, floor: float) -> Spec:
+    """The curves of one run, as lists."""
+    splits = {
+        split: [value if value is None else rounded(value) or floor for value in _values(run, split, metric)]
+        for split in SPLITS
+    }
+    return {"arm": arm.label, "place": place, "seed": run.config.seed, "status": str(run.status), "epochs": _epochs(run),
+            "splits": {split: values for split, values in splits.items() if any(value is not None for value in values)}}  # fmt: skip
+
+
+def _curve(
+    arms: Sequence[Arm], metric: str, values: list[Spec], single: tuple[Spec, ...], raised: float | None
+) -> Figure:
     name = f"{metric} (nats)" if metric == "loss" else metric
     form = ".3~%" if metric == "error" else ".4f"
-    raised = _keep_positive(values, arms)
     epochs = [value["epoch"] for value in values]
     x = {"field": "epoch", "type": "quantitative", "title": "epoch", "scale": {"nice": False, "zero": False},
          "axis": {"values": epoch_ticks(epochs), "format": "d", "grid": False}}  # fmt: skip
@@ -74,6 +117,7 @@ def _curve(arms: Sequence[Arm], metric: str, values: list[Spec]) -> Figure:
                   "scale": {"domain": list(sizes), "range": list(sizes.values())}}
         for channel, sizes in (("strokeWidth", STROKES), ("strokeOpacity", OPACITIES))
     }  # fmt: skip
+    first = default_splits(arms)
     band: Spec = {"y": {"field": "low", **y}, "y2": {"field": "high"}}
     line = {
         "type": "line",
@@ -81,35 +125,38 @@ def _curve(arms: Sequence[Arm], metric: str, values: list[Spec]) -> Figure:
     }  # a line needs two points
     switched = switch(arms)
     spec = {
-        "data": {"values": values},
+        "data": {"name": "curves", "values": values},
         "params": [
             *switched["params"],
-            {"name": "splits", "value": default_splits(arms)},
+            {"name": "splits", "value": first},
             {"name": "first", "value": min(epochs)},
         ],
         "transform": [*switched["transform"], {"filter": "indexof(splits, datum.split) >= 0 && datum.epoch >= first"}],
         "encoding": {"x": x},
         "layer": [
             {**layer({"type": "area", "opacity": 0.18}, **band, color=colour["color"]),
-             "transform": [{"filter": "datum.split == 'test'"}]},
+             "transform": [{"filter": f"datum.split == '{first[0]}'"}]},
             layer(line, y={"field": "mean", **y}, **colour, **look),
             _all_at_an_epoch(arms, values, form),
         ],
     }  # fmt: skip
     return Figure(f"curves_{metric}", f"{metric.capitalize()} by epoch", _caption(arms, values, metric, raised),
-                  "curves", spec, switchable=True, height=340)  # fmt: skip
+                  "curves", spec, switchable=True, single_runs=single, height=340)  # fmt: skip
 
 
-def _keep_positive(values: Sequence[Spec], arms: Sequence[Arm]) -> float | None:
-    """Raise zeros to half an image of the test set, because a log axis has no zero; the new value if there was one."""
-    ends = ("mean", "low", "high")
-    smallest = min((value[end] for value in values for end in ends if value[end] > 0), default=1.0)
+def _floor(values: Sequence[Spec], arms: Sequence[Arm]) -> float:
+    """What is drawn instead of zero, which a log axis has not: half an image of the test set."""
+    smallest = min((value[end] for value in values for end in ENDS if value[end] > 0), default=1.0)
     images = max((arm.test_images or 0 for arm in arms), default=0)
-    floor = rounded(0.5 / images if images else smallest / 2)
-    zeros = [(value, end) for value in values for end in ends if value[end] <= 0]
+    return rounded(0.5 / images if images else smallest / 2)
+
+
+def _raise_zeros(values: Sequence[Spec], floor: float) -> bool:
+    """Replace zeros by ``floor``; whether there was one."""
+    zeros = [(value, end) for value in values for end in ENDS if value[end] <= 0]
     for value, end in zeros:
         value[end] = floor
-    return floor if zeros else None
+    return bool(zeros)
 
 
 def _all_at_an_epoch(arms: Sequence[Arm], values: Sequence[Spec], form: str) -> Spec:
@@ -140,6 +187,6 @@ def _caption(arms: Sequence[Arm], values: Sequence[Spec], metric: str, raised: f
     zero = f" No error at all is drawn at {100 * raised:.3g} %." if raised and metric == "error" else ""
     return (
         f"{what}, on a log axis, so that late differences can be seen: mean over seeds, band from the lowest to the highest "
-        f"seed of the test data. {'; '.join(marks[split] for split in SPLITS if split in splits).capitalize()}; "
+        f"seed of the {default_splits(arms)[0]} data. {'; '.join(marks[split] for split in SPLITS if split in splits).capitalize()}; "
         f"{seeds_of(arms)}.{zero}{later}"
     )

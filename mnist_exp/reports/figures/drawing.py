@@ -10,6 +10,9 @@ from mnist_exp.reports.figures.parts import Figure
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # the version of the language; nothing is downloaded
 
+ENDS = ("domainMin", "domainMax")
+TICKS_IN_BOX = "sequence(ceil(box_x[0]), floor(box_x[1]) + 1, max(1, ceil((box_x[1] - box_x[0]) / 10)))"
+
 
 def for_page(figure: Figure) -> Spec:
     """The specification for the page, with the width of its container and the colour of the surrounding text."""
@@ -23,8 +26,11 @@ def for_page(figure: Figure) -> Spec:
         "rule": {"color": "currentColor"},
     }
     _hide_legends(spec)
+    if figure.single_runs:
+        _add_box(spec)
     return {
         "$schema": SCHEMA, **spec, "width": "container", "height": figure.height,
+        **({"usermeta": {"single_runs": figure.single_runs}} if figure.single_runs else {}),
         "autosize": {"type": "fit-x", "contains": "padding"}, "background": "transparent", "config": config,
     }  # fmt: skip
 
@@ -60,6 +66,22 @@ def _config() -> Spec:
         "legend": {"labelFontSize": 11, "titleFontSize": 12, "orient": "bottom", "columns": 2, "labelLimit": 0},
         "view": {"stroke": None},
     }
+
+
+def _add_box(spec: Spec) -> None:
+    """Let the page show a part of a figure of curves: two epochs and two values, or all if they are null.
+
+    Files do not need it, and drawing them takes twice as long with it.
+    """
+    spec["params"] = [*spec["params"], {"name": "box_x", "value": None}, {"name": "box_y", "value": None}]
+    for encoding in (spec["encoding"], *(layer["encoding"] for layer in spec["layer"])):
+        for axis in encoding.keys() & {"x", "y"}:
+            ends = {end: {"expr": f"box_{axis} ? box_{axis}[{place}] : null"} for place, end in enumerate(ENDS)}
+            encoding[axis]["scale"] |= ends
+    axis = spec["encoding"]["x"]["axis"]
+    axis["values"] = {"expr": f"box_x ? {TICKS_IN_BOX} : {axis['values']}"}
+    for layer in spec["layer"]:
+        layer["mark"]["clip"] = True
 
 
 def _hide_legends(node: Any) -> None:

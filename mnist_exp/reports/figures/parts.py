@@ -31,6 +31,7 @@ class Figure:
         section: of the page: curves, pairwise, costs, settings or errors.
         spec: Vega-Lite, without size and colours of text.
         switchable: whether the switches of the page show and hide its arms.
+        single_runs: the curves of single runs, which the page shows when the reader picks a seed.
         height, width: in pixels; on the page the width is that of the container, but not less than ``width`` if that is
             above ``WIDTH``.
     """
@@ -41,6 +42,7 @@ class Figure:
     section: str
     spec: Spec
     switchable: bool = False
+    single_runs: tuple[Spec, ...] = ()
     height: int = 280
     width: int = WIDTH
 

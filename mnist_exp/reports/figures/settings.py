@@ -9,31 +9,32 @@ import numpy as np
 from mnist_exp.reports.axes import PERCENT, Spec, accuracy_axis, in_lines, rounded, rows_of, swept, window
 from mnist_exp.reports.collect import Arm, Comparison
 from mnist_exp.reports.figures.parts import COLOURS, DOT, WIDTH, Figure, layer, seeds_of, tip
-from mnist_exp.reports.settings import ABSENT, Varied, natural, shortened
 from mnist_exp.reports.statistics import importance, over_seeds
+from mnist_exp.reports.tables import Measure
+from mnist_exp.runs.settings import ABSENT, Varied, natural, shortened
 
 
-def settings(comparison: Comparison) -> Iterator[Figure]:
+def settings(comparison: Comparison, measure: Measure) -> Iterator[Figure]:
     """The figures about settings; none for fewer than three arms with a result."""
-    arms = [(index, arm) for index, arm in enumerate(comparison.arms) if arm.runs]
+    arms = [(index, arm) for index, arm in enumerate(comparison.arms) if arm.final(measure.key)]
     if len(arms) < 3:
         return
     for column in comparison.varied:
         if column.is_numeric and len({column.values[index] for index, _ in arms} - {ABSENT}) >= 3:
-            yield _against(column, arms)
+            yield _against(column, arms, measure)
     columns = [column for column in comparison.varied if len({column.shown(index) for index, _ in arms}) > 1]
     if 2 <= len(columns) <= 12:
-        yield _parallel(columns, arms)
-    importances = [(column, _weight(column, arms)) for column in columns]
+        yield _parallel(columns, arms, measure)
+    importances = [(column, _weight(column, arms, measure)) for column in columns]
     if len(columns) >= 2 and any(weight is not None for _, weight in importances):
-        yield _importance(importances)
+        yield _importance(importances, measure)
 
 
-def _against(column: Varied, arms: Sequence[tuple[int, Arm]]) -> Figure:
+def _against(column: Varied, arms: Sequence[tuple[int, Arm]], measure: Measure) -> Figure:
     values = []
     for index, arm in arms:
         if column.values[index] != ABSENT:
-            sample = over_seeds(list(arm.final("test_accuracy").values()))
+            sample = over_seeds(list(arm.final(measure.key).values()))
             spread = sample.std or 0.0
             values.append(
                 {"arm": arm.label, "x": column.values[index], "mean": sample.mean, "low": sample.mean - spread,
@@ -41,7 +42,7 @@ def _against(column: Varied, arms: Sequence[tuple[int, Arm]]) -> Figure:
             )  # fmt: skip
     ends = [value[end] for value in values for end in ("low", "high")]
     x = {"field": "x", "type": "quantitative", "title": column.key, **swept([value["x"] for value in values])}
-    y = accuracy_axis(ends)
+    y = accuracy_axis(ends, measure.title)
     line = {"type": "line", "color": COLOURS[7], "opacity": 0.7}
     tooltip = [tip("arm"), tip("x", title=column.key), tip("mean", ".2%"), tip("seeds")]
     spec = {
@@ -54,17 +55,17 @@ def _against(column: Varied, arms: Sequence[tuple[int, Arm]]) -> Figure:
         ],
     }
     caption = (
-        f"Test accuracy against {column.key}: a point for each arm, its line one standard deviation over seeds to either "
+        f"{measure.title.capitalize()} against {column.key}: a point for each arm, its line one standard deviation over seeds to either "
         f"side; the grey line is the mean of the arms with that value; {seeds_of(arm for _, arm in arms)}."
     )
     name = "setting_" + column.key.replace(".", "_")
     return Figure(name, f"Accuracy against {column.key}", caption, "settings", spec)
 
 
-def _parallel(columns: Sequence[Varied], arms: Sequence[tuple[int, Arm]]) -> Figure:
+def _parallel(columns: Sequence[Varied], arms: Sequence[tuple[int, Arm]], measure: Measure) -> Figure:
     lines: list[Spec] = []
     marks: list[Spec] = []
-    accuracy = {index: float(np.mean(list(arm.final("test_accuracy").values()))) for index, arm in arms}
+    accuracy = {index: float(np.mean(list(arm.final(measure.key).values()))) for index, arm in arms}
     for column in columns:
         texts = shortened(column)
         shown = {index: texts[index] for index, _ in arms}
@@ -80,15 +81,15 @@ def _parallel(columns: Sequence[Varied], arms: Sequence[tuple[int, Arm]]) -> Fig
     low, high = min(accuracy.values()), max(accuracy.values())
     for index, arm in arms:
         place = rounded((accuracy[index] - low) / ((high - low) or 1))
-        lines.append({"arm": arm.label, "axis": "test accuracy", "place": place, "accuracy": accuracy[index],
+        lines.append({"arm": arm.label, "axis": measure.title, "place": place, "accuracy": accuracy[index],
                       "value": f"{100 * accuracy[index]:.2f} %"})  # fmt: skip
     for place, level in enumerate(dict.fromkeys((low, high))):
-        marks.append({"axis": "test accuracy", "place": place, "text": [f"{100 * level:.2f} %"]})
-    titles = [*(column.title for column in columns), "test accuracy"]
+        marks.append({"axis": measure.title, "place": place, "text": [f"{100 * level:.2f} %"]})
+    titles = [*(column.title for column in columns), measure.title]
     x = {"field": "axis", "type": "nominal", "sort": titles, "title": None,
          "axis": {"labelAngle": -20, "grid": True, "labelLimit": 0}}  # fmt: skip
     colour = {"field": "accuracy", "type": "quantitative", "legend":
-              {"format": PERCENT, "title": "test accuracy", "gradientLength": 300, "tickCount": 4, "labelOverlap": True},
+              {"format": PERCENT, "title": measure.title, "gradientLength": 300, "tickCount": 4, "labelOverlap": True},
               "scale": {"scheme": "viridis"} if high > low else {"scheme": "viridis", **window([low])}}  # fmt: skip
     spec = {
         "encoding": {"x": x, "y": {"field": "place", "type": "quantitative", "axis": None}},
@@ -99,7 +100,7 @@ def _parallel(columns: Sequence[Varied], arms: Sequence[tuple[int, Arm]]) -> Fig
         ],
     }  # fmt: skip
     caption = (
-        "Each line is an arm, from its settings to its mean test accuracy. The values of a setting are in natural order, "
+        f"Each line is an arm, from its settings to its mean {measure.title}. The values of a setting are in natural order, "
         f"evenly spaced; {seeds_of(arm for _, arm in arms)}."
     )
     width = max(WIDTH, 100 * len(titles))
@@ -108,7 +109,7 @@ def _parallel(columns: Sequence[Varied], arms: Sequence[tuple[int, Arm]]) -> Fig
     )
 
 
-def _weight(column: Varied, arms: Sequence[tuple[int, Arm]]) -> float | None:
+def _weight(column: Varied, arms: Sequence[tuple[int, Arm]], measure: Measure) -> float | None:
     groups: dict[str, list[float]] = {}
     numbers = [column.values[index] for index, _ in arms]
     binned = column.is_numeric and len(set(numbers)) > 5 and ABSENT not in numbers
@@ -116,11 +117,11 @@ def _weight(column: Varied, arms: Sequence[tuple[int, Arm]]) -> float | None:
     for index, arm in arms:
         value = column.values[index]
         key = column.shown(index) if edges is None else str(np.searchsorted(edges, float(value)))
-        groups.setdefault(key, []).extend(arm.final("test_accuracy").values())
+        groups.setdefault(key, []).extend(arm.final(measure.key).values())
     return importance(list(groups.values()))
 
 
-def _importance(importances: Sequence[tuple[Varied, float | None]]) -> Figure:
+def _importance(importances: Sequence[tuple[Varied, float | None]], measure: Measure) -> Figure:
     values = [{"setting": column.title, "share": weight} for column, weight in importances if weight is not None]
     values.sort(key=lambda value: -float(str(value["share"])))
     y, height = rows_of([str(value["setting"]) for value in values])
@@ -129,7 +130,7 @@ def _importance(importances: Sequence[tuple[Varied, float | None]]) -> Figure:
     tooltip = [tip("setting"), tip("share", ".1%")]
     spec = layer({"type": "bar", "color": COLOURS[0]}, values, y={"field": "setting", **y}, x=x, tooltip=tooltip)
     caption = (
-        "How much of the variance of test accuracy between runs each setting explains by itself (epsilon squared; numbers "
+        f"How much of the variance of {measure.title} between runs each setting explains by itself (epsilon squared; numbers "
         "with more than five values in fifths). Settings that change together share what they explain."
     )
     return Figure("importance", "Importance of the settings", caption, "settings", spec, height=height)

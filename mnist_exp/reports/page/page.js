@@ -1,6 +1,6 @@
 "use strict";
 // What the reader has chosen; it stays when the page is updated while runs go on.
-const chosen = {hidden: new Set(), splits: null, first: null, arm: null, sorted: {}, pair: null};
+const chosen = {hidden: new Set(), splits: null, first: null, arm: null, sorted: {}, pair: null, seed: "", boxes: {}};
 const theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 let specs = JSON.parse(document.getElementById("specs").textContent);
 const views = {};
@@ -26,14 +26,87 @@ function signals() {
 
 function apply(names = Object.keys(views)) {
   for (const name of names) {
-    const values = signals();
+    const values = {...signals(), ...(chosen.boxes[name] || {box_x: null, box_y: null})};
     const own = (specs[name].params || []).find(param => param.name === "shown")?.value || [];
     if (!own.some(label => values.shown?.includes(label))) values.shown = null; // an empty figure has no scales
-    const known = (specs[name].params || []).map(param => param.name).filter(param => param in values && values[param] !== null);
+    const known = (specs[name].params || []).map(param => param.name).filter(param => param in values && (values[param] !== null || param.startsWith("box_")));
     for (const param of known) views[name].signal(param, values[param]);
+    if (specs[name].usermeta && shownSeed[name] !== chosen.seed) {
+      shownSeed[name] = chosen.seed;
+      views[name].data("curves", points(name));
+    }
     if (known.length) views[name].runAsync();
   }
 }
+
+// ---- curves of single runs, and the part of a figure that the reader has chosen
+
+const shownSeed = {};
+const singleRuns = name => specs[name]?.usermeta?.single_runs || [];
+
+function points(name) { // the means, or the runs with the chosen seed
+  if (chosen.seed === "") return structuredClone(specs[name].data.values);
+  return singleRuns(name).filter(run => String(run.seed) === chosen.seed).flatMap(run => Object.entries(run.splits).flatMap(([split, values]) =>
+    values.map((value, place) => ({arm: run.arm, key: split + run.place, split, epoch: run.epochs[place], mean: value, low: value, high: value, runs: 1})).filter(point => point.mean !== null)));
+}
+
+function listSeeds() { // of the arms that are shown
+  const select = document.getElementById("seed");
+  if (!select) return;
+  const runs = singleRuns("curves_error").filter(run => !chosen.hidden.has(run.arm));
+  const seeds = new Map(runs.map(run => [String(run.seed), ""]));
+  for (const run of runs) if (run.status !== "completed") seeds.set(String(run.seed), ` (${run.status})`);
+  const order = [...seeds.keys()].sort((a, b) => a - b);
+  if (!seeds.has(chosen.seed)) chosen.seed = "";
+  select.replaceChildren(new Option("mean over seeds", ""), ...order.map(seed => new Option(`seed ${seed}${seeds.get(seed)}`, seed)));
+  select.value = chosen.seed;
+}
+
+const box = {}; // that is being drawn: the figure, where it began, and its element
+
+function within(name, event) { // the pointer in the figure's own coordinates, at most at its edge
+  const svg = document.querySelector(`#plot-${name} svg`).getBoundingClientRect(), [x, y] = views[name].origin();
+  return [Math.min(Math.max(event.clientX - svg.left - x, 0), views[name].signal("width")), Math.min(Math.max(event.clientY - svg.top - y, 0), views[name].signal("height"))];
+}
+
+document.addEventListener("pointerdown", event => {
+  const plot = event.target.closest?.(".plot"), name = plot?.id.slice(5);
+  if (event.button !== 0 || event.pointerType === "touch" || !singleRuns(name).length || !views[name]) return;
+  event.preventDefault(); // no text is selected
+  Object.assign(box, {name, plot, from: within(name, event), element: document.createElement("div")});
+  box.element.className = "box";
+});
+
+document.addEventListener("pointermove", event => {
+  if (!box.name) return;
+  const [x, y] = within(box.name, event), [left, top] = box.from, [dx, dy] = views[box.name].origin();
+  const svg = box.plot.querySelector("svg").getBoundingClientRect(), place = box.plot.getBoundingClientRect();
+  Object.assign(box.element.style, {left: `${Math.min(x, left) + dx + svg.left - place.left}px`, top: `${Math.min(y, top) + dy + svg.top - place.top}px`, width: `${Math.abs(x - left)}px`, height: `${Math.abs(y - top)}px`});
+  if (!box.element.isConnected) box.plot.append(box.element);
+});
+
+document.addEventListener("pointerup", event => {
+  if (!box.name) return;
+  const {name, from} = box, to = within(name, event);
+  box.element.remove();
+  box.name = null;
+  if (Math.abs(to[0] - from[0]) < 8 || Math.abs(to[1] - from[1]) < 8) return; // a click
+  const ends = (axis, place) => [from[place], to[place]].map(pixel => views[name].scale(axis).invert(pixel)).sort((a, b) => a - b);
+  chosen.boxes[name] = {box_x: ends("x", 0), box_y: ends("y", 1)};
+  restore();
+  apply([name]);
+});
+
+function whole(name) {
+  delete chosen.boxes[name];
+  restore();
+  apply([name]);
+}
+
+document.addEventListener("dblclick", event => {
+  const name = event.target.closest?.(".plot")?.id.slice(5);
+  if (name in chosen.boxes) whole(name);
+});
 
 async function draw(names) {
   await Promise.all(names.map(async name => {
@@ -43,6 +116,7 @@ async function draw(names) {
     const made = await vegaEmbed(place, specs[name], {actions: false, renderer: "svg", tooltip: {theme, formatTooltip}});
     place.style.minHeight = "";
     views[name] = made.view;
+    shownSeed[name] = "";
   }));
   apply(names.filter(name => views[name]));
 }
@@ -55,6 +129,8 @@ function restore() { // the state of all controls, after they were made or repla
   const zoom = document.getElementById("first");
   if (zoom && chosen.first !== null) zoom.value = chosen.first;
   if (zoom) document.getElementById("first-shown").textContent = zoom.value;
+  listSeeds();
+  for (const button of all("[data-whole]")) button.hidden = !(button.dataset.whole in chosen.boxes);
   const confused = document.getElementById("confused");
   if (confused && chosen.arm !== null) confused.value = chosen.arm;
   for (const [table, {column, down}] of Object.entries(chosen.sorted)) sort(document.getElementById(table), column, down);
@@ -110,10 +186,13 @@ document.addEventListener("click", event => {
     chosen.hidden = new Set(labels.filter(label => label !== button.dataset.only));
   } else if (button.id === "show-all") {
     chosen.hidden.clear();
+  } else if (button.dataset.whole) {
+    whole(button.dataset.whole);
+    return void document.querySelector(`[data-png="${button.dataset.whole}"]`).focus();
   } else if (button.dataset.png) {
     return void savePng(button.dataset.png);
   } else if (button.dataset.csv) {
-    return void save(`${button.dataset.csv}.csv`, `data:text/csv;charset=utf-8,${encodeURIComponent(csv(specs[button.dataset.csv]))}`);
+    return void save(`${button.dataset.csv}.csv`, `data:text/csv;charset=utf-8,${encodeURIComponent(csv(button.dataset.csv))}`);
   } else {
     const head = button.closest("th");
     return void (head && sort(head.closest("table"), head.cellIndex, head.getAttribute("aria-sort") !== "descending"));
@@ -125,7 +204,8 @@ document.addEventListener("click", event => {
 document.addEventListener("input", event => {
   const input = event.target;
   if (input.dataset.split) chosen.splits = all("[data-split]").filter(box => box.checked).map(box => box.dataset.split);
-  else if (input.id === "first") chosen.first = Number(input.value);
+  else if (input.id === "first") [chosen.first, chosen.boxes] = [Number(input.value), {}];
+  else if (input.id === "seed") chosen.seed = input.value;
   else if (input.id === "confused") chosen.arm = input.value;
   else if (input.dataset.side) chosen.pair = Object.fromEntries(all("[data-side]").map(select => [select.dataset.side, select.value]));
   else return;
@@ -155,7 +235,8 @@ async function savePng(name) { // on white, with its title and the legend that t
     for (const [key, value] of Object.entries(node)) value === "currentColor" ? node[key] = "#1c1e21" : walk(value);
   };
   walk(spec);
-  const values = signals();
+  const values = {...signals(), ...chosen.boxes[name]};
+  if (spec.usermeta) spec.data.values = points(name);
   for (const param of spec.params || []) if (param.name in values && values[param.name] !== null) param.value = values[param.name];
   Object.assign(spec, {width: Math.max(640, document.getElementById(`plot-${name}`).offsetWidth), background: "white", padding: 12});
   spec.title = {text: document.querySelector(`[data-figure="${name}"] h3`).textContent, anchor: "start"};
@@ -164,13 +245,13 @@ async function savePng(name) { // on white, with its title and the legend that t
   made.finalize();
 }
 
-function csv(spec) { // all data of the figure; the column layer tells its parts from one another
+function csv(name) { // all data of the figure; the column layer tells its parts from one another
   const parts = [];
   const walk = node => {
-    if (node?.data?.values) parts.push(node.data.values);
+    if (node?.data?.values) parts.push(node.usermeta && chosen.seed !== "" ? points(name) : node.data.values);
     for (const layer of node?.layer || []) walk(layer);
   };
-  walk(spec);
+  walk(specs[name]);
   const rows = parts.flatMap((values, place) => values.map(value => parts.length > 1 ? {layer: place + 1, ...value} : value));
   const heads = [...new Set(rows.flatMap(Object.keys))];
   const cell = value => {
@@ -198,13 +279,19 @@ async function update() {
   const opened = new Map(all("details").map(details => [place(details), details.open]));
   const focused = document.activeElement?.id;
   const drawn = new Map(all(".plot").map(plot => [plot.id, plot]));
+  let before = null; // the part above
   for (const [id, part] of fresh) {
-    const html = part.outerHTML;
-    if (old.has(id) && written.get(id) === html) continue;
+    const html = part.outerHTML, present = old.get(id);
+    if (present && written.get(id) === html) {
+      before = present;
+      continue;
+    }
     written.set(id, html);
     for (const plot of all(".plot", part)) if (drawn.has(plot.id)) plot.replaceWith(drawn.get(plot.id));
-    if (old.has(id)) old.get(id).replaceWith(part);
-    else document.querySelector("main").append(part);
+    if (present) present.replaceWith(part);
+    else if (before) before.after(part);
+    else document.querySelector("main").prepend(part);
+    before = part;
   }
   for (const [id, part] of old) if (!fresh.has(id)) part.remove();
   for (const details of all("details")) if (opened.has(place(details))) details.open = opened.get(place(details));

@@ -1,0 +1,1 @@
+"""Audits of reports: claims files, and what trained runs and counted parameters say about them."""
