@@ -12,8 +12,8 @@ from warm_commands import SUPPORTED, WarmCommands
 # Kills of each kind, evenly spread; most of those of a search are before its first job. Kills with launchers, whose processes
 # take long to start, are in tests/sweeps/test_launchers.py.
 KILLS = {
-    "run, native backend": 10,
-    "run, PyTorch backend": 10,
+    "run, native backend": 13,
+    "run, PyTorch backend": 13,
     "run, every regularizer, native backend": 10,
     "run, every regularizer, PyTorch backend": 10,
     "run, W&B offline": 2,
