@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from campaign import ROOT, write_between_markers
+from numpy.typing import NDArray
 
 from mnist_exp.reports.sequential import is_settled, next_look, sequential_difference
 from mnist_exp.reports.statistics import LEVEL, holm, seed_difference
@@ -67,7 +68,9 @@ def simulate(sweeps: int, until: Until, difference: float, seed: int = 0) -> Out
     )
 
 
-def _sweep(accuracies: np.ndarray, until: Until, difference: float) -> tuple[list[bool], bool, list[bool], list[int]]:  # type: ignore[type-arg]  # of a script
+def _sweep(
+    accuracies: NDArray[np.float64], until: Until, difference: float
+) -> tuple[list[bool], bool, list[bool], list[int]]:
     """One sweep: which differences are shown, whether plain tests would have shown one, coverage, seeds of each arm.
 
     Args:

@@ -46,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         if options.output or isinstance(mistake, RunDirectoryError):
             raise mistake
-        else:
-            report(mistake, "mnist-eval")  # no error, because another user's run directory is often read-only
+        report(mistake, "mnist-eval")  # no error, because another user's run directory is often read-only
 
 
 def _read(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -24,6 +24,8 @@ from mnist_exp.reports.build import build, write
 from mnist_exp.reports.collect import compare, paths_of
 from mnist_exp.reports.summary import print_summary
 
+OUTPUT, PORT = Path("outputs/report"), 8001
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``mnist-report``: exit status 2 without a run."""
@@ -65,7 +67,7 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="compare the others with it: its label, its name or settings (lr=0.01,model=lenet5); "
         "default: the sweep's first job, without a sweep the arm nearest to the default settings",
     )
-    parser.add_argument("--output", type=Path, help="folder; default: outputs/report")
+    parser.add_argument("--output", type=Path, help=f"folder; default: {OUTPUT}")
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         "--serve", action="store_true", help="write no report: show it on this machine and follow runs that go on"
@@ -89,11 +91,11 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--wandb-files", action="store_true", help="with --wandb-sync: also files of runs with logger.upload_files=true"
     )
-    parser.add_argument("--port", type=int, help="of --serve; default: 8001; 0: any free one")
+    parser.add_argument("--port", type=int, help=f"of --serve; default: {PORT}; 0: any free one")
     options = parser.parse(arguments)
     if useless := _without_effect(options):
         parser.error(useless)
-    options.output = options.output or Path("outputs/report")
+    options.output = options.output or OUTPUT
     return options
 
 
@@ -128,7 +130,7 @@ def _serve(options: argparse.Namespace) -> None:
     from mnist_exp.reports.live import LiveReport, ReportServer
 
     live = LiveReport(options.directories, options.baseline)
-    with ReportServer(live, 8001 if options.port is None else options.port) as server:
+    with ReportServer(live, PORT if options.port is None else options.port) as server:
         with printing():
             print(f"report at {server.url} (Ctrl+C ends it)")
             if live.waiting:
