@@ -35,12 +35,14 @@ class FinishingLauncher(Launcher):
     Attributes:
         records: for each job of the next launch, extra fields of its ``run.json``; set by a search.
         until: how the sweep adds seeds; set by a sweep that does.
+        trials: the number of trials of the whole search; set by a search.
     """
 
     def __init__(self, inner: DictConfig) -> None:
         self._inner = inner
         self.records: Sequence[Mapping[str, Any]] | None = None
         self.until: Until | None = None
+        self.trials: int | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context = hydra_context
@@ -50,7 +52,8 @@ class FinishingLauncher(Launcher):
         from mnist_exp.sweeps.launching import launch
 
         records = self.records or [{}] * len(job_overrides)
-        return launch(self._context, self._config, self._inner, job_overrides, initial_job_idx, records, self.until)
+        more = (records, self.until, self.trials)
+        return launch(self._context, self._config, self._inner, job_overrides, initial_job_idx, *more)
 
 
 class GridSweeper(Sweeper):
@@ -229,10 +232,12 @@ class OptunaSweeper(Sweeper):
         """
         from mnist_exp.runs.sweep import read_job_status
         from mnist_exp.sweeps.composing import JobRefused
+        from mnist_exp.sweeps.progress import jobs_to_run
         from mnist_exp.sweeps.search import assignments
         from mnist_exp.terminal import say
 
         assert isinstance(self._launcher, FinishingLauncher)
+        self._launcher.trials = settings.n_trials
         if search.earlier != search.taken_over:
             say(f"search: {search.taken_over} of {search.earlier} earlier trials lie in the changed search space")
         if search.finished() >= settings.n_trials:
@@ -241,6 +246,8 @@ class OptunaSweeper(Sweeper):
                 f"{search.finished() + settings.n_trials}"
             )
             self._launcher.launch([], 0)  # runs nothing; the program ends with the table of all jobs
+        else:
+            say(f"search: {jobs_to_run(settings.n_trials, 'trial', search.finished())}")
         while (left := settings.n_trials - search.finished()) > 0:
             trials = search.next(min(left, settings.n_jobs))
             self._launcher.records = [search.record(trial) for trial in trials]

@@ -86,6 +86,7 @@ def launch(
     initial_job_idx: int,
     records: Sequence[Mapping[str, Any]],
     until: Until | None = None,
+    trials: int | None = None,
 ) -> Sequence[JobReturn]:
     """Run the jobs that are not complete yet, and wait for them.
 
@@ -97,6 +98,7 @@ def launch(
         initial_job_idx: Hydra's number of the first job.
         records: for each job, further fields of its ``run.json``.
         until: how the sweep adds seeds, for its record.
+        trials: the number of trials of the whole search; None if it is not a search.
 
     Returns:
         for each job, in this order, its directory and its validation accuracy (None without one).
@@ -115,7 +117,7 @@ def launch(
                 f"sweep.resume={config.sweep.resume}"
             )
         compose = partial(request_jobs, path, context, config, job_overrides, initial_job_idx)
-        sweep, jobs, stopped_by = _launch_requested(path, context, config, inner, compose, records, until)
+        sweep, jobs, stopped_by = _launch_requested(path, context, config, inner, compose, records, until, trials)
     except UsageError:
         if is_new and [item.name for item in path.glob("*")] == ["multirun.yaml"]:
             shutil.rmtree(path)  # Hydra wrote it before the jobs were checked
@@ -134,13 +136,14 @@ def _launch_requested(
     compose: Callable[[], RequestedJobs],
     records: Sequence[Mapping[str, Any]],
     until: Until | None,
+    trials: int | None,
 ) -> tuple[SweepDirectory, list[Job], int | None]:
     """Store the jobs in the sweep directory, and launch those that are not complete.
 
     Args:
         path: the sweep directory.
         compose: composes the jobs. It is called again at the end if a configuration file has changed, for a warning.
-        context, config, inner, records, until: see ``launch``.
+        context, config, inner, records, until, trials: see ``launch``.
 
     Returns:
         the sweep; the requested jobs, in their order; and None, or what stopped the sweep: a signal, or 0 for a failure.
@@ -162,7 +165,7 @@ def _launch_requested(
         settings = settings_of_composed_jobs(jobs, requested.composed, config)
         settings |= settings_of_stored_jobs(sweep, wanted, config, known, settings)
         left = [job for job in wanted if sweep.job_status(job).status not in SETTLED]
-        with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted):
+        with StopAll(sweep.stop_file) as stop, Progress(sweep, wanted, trials):
             if left:
                 from mnist_exp.components import keep_data  # imports torch, which is needed only if jobs are left
 

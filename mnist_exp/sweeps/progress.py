@@ -35,17 +35,21 @@ class Progress:
     """Watches the run directories of a sweep and updates its ``sweep.json``. Use as a context manager.
 
     Args:
-        wanted: the jobs that this command runs.
+        wanted: the jobs of this launch.
+        trials: the number of trials of a whole search, which launches several times; None: all jobs are in this launch.
     """
 
-    def __init__(self, sweep: SweepDirectory, wanted: Sequence[Job]) -> None:
+    def __init__(self, sweep: SweepDirectory, wanted: Sequence[Job], trials: int | None = None) -> None:
         self._sweep = sweep
         self._wanted = {job.directory for job in wanted}
+        self._counted = set(sweep.jobs) if trials else self._wanted
+        self._is_search = trials is not None
+        self._whole = trials or len(self._wanted)
         self._statuses = {name: sweep.job_status(job) for name, job in sweep.jobs.items()}
         self._left = {name for name in self._wanted if self._statuses[name].status not in SETTLED}
         self._began = self._last_end = time.monotonic()
         self._ended = 0
-        self._over = self._wanted - self._left  # a job that failed may be launched again, and is counted once
+        self._over = self._counted - self._left  # a job that failed may be launched again, and is counted once
         self._read: dict[str, int | None] = {}  # of each job, the time of its record when it was last read
         self._out = Terminal()
         columns = (BarColumn(BAR), TextColumn("{task.description}", markup=False))
@@ -57,10 +61,10 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._sweep.write(self._statuses)
-        done = len(self._wanted) - len(self._left)
-        already = f", {done} of them done already" if done else ""
-        self._out.print(plain(f"sweep {self._sweep.path.name}: {count(len(self._wanted), 'job')}{already}"))
-        self._task = self._bar.add_task(self.summary(), total=len(self._wanted), completed=done)
+        done = len(self._over)
+        if not self._is_search:
+            self._out.print(plain(f"sweep {self._sweep.path.name}: {jobs_to_run(self._whole, 'job', done)}"))
+        self._task = self._bar.add_task(self.summary(), total=self._whole, completed=done)
         self._bar.start()
         self._opened.enter_context(live(self._out))
         self._thread.start()
@@ -98,8 +102,7 @@ class Progress:
                 self._last_end = time.monotonic()
             for name in ended:
                 self._over.add(name)
-                whole = len(self._wanted)
-                number = f"[{len(self._over):{len(str(whole))}}/{whole}]"
+                number = f"[{len(self._over):{len(str(self._whole))}}/{self._whole}]"
                 line = plain(job_line(number, self._sweep.jobs[name].label, self._statuses[name]))
                 if self._out.is_terminal:  # the table at the end has the whole error
                     line.truncate(self._out.width, overflow="ellipsis")
@@ -115,15 +118,15 @@ class Progress:
             return None
 
     def _number_over(self) -> int:
-        return sum(self._statuses[name].status in SETTLED | FAILED for name in self._wanted)
+        return sum(self._statuses[name].status in SETTLED | FAILED for name in self._counted)
 
     def summary(self) -> str:
         """One line: jobs done, running and failed, time left, best accuracy so far; as much as the terminal has room for."""
-        statuses = {name: self._statuses[name] for name in self._wanted}
+        statuses = {name: self._statuses[name] for name in self._counted}
         counts = Counter(job_status.status for job_status in statuses.values())
         failed = sum(counts[status] for status in FAILED)
         waiting = counts[Status.WAITING] + counts[Status.RUNNING] + counts[Status.INTERRUPTED]
-        done = f"{counts[Status.COMPLETED] + counts[Status.PRUNED]} of {len(statuses)} done"
+        done = f"{counts[Status.COMPLETED] + counts[Status.PRUNED]} of {self._whole} done"
         running = f"{counts[Status.RUNNING]} running{self._epochs()}" if counts[Status.RUNNING] else ""
         left = ""
         if waiting and self._ended:
@@ -265,6 +268,11 @@ def mean_and_deviation(values: Sequence[float]) -> str:
         return "-"
     mean = f"{100 * statistics.fmean(values):.2f}"
     return f"{mean} ± {100 * statistics.stdev(values):.2f} %" if len(values) > 1 else f"{mean} %"
+
+
+def jobs_to_run(number: int, noun: str, done: int) -> str:
+    """What a command runs: ``30 trials, 6 of them done already``."""
+    return count(number, noun) + (f", {done} of them done already" if done else "")
 
 
 def count(number: int, noun: str) -> str:

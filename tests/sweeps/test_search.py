@@ -44,13 +44,16 @@ def test_a_study_has_n_trials_and_can_be_extended(
     assert [job.val_accuracy for job in jobs] == [trial.value for trial in first]
     assert {job.test_accuracy for job in jobs} == {None}, "who tunes must not see the test set"
     assert not any("evaluate_test" in job.directory for job in jobs)
-    capsys.readouterr()
+    out = capsys.readouterr().out
+    assert [line.partition("]")[0] for line in out.splitlines()[:4]] == ["search: 3 trials", "[1/3", "[2/3", "[3/3"]
     assert search("hydra.sweeper.n_trials=3") == 0
     assert len(trials()) == 3, "it is complete"
     out = capsys.readouterr().out
     assert "search: nothing to do, finished trials: 3; ask for more: hydra.sweeper.n_trials=6\n" in out
     assert out.endswith("compare: mnist-report sweep\n"), "and the table of all jobs"
     assert search("hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=2") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("search: 5 trials, 3 of them done already\n[4/5]"), "counted over all launches"
     later = trials()
     assert [trial.params for trial in later[:3]] == [trial.params for trial in first]
     assert len({trial.params["optimizer.lr"] for trial in later}) == 5, "nothing is proposed twice"
