@@ -90,17 +90,17 @@ def _comments(path: Path) -> Iterator[Line]:
 
 def _code(path: Path) -> Iterator[Line]:
     """Docstrings and messages. A value inserted into a message is a directory, or the message has no complete line."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     documentation = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         and ast.get_docstring(node, clean=False)
         and isinstance(node.body[0], ast.Expr)
     }
-    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    inside = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
     name = _relative(path)
-    for node in ast.walk(tree):
+    for node in nodes:
         place = f"{name}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.JoinedStr):
             yield from _prose(_filled(node), place)
