@@ -135,9 +135,9 @@ def write_documents(audit: Audit) -> None:
     DOCUMENT.write_text(
         f"# The five studies, trained again\n\n{INTRODUCTION}\n\n**{title}.**\n\n{rest}", encoding="utf-8"
     )
-    write_pictures({figure.name: draw(figure)[0] for figure in shown.figures}, PICTURES)
+    write_pictures({figure.name: draw(figure) for figure in shown.figures}, PICTURES)
     write_between_markers(METHOD, "error rates", error_rates())
-    ERROR_RATES.write_text(draw(figure_of_error_rates())[0], encoding="utf-8")
+    ERROR_RATES.write_text(draw(figure_of_error_rates()), encoding="utf-8")
 
 
 @exit_status("reproduce.py")

@@ -149,6 +149,7 @@ def shortened(text: str) -> str:
         more = ["--port 0"]
     given = {key for key, value in re.findall(r"([\w./]+|--\w+)[= ](\S+)", command) if key not in SIZES}
     given |= {"logger.mode"} if "logger=none" in command else set()
+    given |= {"--seeds"} if "--seeds 0" in command else set()
     return " ".join([command, *(word for word in more if re.split("[= ]", word.strip("'"))[0] not in given)]) + (
         comment or ""
     )

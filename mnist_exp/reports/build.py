@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from mnist_exp.reports import html, markdown
 from mnist_exp.reports.answer import Answer, answer
 from mnist_exp.reports.collect import Comparison
-from mnist_exp.reports.figures import Figure, all_figures, draw
+from mnist_exp.reports.figures import Figure, all_figures, as_png, draw
 from mnist_exp.reports.pairwise import Pairwise, against_baseline
 from mnist_exp.reports.results import results_csv
 from mnist_exp.reports.tables import Row, rows
@@ -105,9 +105,9 @@ def _write_into(folder: Path, report: Report, others: Mapping[str, str], output:
     (folder / "figures").mkdir()
 
     def save(figure: Figure) -> list[str]:
-        svg, png = draw(figure)
+        svg = draw(figure)
         (folder / "figures" / f"{figure.name}.svg").write_text(svg, encoding="utf-8")
-        (folder / "figures" / f"{figure.name}.png").write_bytes(png)
+        (folder / "figures" / f"{figure.name}.png").write_bytes(as_png(svg))
         return [f"figures/{figure.name}.svg", f"figures/{figure.name}.png"]
 
     parts = report.parts

@@ -42,7 +42,7 @@ def axes(figure: Figure, page_width: int | None = None) -> list[list[str]]:
 
 
 def texts(figure: Figure) -> list[str]:
-    return read_texts(fromstring(draw(figure)[0]))
+    return read_texts(fromstring(draw(figure)))
 
 
 @pytest.fixture

@@ -41,7 +41,8 @@ def drawn() -> None:
 def _placeholders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Placeholders instead of pictures, because drawing takes longer than everything else."""
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("mnist_exp.reports.build.draw", lambda figure: ("<svg/>", figure.name.encode()))
+        monkeypatch.setattr("mnist_exp.reports.build.draw", lambda figure: figure.name)
+        monkeypatch.setattr("mnist_exp.reports.build.as_png", str.encode)
 
 
 @pytest.fixture

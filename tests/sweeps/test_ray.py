@@ -72,9 +72,9 @@ def test_a_failed_job_affects_no_other_and_another_cluster_finishes_the_sweep(
     joined = ["sweep.resume=sweep", ON_RAY[0], "hydra.launcher.ray.init.address=auto"]
     process = start(tmp_path, *joined, **environment)
     _, err = process.communicate(timeout=300)
-    assert process.returncode == 1, f"the same bits diverge again{err}"
+    assert process.returncode == 0, err
     assert "Connected to Ray cluster" in err
-    assert {name for name, job in rows(tmp_path).items() if job.status != "completed"} == {"seed=5"}
+    assert {job.status for job in rows(tmp_path).values()} == {"completed"}
     assert json.loads((tmp_path / "sweep" / "seed=3" / "run.json").read_text()) == records["seed=3"]
     for name in ("seed=0", "seed=3"):
         assert read_wandb(tmp_path / "sweep" / name).group == "sweep"

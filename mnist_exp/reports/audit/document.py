@@ -73,7 +73,7 @@ def write(audit: Audit, folder: Path) -> list[Path]:
         OSError: the folder cannot be written.
         RunDirectoryError: a file in it is a link.
     """
-    pictures = {figure.name: draw(figure)[0] for figure in audit.figures}
+    pictures = {figure.name: draw(figure) for figure in audit.figures}
     write_pictures(pictures, folder / "figures")
     documents = {"audit.html": page(audit, pictures), "audit.md": markdown(audit)}
     for name, text in documents.items():

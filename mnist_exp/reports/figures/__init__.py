@@ -8,7 +8,7 @@ from mnist_exp.reports.collect import Comparison
 from mnist_exp.reports.figures.arms import accuracies, differences
 from mnist_exp.reports.figures.costs import costs
 from mnist_exp.reports.figures.curves import curves, default_splits, recorded_splits
-from mnist_exp.reports.figures.drawing import draw, for_file, for_page
+from mnist_exp.reports.figures.drawing import as_png, draw, for_file, for_page
 from mnist_exp.reports.figures.errors import errors
 from mnist_exp.reports.figures.parts import CURVES, Figure, shown_arms, style
 from mnist_exp.reports.figures.settings import settings
@@ -19,6 +19,7 @@ __all__ = [
     "CURVES",
     "Figure",
     "all_figures",
+    "as_png",
     "default_splits",
     "draw",
     "for_file",

@@ -44,12 +44,18 @@ def for_file(figure: Figure) -> Spec:
     }  # fmt: skip
 
 
-def draw(figure: Figure) -> tuple[str, bytes]:
-    """The figure as SVG text and as PNG bytes, two pixels a point."""
+def draw(figure: Figure) -> str:
+    """The figure as SVG."""
     import vl_convert
 
-    svg = vl_convert.vegalite_to_svg(for_file(figure))
-    return svg, vl_convert.svg_to_png(svg, scale=2)
+    return str(vl_convert.vegalite_to_svg(for_file(figure)))
+
+
+def as_png(svg: str) -> bytes:
+    """A drawn figure as PNG, two pixels a point; takes longer than to draw it."""
+    import vl_convert
+
+    return bytes(vl_convert.svg_to_png(svg, scale=2))
 
 
 def _config() -> Spec:
