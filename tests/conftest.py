@@ -83,7 +83,35 @@ def _shared_cache(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path)
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))  # W&B copies files to it
         # Otherwise PyTorch itself sets this variable when it first needs the folder.
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        if compiler := shutil.which("cc"):
+            patch.setenv("PATH", str(_quick_compiler(shared_folder, compiler)), prepend=os.pathsep)
         yield
+
+
+QUICK = "quick compiler"
+
+
+def _quick_compiler(shared_folder: Path, compiler: str) -> Path:
+    """A folder with a ``cc`` that optimizes less: the tests compile a hundred kernels, which takes twice as long with ``-O3``."""
+    folder = shared_folder / QUICK
+    folder.mkdir(exist_ok=True)
+    script = folder / f"{os.getpid()}"
+    script.write_text(f'#!/bin/sh\nexec "{compiler}" "$@" -O1\n', encoding="utf-8")
+    script.chmod(0o755)
+    script.replace(folder / "cc")
+    return folder
+
+
+@pytest.fixture
+def shipped_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The kernels are compiled as they are for users."""
+    from mnist_exp.native import build
+
+    folders = os.environ["PATH"].split(os.pathsep)
+    monkeypatch.setenv("PATH", os.pathsep.join(folder for folder in folders if Path(folder).name != QUICK))
+    build._load.cache_clear()
+    yield
+    build._load.cache_clear()
 
 
 @pytest.fixture(autouse=True)

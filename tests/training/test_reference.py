@@ -11,6 +11,7 @@ from reference_weights import BACKENDS, CHOOSING, COMMAND, NETWORKS, digest, kno
 from mnist_exp.native.build import NativeUnavailable
 
 
+@pytest.mark.usefixtures("shipped_kernels")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_weights_are_those_of_this_platform(backend: str, tmp_path: Path) -> None:
     if chosen := [name for name in CHOOSING if name in os.environ]:
