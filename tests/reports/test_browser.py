@@ -53,7 +53,7 @@ class Visit:
         return all(url.startswith((start, "data:")) for url in self.requests)
 
 
-@pytest.fixture(params=[("light", 1280), ("dark", 1280), ("light", 360), ("dark", 360)], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(params=[("light", 1280), ("dark", 360)], ids=lambda p: f"{p[0]}-{p[1]}")
 def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
     scheme, width = request.param
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
