@@ -23,7 +23,7 @@ NOT_KILLED = "not killed"  # the number of changes of a sweep depends on time, s
 PATIENCE = 300  # seconds after which a process that still runs counts as left behind
 JOBS = 8  # of a sweep whose jobs are killed
 # Two limits of Ray, 15 s for its agent and 30 s for itself, cannot be changed, and are too short on a busy machine.
-RAY_DID_NOT_START = "the launcher started no job: Exception: The current node timed out during startup"
+RAY_DID_NOT_START = "Exception: The current node timed out during startup"
 ATTEMPTS = 5  # to start Ray
 
 
