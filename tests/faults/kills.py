@@ -22,7 +22,7 @@ from mnist_exp.training import load_checkpoint
 NOT_KILLED = "not killed"  # the number of changes of a sweep depends on time, so the last ones are not always reached
 PATIENCE = 300  # seconds after which a process that still runs counts as left behind
 JOBS = 8  # of a sweep whose jobs are killed
-# Two limits of Ray, 15 s for its agent and 30 s for itself, cannot be changed, and are too short on a busy machine.
+# Two time limits of Ray, which cannot be changed, are too short on a busy machine: see docs/sweeps.md.
 RAY_DID_NOT_START = "Exception: The current node timed out during startup"
 ATTEMPTS = 5  # to start Ray
 

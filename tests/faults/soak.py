@@ -92,7 +92,7 @@ def try_all(
             print(f"  {name}, change {number} of {changes}, kept in {place}: {problem}", flush=True)
     print(f"{name} | {tried} | {tried - wrong} | {wrong}", flush=True)
     if not_started:
-        print(f"  Ray did not start {not_started} times, and the command was repeated", flush=True)
+        print(f"  commands that were repeated because Ray did not start: {not_started}", flush=True)
     return wrong
 
 
