@@ -332,7 +332,9 @@ def _run(
             reason = (
                 f"{type(failure).__name__}: {' '.join(str(failure).split())}" if failure else "it reported no reason"
             )
-            raise UsageError(f"the launcher started no job: {reason}") from failure
+            raise UsageError(
+                f"the launcher started no job (they are stored, and the same command starts them): {reason}"
+            ) from failure
         tried.update(batch)
         left = [job for job in left if job not in begun]
 

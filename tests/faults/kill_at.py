@@ -1,7 +1,7 @@
 """``mnist-train`` that is killed with SIGKILL just before its Nth change of a file below the working directory.
 
 kill_at.py command N ARGUMENTS...    the process of the command is killed
-kill_at.py jobs N ARGUMENTS...       each process of a job that a launcher starts is killed at its own Nth change
+kill_at.py jobs N ARGUMENTS...       the process of the job with seed 0 is killed, that with seed 1 at its change N + 1, ...
 
 N = 0: nothing is killed; the number of changes is written to the file ``changes``. For a search, each change of its database
 counts, too.
@@ -102,7 +102,8 @@ class CountedJobs(importlib.machinery.SourceFileLoader):
         @wraps(run_job)
         def counted(path: Path, stop_file: Path, directory: str, *others: Any) -> None:
             os.chdir(directory)
-            counter = Counter(int(os.environ[LAST]))
+            last, seed = int(os.environ[LAST]), int(path.name.rpartition("=")[2])
+            counter = Counter(last and last + seed)
             try:
                 run_job(path, stop_file, directory, *others)
             finally:

@@ -20,7 +20,11 @@ from mnist_exp.runs.files import TEMPORARY
 from mnist_exp.training import load_checkpoint
 
 NOT_KILLED = "not killed"  # the number of changes of a sweep depends on time, so the last ones are not always reached
-PATIENCE = 60  # seconds after which a process that still runs counts as left behind
+PATIENCE = 300  # seconds after which a process that still runs counts as left behind
+JOBS = 8  # of a sweep whose jobs are killed
+# Two time limits of Ray, which cannot be changed, are too short on a busy machine: see docs/sweeps.md.
+RAY_DID_NOT_START = "Exception: The current node timed out during startup"
+ATTEMPTS = 5  # to start Ray
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Recipe:
 
     Attributes:
         arguments: of ``mnist-train``.
-        which: ``command`` or ``jobs``: what is killed; see ``kill_at.py``.
+        which: ``command`` or ``jobs``: what is killed; see ``kill_at.py``. For ``jobs`` there must be ``JOBS`` seeds.
         first: arguments of a run that must exist before, in the parent folder.
         needs: a module, or ``slurm``, without which the recipe is left out.
         times: number of kills: the second at half as many changes of the command that finishes, the third at a third.
@@ -44,6 +48,11 @@ class Recipe:
     @property
     def is_sweep(self) -> bool:
         return "-m" in self.arguments
+
+    @property
+    def kills(self) -> int:
+        """Number of changes at which one try kills: each job has its own."""
+        return JOBS if self.which == "jobs" else 1
 
     @property
     def folder(self) -> str:
@@ -69,10 +78,11 @@ SEARCH = (
     *("-m", "hydra.sweep.dir=sweep", *MLP, "data.val_size=100", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3"),
     *("hydra.sweeper.startup_trials=1", "optimizer.lr=tag(log,interval(0.001,0.1))", "model.hidden=[8],[16]"),
 )
-JOBLIB = (*SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-SUBMITIT = (*SWEEP, "hydra/launcher=submitit_local")
-SLURM = (*SWEEP, "hydra/launcher=submitit_slurm")
-RAY = (*SWEEP, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")
+MORE = (*SWEEP[:-1], f"seed={','.join(str(seed) for seed in range(JOBS))}")
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+SUBMITIT = ("hydra/launcher=submitit_local",)
+SLURM = ("hydra/launcher=submitit_slurm",)
+RAY = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")
 RECIPES = {
     "run, native backend": Recipe((*RUN, "trainer.backend=native")),
     "run, PyTorch backend": Recipe((*RUN, "trainer.backend=torch")),
@@ -85,23 +95,32 @@ RECIPES = {
     "sweep, killed twice": Recipe(SWEEP, times=2),
     "sweep, W&B offline": Recipe((*SWEEP, "logger=wandb", "logger.mode=offline")),
     "search with Optuna": Recipe(SEARCH),
-    "sweep, joblib": Recipe(JOBLIB),
-    "sweep, joblib, the jobs": Recipe(JOBLIB, "jobs"),
-    "sweep, submitit": Recipe(SUBMITIT),
-    "sweep, submitit, the jobs": Recipe(SUBMITIT, "jobs"),
-    "sweep, Slurm": Recipe(SLURM, needs="slurm"),
-    "sweep, Slurm, the jobs": Recipe(SLURM, "jobs", needs="slurm"),
-    "sweep, Ray": Recipe(RAY, needs="ray"),
-    "sweep, Ray, the jobs": Recipe(RAY, "jobs", needs="ray"),
+    "sweep, joblib": Recipe((*SWEEP, *JOBLIB)),
+    "sweep, joblib, the jobs": Recipe((*MORE, *JOBLIB), "jobs"),
+    "sweep, submitit": Recipe((*SWEEP, *SUBMITIT)),
+    "sweep, submitit, the jobs": Recipe((*MORE, *SUBMITIT), "jobs"),
+    "sweep, Slurm": Recipe((*SWEEP, *SLURM), needs="slurm"),
+    "sweep, Slurm, the jobs": Recipe((*MORE, *SLURM), "jobs", needs="slurm"),
+    "sweep, Ray": Recipe((*SWEEP, *RAY), needs="ray"),
+    "sweep, Ray, the jobs": Recipe((*MORE, *RAY), "jobs", needs="ray"),
 }
 
 
 def execute(command: Sequence[str | Path], folder: Path, environment: Mapping[str, str]) -> int:
-    """Run a command and return its exit status; its output is added to ``output.txt`` in ``folder``."""
-    with (folder / "output.txt").open("ab") as output:
-        return subprocess.run(
-            command, cwd=folder, stdout=output, stderr=output, env=dict(environment), check=False
-        ).returncode
+    """Run a command and return its exit status; its output is added to ``output.txt`` in ``folder``.
+
+    If Ray did not start, the command is repeated, as the user would do.
+    """
+    path = folder / "output.txt"
+    for _ in range(ATTEMPTS):
+        with path.open("ab") as output:
+            before = output.tell()
+            status = subprocess.run(
+                command, cwd=folder, stdout=output, stderr=output, env=dict(environment), check=False
+            ).returncode
+        if RAY_DID_NOT_START.encode() not in path.read_bytes()[before:]:
+            break
+    return status
 
 
 def content(path: Path) -> dict[str, Any]:
@@ -143,7 +162,7 @@ def whole(
 def lost(
     recipe: Recipe, number: int, kill_at: Path, train: Path, folder: Path, environment: Mapping[str, str], whole: Any
 ) -> str | None:
-    """Kill at change ``number``, finish, and compare; returns the problem, or None."""
+    """Kill at change ``number``, finish, and compare; returns the problem, or None. The first job is killed at ``number``."""
     folder.mkdir()
     again = list(recipe.arguments)
     for time_of_kill in range(1, recipe.times + 1):
@@ -161,8 +180,9 @@ def lost(
     status = execute([train, *again], folder, environment)
     if status and not _refused_as_complete(status, folder):
         return f"{' '.join(again[:1])} ended with {status}: {(folder / 'output.txt').read_text()[-300:]}"
-    if content(folder / recipe.folder) != whole:
-        return "other results"
+    found = content(folder / recipe.folder)
+    if different := [name for name in sorted({*found, *whole}) if found.get(name) != whole.get(name)]:
+        return f"other results: {', '.join(different)}"
     if left := [str(path) for path in folder.rglob(".*") if path.is_file() and TEMPORARY.fullmatch(path.name)]:
         return f"left behind: {left[0]}"
     if left := _still_running(folder):

@@ -211,8 +211,8 @@ def test_without_slurm_there_is_a_one_line_error(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert mnist_train("-m", *small, "hydra/launcher=submitit_slurm", "seed=0,1", "hydra.sweep.dir=sweep") == 2
     assert capsys.readouterr().err == (
-        'mnist-train: the launcher started no job: RuntimeError: Could not detect "srun", are you indeed on a slurm '
-        "cluster?\n"
+        "mnist-train: the launcher started no job (they are stored, and the same command starts them): RuntimeError: Could "
+        'not detect "srun", are you indeed on a slurm cluster?\n'
     )
 
 

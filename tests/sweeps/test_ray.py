@@ -31,7 +31,9 @@ OF_TWO = "+hydra.launcher.ray.init.num_cpus=2"
 def environment() -> Iterator[dict[str, str]]:
     """An environment in which Ray writes nothing into the home directory; the path is short because it contains sockets."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        yield {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        # Workers have the niceness 15 by default; on a busy machine they would get no processor time.
+        settings = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+        yield {"RAY_TMPDIR": folder, **settings}
 
 
 @pytest.fixture
