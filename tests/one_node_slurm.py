@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
-DAEMONS_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 # Works without systemd, cgroups and a host name.
 CONFIGURATION = """
@@ -52,9 +51,13 @@ PartitionName=debug Nodes=localhost Default=YES MaxTime=INFINITE
 """
 
 
+def _path() -> str:
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+
 def why_not() -> str | None:
     """The reason why Slurm cannot start here; None if it can."""
-    missing = [program for program in PROGRAMS if shutil.which(program, path=DAEMONS_PATH) is None]
+    missing = [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
     if missing:
         return f"{missing[0]} is not installed: apt-get install --no-install-recommends slurm-wlm munge"
     return None if os.geteuid() == 0 else "Slurm's daemons need root"
@@ -88,7 +91,7 @@ def one_node_slurm() -> Iterator[dict[str, str]]:
         environment = {
             **os.environ,
             "SLURM_CONF": str(folder / "slurm.conf"),
-            "PATH": f"{folder / 'bin'}{os.pathsep}{DAEMONS_PATH}",
+            "PATH": f"{folder / 'bin'}{os.pathsep}{_path()}",
         }
 
         def start(ready: Callable[[], bool], *command: str) -> None:

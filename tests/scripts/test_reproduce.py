@@ -17,9 +17,9 @@ def test_documents_say_what_the_results_say(monkeypatch: pytest.MonkeyPatch, tmp
     results = shutil.copy(reproduce.RESULTS_CSV, tmp_path / "results.csv")
     drawn: list[str] = []
 
-    def draw(figure: Figure) -> tuple[str, bytes]:
+    def draw(figure: Figure) -> str:
         drawn.append(figure.name)
-        return "", b""
+        return ""
 
     monkeypatch.setattr(reproduce, "draw", draw)
     monkeypatch.setattr(reproduce, "RESULTS_CSV", Path(results))
