@@ -88,7 +88,8 @@ def launch_on_slurm(launch: Callable[[], object], name: str, stop_file: Path) ->
     seen, asked = False, time.monotonic()
     while not stop_file.exists():
         time.sleep(POLL_SECONDS)
-        if thread.is_alive() and time.monotonic() - asked < ASK_SECONDS:
+        # Until a job was seen, squeue is asked at each turn: all may end within the first seconds, one of them without a result.
+        if seen and thread.is_alive() and time.monotonic() - asked < ASK_SECONDS:
             continue
         queued, asked = _is_queued(name), time.monotonic()
         if queued:

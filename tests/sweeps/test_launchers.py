@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -199,6 +200,26 @@ def test_commands_to_a_busy_slurm_are_repeated(
     monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
     slurm._requeue_if_running("7")
     assert said == asked
+
+
+def test_jobs_of_slurm_that_end_at_once_are_not_waited_for_forever(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """submitit waits for the result of a job that died."""
+    died, submitted = threading.Event(), time.monotonic()
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(slurm, "ASK_SECONDS", 1)
+    monkeypatch.setattr(slurm, "disable_sacct", lambda: None)
+    monkeypatch.setattr(slurm, "_is_queued", lambda name: 0.1 < time.monotonic() - submitted < 0.4)
+    waiting = threading.Thread(
+        target=slurm.launch_on_slurm, args=(lambda: died.wait(60), "sweep", tmp_path / "stop"), daemon=True
+    )
+    waiting.start()
+    waiting.join(20)
+    ended = not waiting.is_alive()
+    died.set()
+    waiting.join(20)
+    assert ended
 
 
 def test_without_slurm_there_is_a_one_line_error(
