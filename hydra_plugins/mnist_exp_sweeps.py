@@ -52,8 +52,16 @@ class FinishingLauncher(Launcher):
         from mnist_exp.sweeps.launching import launch
 
         records = self.records or [{}] * len(job_overrides)
-        more = (records, self.until, self.trials)
-        return launch(self._context, self._config, self._inner, job_overrides, initial_job_idx, *more)
+        return launch(
+            self._context,
+            self._config,
+            self._inner,
+            job_overrides,
+            initial_job_idx,
+            records,
+            until=self.until,
+            trials=self.trials,
+        )
 
 
 class GridSweeper(Sweeper):

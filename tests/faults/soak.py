@@ -22,11 +22,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from faults.kills import NOT_KILLED, RAY_DID_NOT_START, RECIPES, Recipe, lost, whole  # noqa: E402  # needs the line above
+from faults.kills import NOT_KILLED, RAY_DID_NOT_START, RECIPES, Recipe, lost, whole  # noqa: E402  # the line above lets Python find it
 from one_node_slurm import one_node_slurm, why_not  # noqa: E402  # also needs it
 from warm_commands import WarmCommands  # noqa: E402  # also needs it
 
-GOLDEN = (5**0.5 - 1) / 2
+GOLDEN = (5**0.5 - 1) / 2  # its multiples modulo 1 are spread evenly, wherever one stops
 
 
 def main(skip: int, seconds: float, names: Sequence[str]) -> int:
@@ -35,7 +35,7 @@ def main(skip: int, seconds: float, names: Sequence[str]) -> int:
     base = Path(tempfile.mkdtemp(prefix="soak-"))
     os.environ.update(OMP_NUM_THREADS="1", MNIST_EXP_CACHE=str(base / "cache"), RAY_TMPDIR=str(base / "r"))
     # Ray gives its workers the niceness 15 by default: on a busy machine they would get no processor time.
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # its name
+    os.environ.update(RAY_worker_niceness="0")
     with WarmCommands(base / "w") as commands:
         kill_at = commands.add("kill-at", HERE / "kill_at.py")
         train = commands.add("mnist-train", Path(sys.executable).with_name("mnist-train"))
