@@ -67,12 +67,11 @@ class Campaign:
         with one_line_for(self.csv):
             self.rows = {(row["arm"], int(row["seed"])): row for row in read_csv(self.csv)}
 
-    def train(self, only: Sequence[str], seeds: int, runs: Path, overrides: Sequence[str]) -> None:
+    def train(self, seeds: Mapping[str, int], runs: Path, overrides: Sequence[str]) -> None:
         """Train the arms and seeds that have no row yet.
 
         Args:
-            only: train arms whose overrides contain one of these; all arms if empty.
-            seeds: number of seeds for each arm, from its grid's first.
+            seeds: number of seeds for each arm to train, from its grid's first.
             runs: folder of the sweeps.
             overrides: more overrides for every sweep, for instance the launcher.
         """
@@ -80,11 +79,9 @@ class Campaign:
             missing: dict[tuple[int, ...], list[str]] = {}
             for value in grid.values:
                 arm = grid.arm(value)
-                if not only or any(part in arm for part in only):
-                    left = tuple(
-                        seed for seed in range(grid.first_seed, grid.first_seed + seeds) if (arm, seed) not in self.rows
-                    )
-                    missing.setdefault(left, []).append(value)
+                wanted = range(grid.first_seed, grid.first_seed + seeds.get(arm, 0))
+                left = tuple(seed for seed in wanted if (arm, seed) not in self.rows)
+                missing.setdefault(left, []).append(value)
             for left, values in missing.items():
                 if left:
                     swept = [f"{grid.key}={','.join(values)}", f"seed={','.join(map(str, left))}"]
@@ -210,8 +207,9 @@ def run(campaign: Campaign, description: str | None, seeds: int, arguments: Sequ
     options = parser.parse_args(arguments)
     if find_spec("matplotlib") is None:
         parser.error("drawing the figures needs matplotlib: pip install 'mnist-exp[figures]'")
-    if not any(part in arm for arm in campaign.arms for part in options.only or [""]):
+    chosen = [arm for arm in campaign.arms if any(part in arm for part in options.only or [""])]
+    if not chosen:
         parser.error(f"--only {' '.join(options.only)} fits none of: {'; '.join(campaign.arms)}")
     if not options.document:
-        campaign.train(options.only, options.seeds, options.runs, options.overrides)
+        campaign.train(dict.fromkeys(chosen, options.seeds), options.runs, options.overrides)
     return campaign.gather(options.runs)

@@ -40,13 +40,13 @@ def test_what_is_missing_is_trained_as_sweeps_and_kept(
     campaign: campaigns.Campaign, small: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert campaign.arms == ["model=mlp model.hidden=[8,8]", "model=mlp model.hidden=[9]", "model=mlp"]
-    campaign.train(["hidden"], 2, tmp_path / "runs, lr=0.1 (1)", small)
+    campaign.train(dict.fromkeys(campaign.arms[:2], 2), tmp_path / "runs, lr=0.1 (1)", small)
     assert list(campaign.rows) == [(arm, seed) for arm in campaign.arms[:2] for seed in (0, 1)]
     assert campaign.figures("model=mlp model.hidden=[9]", "parameters") == {0: 7165.0, 1: 7165.0}
     again = campaigns.Campaign("tiny", campaign.grids)
     assert again.rows == campaign.rows, "read back from the file"
     assert "4 jobs" in capfd.readouterr().out
-    again.train([], 1, tmp_path / "runs, lr=0.1 (1)", small)
+    again.train(dict.fromkeys(campaign.arms, 1), tmp_path / "runs, lr=0.1 (1)", small)
     assert "1 job" in capfd.readouterr().out, "only the arm that had no row"
     assert [key for key in again.rows if key[0] == "model=mlp"] == [("model=mlp", 5)]
 
@@ -55,7 +55,7 @@ def test_a_mistake_ends_the_campaign(
     campaign: campaigns.Campaign, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        campaign.train([], 1, tmp_path / "runs", ["trainer.epochz=1"])
+        campaign.train({"model=mlp": 1}, tmp_path / "runs", ["trainer.epochz=1"])
     assert exit_.value.code == 2
     assert "trainer.epochs" in capfd.readouterr().err
 
@@ -64,7 +64,6 @@ FIGURES = {
     "regularization": "regularization.png",
     "scaling": "scaling.png",
     "records": None,
-    "regularization_tuned": None,
 }
 
 
