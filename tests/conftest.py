@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
@@ -29,6 +30,8 @@ from mnist_exp.runs.provenance import available_cores
 
 # Set before torch is imported: tests are small, and two thread pools on the same cores are many times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
+# As joblib sets them for its workers, which can then be forked by the server of warm commands.
+os.environ.update(OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 # Set in many containers. Then each of hundreds of processes compiles the package again, which takes a fifth of its time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -82,7 +85,7 @@ def _shared_cache(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path)
         patch.setenv("MNIST_EXP_CACHE", str(shared_folder / "cache"))
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))  # W&B copies files to it
         # Otherwise PyTorch itself sets this variable when it first needs the folder.
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(shared_folder / "inductor"))
         if compiler := shutil.which("cc"):
             patch.setenv("PATH", str(_quick_compiler(shared_folder, compiler)), prepend=os.pathsep)
         yield
@@ -135,13 +138,15 @@ def _alone(_clean_state: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 @pytest.fixture(scope="session")
-def warm_commands(_shared_cache: None) -> Iterator[WarmCommands]:
-    """The installed commands; each call runs in a new process that has torch imported."""
-    installed = Path(sys.executable).parent
-    with tempfile.TemporaryDirectory() as folder, WarmCommands(Path(folder)) as commands:
-        for script in installed.glob("mnist-*"):
-            commands.add(script.name, script)
-        yield commands
+def warm_commands(_shared_cache: None, shared_folder: Path) -> WarmCommands:
+    """The installed commands; each call runs in a new process that has torch imported. All test processes share a server."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    until = os.getppid() if worker else os.getpid()
+    unique = zlib.crc32(str(shared_folder).encode())  # short, unlike the folder's path
+    commands = WarmCommands(Path(tempfile.gettempdir()) / f"warm-{until}-{unique:x}", worker or "bin", until)
+    for script in Path(sys.executable).parent.glob("mnist-*"):
+        commands.add(script.name, script)
+    return commands
 
 
 @pytest.fixture

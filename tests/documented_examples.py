@@ -68,7 +68,6 @@ class Examples:
         stopped = commands.bin / "stopped.py"
         stopped.write_text(STOPPED)
         commands.add("mnist-train-stopped", stopped)
-        commands.add("python", None)
         hidden = ("MNIST_DIR", "WANDB_", "HYDRA_", "PYTEST_")
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(hidden)},

@@ -26,7 +26,18 @@ ARGUMENT = re.compile(
     r"-[a-z]|--[a-z][\w-]*(?:=\S+)?|'[^']+'|\"[^\"]+\"|[+~]{0,2}[\w./@]+=\S+"
     r"|(?:DIR|FOLDER|image)(?:\.\.\.)?|[\w-]*/[\w./*-]*|\w+\.(?:png|jpg)|\d+"
 )
-TAKES_A_VALUE = {"--cfg", "--info", "--only", "--seeds", "--output", "--baseline", "--port", "--tried", "--runs"}
+TAKES_A_VALUE = {
+    "--cfg",
+    "--info",
+    "--only",
+    "--seeds",
+    "--output",
+    "--baseline",
+    "--port",
+    "--tried",
+    "--runs",
+    "--schedule",
+}
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,15 @@ BREAKING = "seed=0,2,3,6"  # one job without a failure, and one for each way to 
 _SITECUSTOMIZE = """
 import glob, importlib.machinery, multiprocessing.util, os, signal, sys, time
 
+if "forkserver" not in " ".join(sys.orig_argv):
+    os.environ["WORKER"] = str(os.getpid())  # of the launcher
+
 class Breaking(importlib.machinery.SourceFileLoader):
     def exec_module(self, module):
         super().exec_module(module)
+        self.patch(module)
+
+    def patch(self, module):
         fit = module.fit
         def broken(training, digits, recipe, **options):
             seed = None if "HEALED" in os.environ else recipe.seed
@@ -32,8 +38,8 @@ class Breaking(importlib.machinery.SourceFileLoader):
             if seed == 6 and "WAITING" in os.environ:
                 while not glob.glob("sweep/seed=[!6]/checkpoints/last.pt"):
                     time.sleep(0.02)
-            if seed == 6:  # parent of the server that forked this process
-                os.kill(int(open(f"/proc/{os.getppid()}/stat").read().split()[3]), signal.SIGKILL)
+            if seed == 6:
+                os.kill(int(os.environ["WORKER"]), signal.SIGKILL)
             if seed in (2, 6):
                 os.kill(os.getpid(), signal.SIGKILL)
             if seed == 7:
@@ -62,7 +68,10 @@ class Finder:
         spec.loader = Breaking(spec.loader.name, spec.loader.path)
         return spec
 
-sys.meta_path.insert(0, Finder)
+if loaded := sys.modules.get("mnist_exp.experiment"):  # in a process of the warm server
+    Breaking(loaded.__spec__.name, loaded.__spec__.origin).patch(loaded)
+else:
+    sys.meta_path.insert(0, Finder)
 """
 
 
@@ -73,9 +82,11 @@ def breaking(tmp_path: Path) -> str:
     return str(tmp_path / "break")
 
 
-def start(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+def start(
+    tmp_path: Path, *arguments: str, python: Path | str = sys.executable, **environment: str
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "mnist_exp.cli.train", "-m", *arguments],
+        [python, "-m", "mnist_exp.cli.train", "-m", *arguments],
         cwd=tmp_path,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

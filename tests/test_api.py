@@ -157,7 +157,7 @@ def test_ctrl_c_in_a_script(small: list[str], warm_commands: WarmCommands) -> No
         "except KeyboardInterrupt as stopped:\n"
         "    print('stopped:', stopped, mnist_exp.load_run('run').status)\n"
     )
-    command = [warm_commands.add("python", None), "script.py"]
+    command = [warm_commands.bin / "python", "script.py"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         while "1/100000 " not in (line := process.stdout.readline()):

@@ -40,7 +40,6 @@ ELSEWHERE = {
     "growth --write": "takes an hour; tests/scripts/test_benchmark.py runs each candidate and writes the document",
     "mynet": "a network of examples/own_network: tests/test_python_docs.py types these lines there",
     "sweep=mlp_width,mlp_depth": "is shown as what is refused",
-    "regularization_tuned": "takes hours; tests/scripts/test_campaign.py writes the document",
     "lr=0.1,seed=3": "the name of a directory",
 }
 REPLACED = {"image...": "digit.png", "DIR...": "DIR", "seed=N": "seed=7"}  # what stands for something of the user's
@@ -59,7 +58,9 @@ SWEEPS = {
 CAMPAIGN = ["--seeds 1", "data.limit=64", "trainer.epochs=1", "trainer.threads=1", "logger=none"]
 SCRIPTS = {
     "reproduce": ["--seeds 0"],
-    "regularization": ["--only dropout", *CAMPAIGN],
+    "regularization": [
+        "--document"
+    ],  # two searches and two campaigns; tests/scripts/test_campaign.py has one round of each
     "scaling": ["--only 'hidden=[8,8]'", *CAMPAIGN],
     "records": ["--only record/mlp", *CAMPAIGN],
     "sequential": ["--sweeps 2"],

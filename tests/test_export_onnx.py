@@ -23,7 +23,7 @@ def test_an_exported_network_answers_as_ours(
     model: str, trained: Callable[..., Path], small: list[str], tmp_path: Path, warm_commands: WarmCommands
 ) -> None:
     run = trained("run", *small, f"model={model}", "regularization=dropout_batch_norm")
-    command = [warm_commands.add("python", None), ROOT / "examples" / "export_onnx.py", "run", "network.onnx"]
+    command = [warm_commands.bin / "python", ROOT / "examples" / "export_onnx.py", "run", "network.onnx"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said, _, difference = done.stdout.splitlines()[-1].rpartition(" ")

@@ -306,7 +306,7 @@ def test_training_imports_no_compiler_and_gives_the_same_bits(warm_commands: War
     """In a process of its own: in this one, another test may have compiled."""
     script = Path("without.py")
     script.write_text(WITHOUT_DYNAMO)
-    command = [warm_commands.add("python", None), script, *small, "quiet=true"]
+    command = [warm_commands.bin / "python", script, *small, "quiet=true"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("as PyTorch makes it\n")

@@ -26,7 +26,6 @@ Run = Callable[..., str]
 @pytest.fixture
 def shell(tmp_path: Path, warm_commands: WarmCommands, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Type a line into bash, in an empty folder unless another is given; returns what was printed."""
-    warm_commands.add("python", None)
     monkeypatch.setenv("PATH", str(warm_commands.bin), prepend=":")
 
     def run(line: str, folder: Path = tmp_path) -> str:

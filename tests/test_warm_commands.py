@@ -159,7 +159,7 @@ def test_a_child_ends_as_a_new_process_ends(how: str, both: tuple[Path, Path]) -
 def test_python_runs_a_script_that_is_named_by_a_relative_path(
     warm_commands: WarmCommands, probe: Path, tmp_path: Path
 ) -> None:
-    command = warm_commands.add("python", None)
+    command = warm_commands.bin / "python"
     expected, _ = ask(Path(sys.executable), program=[probe.name], cwd=tmp_path)
     found, done = ask(command, program=[probe.name], cwd=tmp_path)
     assert done.returncode == 7

@@ -3,7 +3,9 @@
 A server imports the modules that the commands import, and runs nothing. For each command it forks a child process, which
 takes over the caller's arguments, environment, working directory, umask, signals and open files, and then executes the
 installed script to its end, as Python would. The caller types the command by its name: ``bin`` holds a small program for
-each command, which sends all this to the server, relays signals, and ends with the status of the child.
+each command, which sends all this to the server, relays signals, and ends with the status of the child. One of them is
+``python``, for scripts, ``-m`` and ``-c``. It is ``sys.executable`` of the children, so that the processes that they start,
+such as the jobs of a launcher, come from the server too, except with ``ORDINARY_CHILDREN`` in the environment.
 
 Similarities and differences between a child and a new process:
 
@@ -12,7 +14,10 @@ Similarities and differences between a child and a new process:
 - Modules are already in ``sys.modules``, so a child cannot test which modules a command imports, and when. Therefore each
   kind of command also runs without the server (``tests/test_documented_lines.py``).
 - Environment variables that Python or libraries read when they start cannot be taken over. If the caller's differ from
-  those of the server, the command starts as an ordinary new process.
+  those of the server, the command starts as an ordinary new process. ``PYTHONPATH`` may have a folder more that holds
+  nothing but a ``sitecustomize.py``, which must be able to run after the imports.
+- A child is in a process group of its own, so signals to a caller's group reach the caller alone, which relays them to its child
+  and not to the child's children. Tests of Ctrl-C in several processes start ordinary ones.
 - All children share one seed of Python's hashes, and ``/proc/PID/cmdline`` is the server's.
 """
 
@@ -21,12 +26,16 @@ from __future__ import annotations
 import array
 import atexit
 import builtins
+import fcntl
 import gc
 import importlib
 import io
 import marshal
+import multiprocessing
 import os
+import runpy
 import selectors
+import shutil
 import signal
 import socket
 import struct
@@ -40,11 +49,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 import mnist_exp
 
 SUPPORTED = hasattr(os, "pidfd_open") and hasattr(socket, "SCM_RIGHTS")
 # Read once, when Python or a library starts.
-AT_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "TORCH", "CUDA_", "LD_", "LC_", "LANG", "TZ", "COV")
+AT_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "TORCH", "LD_", "LC_", "LANG", "TZ", "COV")
 # Modules that the commands import besides the package, and whose import has no other effects.
 PRELOADED = (
     *("torch", "numpy", "scipy.stats", "scipy.ndimage", "pandas", "PIL.ImageDraw"),
@@ -59,23 +70,38 @@ STATUS = struct.Struct("!i")
 CLIENT = """\
 #!{python} -IS
 import array, marshal, os, signal, socket, sys
-arguments = sys.argv[1:]
-script = {script!r} or (arguments.pop(0) if arguments else "")
-at_start = {{name: value for name, value in os.environ.items() if name.startswith({prefixes!r})}}
-if at_start != {at_start!r} or not os.path.isfile(script):  # this needs an ordinary new process
-    path = {python!r} if {script!r} == "" else script
+arguments, script, unbuffered = sys.argv[1:], {script!r}, False
+if not script:
+    while arguments[:1] == ["-u"]:
+        unbuffered = bool(arguments.pop(0))
+    script = arguments.pop(0) if arguments else ""
+    if script in ("-m", "-c") and arguments:
+        script += arguments.pop(0)
+def at_start(environment):
+    return {{name: value for name, value in environment.items()
+            if name.startswith({prefixes!r}) and name != "PYTHONPATH"}}
+known = {path!r}
+folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder and folder not in known]
+if (
+    at_start(os.environ) != at_start({environment!r})
+    or not (os.path.isfile(script) or script[:2] in ("-m", "-c")) or script in {ordinary!r}
+    or not known <= set(os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    or any(os.path.isdir(folder) and set(os.listdir(folder)) - {{"sitecustomize.py", "__pycache__"}} for folder in folders)
+):  # this needs an ordinary new process
+    path = {script!r} or {python!r}
     os.execv(path, [path, *sys.argv[1:]])
 files = []
-for number in range(3):
+for number in sorted(int(name) for name in os.listdir("/proc/self/fd")):
     try:
         os.fstat(number)
         files.append(number)
-    except OSError:
+    except OSError:  # of the list itself
         pass
 request = marshal.dumps(dict(
     script=script, arguments=arguments, environment=dict(os.environ), directory=os.getcwd(), umask=os.umask(0),
     ignored=[int(number) for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN],
     blocked=[int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])], files=files,
+    unbuffered=unbuffered, folders=folders, python={warm_python!r},
 ))
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
@@ -84,6 +110,9 @@ server.sendall(request)
 for number in {relayed!r}:
     if signal.getsignal(number) != signal.SIG_IGN:
         signal.signal(number, lambda number, frame: server.send(bytes([number])))
+for number in files:
+    if number > 2:
+        os.close(number)  # the other end of a pipe must see when the child closes it
 answer = server.recv(4)
 status = int.from_bytes(answer, "big", signed=True) if answer else 70
 if status < 0:
@@ -91,44 +120,47 @@ if status < 0:
     os.kill(os.getpid(), -status)
 os._exit(status)
 """
+ORDINARY = ("-msubmitit.local._local",)  # its process id, which its parent knows, names its files
+FILES = 200  # open files that a caller may have; Linux sends at most 253 at once
 
 
 class WarmCommands:
-    """The server, inside a ``with`` block, and ``bin``, the folder of commands that it executes.
+    """A server, and ``bin``, a folder of commands that it executes.
 
     Args:
-        folder: a folder for both; its path must be short, because the path of a socket has at most 107 bytes.
+        folder: of the server, whose commands several processes may share; its path must be short, because the path of a
+            socket has at most 107 bytes.
+        name: of ``bin``; no other process may use it.
+        until: the server ends with this process, and removes the folder; it is started if it does not run yet.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.bin = folder / "bin"
-        self.bin.mkdir(parents=True)
+    def __init__(self, folder: Path, name: str, until: int) -> None:
+        self.bin = folder / name
+        self._environment = {key: value for key, value in os.environ.items() if key.startswith(AT_START)}
         self._address = str(folder / "socket")
-        self._environment = dict(os.environ)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                folder.mkdir(parents=True)
+                self._start(until)
+        self.bin.mkdir()
+        self.add("python", None)
 
-    def __enter__(self) -> WarmCommands:
-        command = [sys.executable, __file__, self._address]
-        self._server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=self._environment
-        )
-        assert self._server.stdout is not None
-        answer = self._server.stdout.readline()
-        assert answer == b"ready\n", "the server of warm commands did not start"
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._server.communicate()  # it ends with its standard input
+    def _start(self, until: int) -> None:
+        command = [sys.executable, __file__, self._address, str(until)]
+        subprocess.run(command, stdin=subprocess.DEVNULL, start_new_session=True, cwd="/", check=True)
 
     def add(self, name: str, script: Path | None) -> Path:
-        """A command of this name that executes ``script``, or the script that is its first argument."""
-        at_start = {key: value for key, value in self._environment.items() if key.startswith(AT_START)}
+        """A command of this name that executes ``script``; None: that is Python."""
         path = self.bin / name
         path.write_text(
             CLIENT.format(
                 python=sys.executable,
+                warm_python=str(self.bin / "python"),
                 script=str(script or ""),
                 prefixes=AT_START,
-                at_start=at_start,
+                ordinary=ORDINARY,
+                environment=self._environment,
+                path=set(filter(None, self._environment.get("PYTHONPATH", "").split(os.pathsep))),
                 address=self._address,
                 relayed=tuple(int(number) for number in RELAYED),
             )
@@ -137,17 +169,26 @@ class WarmCommands:
         return path
 
 
-def serve(address: str) -> dict[str, Any]:
-    """Fork a child for each request; returns in the child, with the request. The server itself ends with its input."""
+def serve(address: str, until: int) -> dict[str, Any]:
+    """Fork a child for each request; returns in the child, with the request. The server ends with the process ``until``.
+
+    The server itself is forked when it is ready, and its parent ends.
+    """
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
+    if os.fork():
+        os._exit(0)
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
-    selector.register(0, selectors.EVENT_READ)
+    end = os.pidfd_open(until)
+    selector.register(end, selectors.EVENT_READ)
     while True:
         for key, _ in selector.select():
-            if key.fileobj == 0:
+            if key.fileobj == end:
+                folder = Path(address).parent
+                shutil.rmtree(folder, ignore_errors=True)
+                Path(f"{folder}.lock").unlink(missing_ok=True)
                 for process in {other.data[0] for other in selector.get_map().values() if other.data}:
                     os.kill(process, signal.SIGKILL)
                 os._exit(0)
@@ -168,8 +209,7 @@ def _accept(listener: socket.socket, selector: selectors.BaseSelector) -> dict[s
     process = os.fork()
     if process == 0:
         for key in selector.get_map().values():
-            if isinstance(key.fileobj, socket.socket):
-                key.fileobj.close()
+            key.fileobj.close() if isinstance(key.fileobj, socket.socket) else os.close(int(key.fileobj))
         connection.close()
         selector.close()
         return request
@@ -201,7 +241,7 @@ def _attend(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> Non
 
 def _receive(connection: socket.socket) -> dict[str, Any] | None:
     size = array.array("i").itemsize
-    header, ancillary, _, _ = connection.recvmsg(HEADER.size, socket.CMSG_SPACE(3 * size))
+    header, ancillary, _, _ = connection.recvmsg(HEADER.size, socket.CMSG_SPACE(FILES * size))
     descriptors = array.array("i")
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -222,10 +262,11 @@ def _receive(connection: socket.socket) -> dict[str, Any] | None:
 def take_over(request: dict[str, Any]) -> None:
     """Give this process the state of one started by the caller."""
     os.setpgid(0, 0)  # the caller relays the signals that a terminal sends to its group
-    for number in range(3):
-        if number not in request["files"]:
-            os.close(number)
-    for descriptor, number in zip(request["descriptors"], request["files"], strict=True):
+    above = max([*request["descriptors"], *request["files"], 2]) + 1
+    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, above) for descriptor in request["descriptors"]]
+    for number in {*request["descriptors"], *range(3)}:
+        os.close(number)
+    for descriptor, number in zip(moved, request["files"], strict=True):
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.environ.clear()
@@ -241,19 +282,27 @@ def take_over(request: dict[str, Any]) -> None:
         elif ignored and number not in request["ignored"]:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
-    _open_streams(request["files"])
+    _open_streams(request["files"], request["unbuffered"])
     import numpy as np
     import torch
 
     np.random.seed()  # Python's own generator does this by itself after a fork
     torch.seed()
-    script = request["script"]
-    sys.argv = [script, *request["arguments"]]
-    sys.orig_argv = [sys.executable, *sys.argv]
-    sys.path[0] = os.path.dirname(os.path.realpath(script))
+    if "ORDINARY_CHILDREN" not in os.environ:
+        sys.executable = request["python"]
+        multiprocessing.set_executable(sys.executable)
+    script, kind = request["script"], request["script"][:2]
+    sys.argv = [kind if kind in {"-c", "-m"} else script, *request["arguments"]]
+    sys.orig_argv = [sys.executable, *([kind, script[2:]] if kind in {"-c", "-m"} else [script]), *request["arguments"]]
+    sys.path[0] = {"-c": "", "-m": os.getcwd()}.get(kind) or os.path.dirname(os.path.realpath(script))
+    sys.path[1:1] = request["folders"]
+    if request["folders"]:
+        sys.modules.pop("sitecustomize", None)
+        with suppress(ImportError):
+            importlib.import_module("sitecustomize")
 
 
-def _open_streams(files: list[int]) -> None:
+def _open_streams(files: list[int], unbuffered: bool) -> None:
     """Open standard streams as Python does at its start: line-buffered on a terminal, block-buffered elsewhere."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         old, stream = getattr(sys, f"__{name}__"), None
@@ -261,7 +310,7 @@ def _open_streams(files: list[int]) -> None:
             mode = "r" if name == "stdin" else "w"
             raw = io.FileIO(number, mode, closefd=False)
             raw.name = f"<{name}>"
-            at_once = old.write_through  # PYTHONUNBUFFERED
+            at_once = unbuffered or old.write_through  # PYTHONUNBUFFERED
             buffer = io.BufferedReader(raw) if name == "stdin" else raw if at_once else io.BufferedWriter(raw)
             by_line = not at_once and (raw.isatty() or name == "stderr")
             stream = io.TextIOWrapper(buffer, old.encoding, old.errors, line_buffering=by_line, write_through=at_once)
@@ -271,14 +320,19 @@ def _open_streams(files: list[int]) -> None:
 
 
 def execute(script: str) -> int:
-    """Run a script as ``__main__``, and return the exit status that Python would return."""
-    script = os.path.abspath(script)
+    """Run a script, ``-mMODULE`` or ``-cCODE`` as ``__main__``, and return the exit status that Python would return."""
     main = types.ModuleType("__main__")
-    main.__file__ = script
     main.__builtins__ = builtins  # type: ignore[attr-defined]
     sys.modules["__main__"] = main
     try:
-        exec(compile(Path(script).read_bytes(), script, "exec"), main.__dict__)
+        if script.startswith("-m"):
+            sys.modules.pop(script[2:], None)  # else runpy warns
+            runpy.run_module(script[2:], run_name="__main__", alter_sys=True)
+        elif script.startswith("-c"):
+            exec(compile(script[2:], "<string>", "exec"), main.__dict__)
+        else:
+            main.__file__ = script = os.path.abspath(script)
+            exec(compile(Path(script).read_bytes(), script, "exec"), main.__dict__)
     except SystemExit as leaving:
         if leaving.code is None or isinstance(leaving.code, int):
             return leaving.code or 0
@@ -316,7 +370,6 @@ if __name__ == "__main__":
     assert len(os.listdir("/proc/self/task")) == 1, "a thread would be lost in a fork"
     gc.collect()
     gc.freeze()  # otherwise the first collection in each child copies every page
-    print("ready", flush=True)
-    asked = serve(sys.argv[1])
+    asked = serve(sys.argv[1], int(sys.argv[2]))
     take_over(asked)
     leave(execute(asked["script"]))

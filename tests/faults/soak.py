@@ -35,21 +35,21 @@ def main(skip: int, seconds: float, names: Sequence[str]) -> int:
     base = Path(tempfile.mkdtemp(prefix="soak-"))
     os.environ.update(OMP_NUM_THREADS="1", MNIST_EXP_CACHE=str(base / "cache"), RAY_TMPDIR=str(base / "r"))
     # Ray gives its workers the niceness 15 by default: on a busy machine they would get no processor time.
-    os.environ.update(RAY_worker_niceness="0")
-    with WarmCommands(base / "w") as commands:
-        kill_at = commands.add("kill-at", HERE / "kill_at.py")
-        train = commands.add("mnist-train", Path(sys.executable).with_name("mnist-train"))
-        print("kind | tried | survived | lost", flush=True)
-        for name, recipe in RECIPES.items():
-            if names and not any(part in name for part in names):
-                continue
-            if reason := left_out(recipe):
-                print(f"{name} | left out: {reason}", flush=True)
-                continue
-            folder = base / name.replace(", ", "-").replace(" ", "-")
-            folder.mkdir()
-            with one_node_slurm() if recipe.needs == "slurm" else nullcontext(os.environ) as environment:
-                failures += try_all(name, recipe, skip, seconds, kill_at, train, folder, environment)
+    os.environ.update(RAY_worker_niceness="0", ORDINARY_CHILDREN="1")
+    commands = WarmCommands(base / "w", "bin", os.getpid())
+    kill_at = commands.add("kill-at", HERE / "kill_at.py")
+    train = commands.add("mnist-train", Path(sys.executable).with_name("mnist-train"))
+    print("kind | tried | survived | lost", flush=True)
+    for name, recipe in RECIPES.items():
+        if names and not any(part in name for part in names):
+            continue
+        if reason := left_out(recipe):
+            print(f"{name} | left out: {reason}", flush=True)
+            continue
+        folder = base / name.replace(", ", "-").replace(" ", "-")
+        folder.mkdir()
+        with one_node_slurm() if recipe.needs == "slurm" else nullcontext(os.environ) as environment:
+            failures += try_all(name, recipe, skip, seconds, kill_at, train, folder, environment)
     if not failures:
         shutil.rmtree(base)
     return failures

@@ -18,10 +18,12 @@ from typing import Any
 import campaign as campaigns
 import pytest
 import records
+import regularization
 import scaling
 from synthetic_runs import write_run
 
 from mnist_exp.cli.ending import exit_status
+from mnist_exp.runs.sweep import Until
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,6 +124,49 @@ def test_an_arm_that_is_not_there(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "--only resnet fits none of: model=lenet5" in ended.stderr
+
+
+def test_regularization_is_tuned_and_then_settled(
+    small: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(campaigns, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(regularization, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(regularization, "SPACES", {name: regularization.SPACES[name] for name in ("none", "dropout")})
+    monkeypatch.setattr(regularization, "TRIALS", 2)
+    monkeypatch.setattr(regularization, "UNTIL", Until(points=50, max_seeds=5, first=3, planned=5))
+    monkeypatch.setattr(regularization, "FIGURE", tmp_path / "figure.png")
+    monkeypatch.setattr(regularization, "DOCUMENT", tmp_path / "document.md")
+    tables = "".join(f"<!-- {name} -->\n<!-- end of {name} -->\n" for name in regularization.SCHEDULES)
+    regularization.DOCUMENT.write_text(tables)
+    short = [*(word for word in small if word != "logger=none"), "trainer.epochs=1", "data.val_size=100"]
+    monkeypatch.setattr(
+        sys, "argv", ["regularization", "--schedule", "one_cycle", f"--runs={tmp_path / 'runs'}", *short]
+    )
+    regularization.main()
+    document = regularization.DOCUMENT.read_text()
+    assert re.search(r"\| none \| lr 0\.\d+ \| \d+\.\d\d % \| 3 \| .* ± ", document)
+    assert re.search(r"\| dropout \| lr 0\.\d+, dropout 0\.\d+ \| .* \| 3 \| .* \| settled \|", document)
+    trials = campaigns.read_csv(tmp_path / "results" / "regularization_tuned.csv")
+    assert [(line["technique"], line["completed"]) for line in trials] == [("none", "2"), ("dropout", "2")]
+    runs = campaigns.read_csv(tmp_path / "results" / "regularization_settled.csv")
+    assert [line["seed"] for line in runs] == ["10", "11", "12"] * 2
+    capfd.readouterr()
+    regularization.main()
+    assert "job" not in capfd.readouterr().out, "nothing is trained again"
+
+
+def test_an_open_difference_gets_more_seeds_and_so_does_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(campaigns, "RESULTS", tmp_path / "results")
+    campaign = regularization.settling()
+    for technique in regularization.SPACES:
+        for seed in range(10, 15):
+            accuracy = (
+                0.9 + 0.001 * seed + {"none": 0, "ema": 0.01 + 0.0001 * (seed % 3)}.get(technique, 0.03 * (seed % 2))
+            )
+            campaign.rows[regularization.arm("constant", technique), seed] = {"test_accuracy": str(accuracy)}
+    numbers = regularization.wanted(campaign, "constant")
+    assert {arm for arm, number in numbers.items() if number == 5} == {"experiment=constant/ema"}
+    assert set(numbers.values()) == {5, 8}
 
 
 SCRIPTS = Path(campaigns.__file__).parent

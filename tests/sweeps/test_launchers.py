@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sweep_processes import breaking, processes_in, rows, start, wait_for
+from warm_commands import WarmCommands
 
 from mnist_exp.runs import read_run
 from mnist_exp.runs.provenance import available_cores
@@ -92,10 +93,15 @@ def test_a_users_launcher(small: list[str], tmp_path: Path) -> None:
 
 
 @each_launcher
-def test_a_failed_job_affects_no_other(launcher: list[str], small: list[str], tmp_path: Path) -> None:
+def test_a_failed_job_affects_no_other(
+    launcher: list[str], small: list[str], tmp_path: Path, warm_commands: WarmCommands
+) -> None:
     small.remove("trainer.threads=1")
     command = [*small, *launcher, "data.limit=64", "trainer.epochs=1", "seed=range(4)", "hydra.sweep.dir=sweep"]
-    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), OMP_NUM_THREADS="")
+    python = warm_commands.bin / "python"
+    # Without the number of threads its processes are ordinary ones.
+    environment = {"OMP_NUM_THREADS": ""} if "joblib" in launcher[0] else {}
+    process = start(tmp_path, *command, python=python, PYTHONPATH=breaking(tmp_path), **environment)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     jobs = rows(tmp_path)
@@ -114,7 +120,7 @@ def test_a_failed_job_affects_no_other(launcher: list[str], small: list[str], tm
     assert record.process["pid"] != process.pid
     assert "\n    1/1 " in (tmp_path / "sweep" / "seed=3" / "output.log").read_text()
     before = (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes()
-    process = start(tmp_path, *command)
+    process = start(tmp_path, *command, python=python)
     process.communicate(timeout=300)
     assert process.returncode == 0
     assert {job.status for job in rows(tmp_path).values()} == {"completed"}
@@ -136,11 +142,18 @@ def test_a_worker_that_dies_affects_no_other_job(small: list[str], tmp_path: Pat
     ids=["joblib, terminal", "submitit_local, parent"],
 )
 def test_interrupted_once_and_finished(
-    whole_group: bool, launcher: list[str], small: list[str], tmp_path: Path, mnist_train: Callable[..., int]
+    whole_group: bool,
+    launcher: list[str],
+    small: list[str],
+    tmp_path: Path,
+    mnist_train: Callable[..., int],
+    warm_commands: WarmCommands,
 ) -> None:
     """Ctrl-C on a terminal reaches every process; ``kill -INT`` only the first one."""
     command = [*small, *launcher, "trainer.epochs=3", "seed=3,4,8", "hydra.sweep.dir=sweep"]
-    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="3,4,8")
+    warm = warm_commands.bin / "python"
+    python = sys.executable if whole_group else warm
+    process = start(tmp_path, *command, python=python, PYTHONPATH=breaking(tmp_path), WAITING="3,4,8")
     wait_for(lambda: sum(1 for _ in tmp_path.glob("sweep/*/metrics.jsonl")) >= 2, process)
     if whole_group:
         os.killpg(process.pid, signal.SIGINT)
@@ -154,7 +167,7 @@ def test_interrupted_once_and_finished(
     told = " ".join(out.splitlines()[-1].split()[-2 - len(launcher) :])
     assert told == " ".join(["-m", "sweep.resume=sweep", *launcher])
     again = subprocess.run(
-        [sys.executable, "-m", "mnist_exp.cli.train", *told.split()],
+        [warm, "-m", "mnist_exp.cli.train", *told.split()],
         cwd=tmp_path,
         capture_output=True,
         timeout=300,

@@ -163,7 +163,6 @@ def test_documented_commands(
     ]
     assert mnist_train(*small, "logger=wandb", "logger.mode=offline", "hydra.run.dir=outputs/sweeps/mlp_width/a") == 0
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    warm_commands.add("python", None)
     monkeypatch.setenv("PATH", os.pathsep.join([str(warm_commands.bin), os.environ["PATH"]]))
     said = []
     for line in lines:
