@@ -18,6 +18,7 @@ import torch
 import yaml
 from exit_status import status_of
 from PIL import Image
+from warm_commands import WarmCommands
 
 from mnist_exp import native
 from mnist_exp.cli import eval as evaluate
@@ -263,14 +264,13 @@ class Averaged(torch.nn.Module):
 
 
 @pytest.mark.slow
-def test_example_in_fresh_processes(tmp_path: Path, mnist_train_process: Callable[..., Any]) -> None:
+def test_example_in_fresh_processes(tmp_path: Path, warm_commands: WarmCommands) -> None:
     """Trained, resumed, evaluated, swept and reported: 26 classes of images with 24 pixels a side."""
     shutil.copytree(EXAMPLE, tmp_path, dirs_exist_ok=True)
-    bin_folder = Path(sys.executable).parent
 
     def run(command: str, *arguments: str) -> str:
         done = subprocess.run(
-            [bin_folder / command, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+            [warm_commands.bin / command, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -285,10 +285,8 @@ def test_example_in_fresh_processes(tmp_path: Path, mnist_train_process: Callabl
     assert len(json.loads((tmp_path / "run" / "evaluation.json").read_text())["confusion"]) == 26
 
     sweep = [*own, "model=lenet5,mlp", "seed=0,1", *QUICK, "hydra.sweep.dir=sweep"]
-    done = mnist_train_process("-m", *sweep)
-    assert done.returncode == 0, done.stderr
-    again = mnist_train_process("-m", *sweep)
-    assert again.returncode == 0, again.stderr
+    run("mnist-train", "-m", *sweep)
+    run("mnist-train", "-m", *sweep)
     runs = [read_run(path.parent) for path in sorted((tmp_path / "sweep").glob("*/run.json"))]
     assert [run.record.status for run in runs] == ["completed"] * 4
     run("mnist-report", "sweep", "--output", "report")

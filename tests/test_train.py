@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from warm_commands import WarmCommands
 
 from mnist_exp.evaluate import evaluate_run
 from mnist_exp.runs import read_run
@@ -167,9 +168,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_stops(
-    number: signal.Signals, status: int, small: list[str], tmp_path: Path, mnist_train: Callable[..., int]
+    number: signal.Signals, status: int, small: list[str], tmp_path: Path, warm_commands: WarmCommands
 ) -> None:
-    command = [sys.executable, "-m", "mnist_exp.cli.train", *small, "trainer.epochs=500", "hydra.run.dir=run"]
+    command = [warm_commands.bin / "mnist-train", *small, "trainer.epochs=500", "hydra.run.dir=run"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run = tmp_path / "run"
     wait_for(lambda: (run / "metrics.jsonl").exists() and len(read_metrics(run)) >= 2, process)

@@ -61,7 +61,7 @@ PRELOADED = (
     *("torch", "numpy", "scipy.stats", "scipy.ndimage", "pandas", "PIL.ImageDraw"),
     *("hydra", "omegaconf", "pydantic", "yaml", "rich.live", "rich.progress", "rich.table", "jinja2", "filelock"),
     *("hydra_plugins.hydra_joblib_launcher", "hydra_plugins.hydra_submitit_launcher", "hydra_plugins.mnist_exp_sweeps"),
-    *("optuna", "joblib", "cloudpickle", "http.server"),
+    *("optuna", "joblib", "cloudpickle", "http.server", "submitit"),
 )
 RELAYED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 HEADER = struct.Struct("!I")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pictures_of_digits import KINDS, LARGE_KINDS, framed, grey, make, page, read_back, smooth, thicker, two
+from warm_commands import WarmCommands
 
 from mnist_exp.data.embedded import mnist5k
 from mnist_exp.data.handwriting import SeveralMarks, like_mnist
@@ -31,13 +31,13 @@ def digits() -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+def network(tmp_path_factory: pytest.TempPathFactory, warm_commands: WarmCommands) -> Classifier:
     """A LeNet-5 trained in a few seconds."""
     from mnist_exp.reader import Classifier
 
     place = tmp_path_factory.mktemp("network")
     arguments = ["data=mnist5k", "trainer.epochs=6", "trainer.threads=1", "trainer.device=cpu", "logger=none"]
-    command = [sys.executable, "-m", "mnist_exp.cli.train", *arguments, "optimizer.lr=0.03", "hydra.run.dir=run"]
+    command = [warm_commands.bin / "mnist-train", *arguments, "optimizer.lr=0.03", "hydra.run.dir=run"]
     subprocess.run(command, cwd=place, check=True, capture_output=True)
     return Classifier(place / "run")
 

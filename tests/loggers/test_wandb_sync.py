@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,15 +16,24 @@ import pytest
 import wandb
 from filelock import FileLock
 from wandb_server import Run, WandbServer
+from warm_commands import WarmCommands
 
 from mnist_exp.cli import report
 from mnist_exp.loggers import wandb_sync
 from mnist_exp.runs.reading import read_metrics, read_record
 
+Sync = Callable[..., subprocess.CompletedProcess[str]]
 
-def sync(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mnist_exp.cli.report", "--wandb-sync", *(arguments or ["outputs"])]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+@pytest.fixture
+def sync(warm_commands: WarmCommands) -> Sync:
+    """``mnist-report --wandb-sync`` in a new process."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [warm_commands.bin / "mnist-report", "--wandb-sync", *(arguments or ["outputs"])]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    return run
 
 
 @pytest.fixture
@@ -55,7 +63,7 @@ def failing_sync(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[str, 
     return run
 
 
-def assert_refused(server: WandbServer, message: str) -> None:
+def assert_refused(sync: Sync, server: WandbServer, message: str) -> None:
     """The run ``outputs/a`` is not uploaded; ``message`` is a regular expression."""
     done = sync()
     assert (done.returncode, done.stderr) == (1, "")
@@ -69,7 +77,7 @@ def wandb_file(run: Path) -> Path:
 
 
 def test_after_an_outage_the_whole_sweep_is_uploaded(
-    mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer, brief_outages: str
+    sync: Sync, mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer, brief_outages: str
 ) -> None:
     wandb_server.runs_until_silent = 2
     assert mnist_train("-m", *small, "logger=wandb", "seed=range(4)", "sweep.name=widths", brief_outages) == 0
@@ -98,7 +106,9 @@ def test_after_an_outage_the_whole_sweep_is_uploaded(
     assert {run.id: run.lines for run in wandb_server.runs.values()} == rows_before
 
 
-def test_one_that_fails_does_not_stop_the_rest(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_one_that_fails_does_not_stop_the_rest(
+    sync: Sync, offline: Callable[..., Path], wandb_server: WandbServer
+) -> None:
     runs = [offline(name) for name in ("a", "b", "c")]
     wandb_file(runs[0]).write_bytes(b"no W&B file" * 100)
     with FileLock(runs[1] / ".lock"):
@@ -127,7 +137,9 @@ def assert_whole(run: Run, directory: Path) -> None:
     assert "errors" in run.summary
 
 
-def test_what_a_killed_process_lost_is_uploaded_once(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_what_a_killed_process_lost_is_uploaded_once(
+    sync: Sync, offline: Callable[..., Path], wandb_server: WandbServer
+) -> None:
     cut, empty = offline("cut"), offline("empty")
     wandb_file(cut).write_bytes(wandb_file(cut).read_bytes()[:-50])  # W&B writes the last row when the run ends
     wandb_file(empty).write_bytes(wandb_file(empty).read_bytes()[:7])
@@ -140,7 +152,7 @@ def test_what_a_killed_process_lost_is_uploaded_once(offline: Callable[..., Path
 
 
 def test_rows_that_the_server_has_are_not_repeated(
-    mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer
+    sync: Sync, mnist_train: Callable[..., int], small: list[str], wandb_server: WandbServer
 ) -> None:
     """W&B's process of an online run is killed: the server has some rows, the file has none."""
     directory = Path("outputs/a")
@@ -158,17 +170,20 @@ def test_rows_that_the_server_has_are_not_repeated(
 
 
 def test_a_lost_run_of_another_project_is_not_made_anew(
-    offline: Callable[..., Path], wandb_server: WandbServer
+    sync: Sync, offline: Callable[..., Path], wandb_server: WandbServer
 ) -> None:
     run = offline("a", "logger.project=theirs", "logger.entity=them")
     wandb_file(run).write_bytes(wandb_file(run).read_bytes()[:7])
     assert_refused(
+        sync,
         wandb_server,
         "it is recorded for project 'theirs' of 'them'; if you want it there, type --wandb-project them/theirs",
     )
 
 
-def test_refused_rows_are_not_reported_as_uploaded(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_refused_rows_are_not_reported_as_uploaded(
+    sync: Sync, offline: Callable[..., Path], wandb_server: WandbServer
+) -> None:
     run = offline("a")
     wandb_server.refuse_rows = True
     done = sync(str(run))
@@ -179,6 +194,7 @@ def test_refused_rows_are_not_reported_as_uploaded(offline: Callable[..., Path],
 
 
 def test_a_run_in_parts_is_one_run(
+    sync: Sync,
     mnist_train: Callable[..., int],
     small: list[str],
     wandb_server: WandbServer,
@@ -211,6 +227,7 @@ def test_a_run_in_parts_is_one_run(
     ],
 )
 def test_a_mistake_is_one_line(
+    sync: Sync,
     arguments: list[str],
     environment: dict[str, str],
     said: str,
@@ -239,6 +256,7 @@ def test_a_server_that_does_not_answer_is_one_line(
 
 
 def test_a_server_that_is_lost_during_the_upload_stops_it(
+    sync: Sync,
     offline: Callable[..., Path],
     wandb_server: WandbServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -267,23 +285,25 @@ def test_a_server_that_is_lost_during_the_upload_stops_it(
     assert [len(run.history) for run in wandb_server.runs.values()] == [2, 2]
 
 
-def test_another_project_must_be_typed(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_another_project_must_be_typed(sync: Sync, offline: Callable[..., Path], wandb_server: WandbServer) -> None:
     offline("a", "logger.project=theirs", "logger.entity=them")
     there = "it is recorded for project 'theirs' of 'them'; if you want it there, type --wandb-project them/theirs"
-    assert_refused(wandb_server, there)
+    assert_refused(sync, wandb_server, there)
     assert sync("outputs", "--wandb-project", "them/theirs").stdout == "outputs/a: uploaded\n"
     assert [run.project for run in wandb_server.runs.values()] == ["theirs"]
 
 
-def test_files_are_not_sent_without_the_flag(offline: Callable[..., Path], wandb_server: WandbServer) -> None:
+def test_files_are_not_sent_without_the_flag(
+    sync: Sync, offline: Callable[..., Path], wandb_server: WandbServer
+) -> None:
     offline("a", "logger.upload_files=true")
     message = "files of the run are to be uploaded, too; if you want that, type --wandb-files"
-    assert_refused(wandb_server, message)
+    assert_refused(sync, wandb_server, message)
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "settings"])
 def test_links_and_settings_that_wandb_would_follow_are_refused(
-    kind: str, offline: Callable[..., Path], wandb_server: WandbServer
+    sync: Sync, kind: str, offline: Callable[..., Path], wandb_server: WandbServer
 ) -> None:
     run = offline("a")
     Path("key").write_text("private")
@@ -295,7 +315,7 @@ def test_links_and_settings_that_wandb_would_follow_are_refused(
         picture.symlink_to(Path("key").absolute())
     else:
         (run / "wandb" / "offline-run-1-x").symlink_to(Path.cwd())
-    assert_refused(wandb_server, ".* (is a link|would change where W&B).*")
+    assert_refused(sync, wandb_server, ".* (is a link|would change where W&B).*")
 
 
 def framed(*entries: dict[str, Any]) -> bytes:
