@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
+from lazily import Lazily
 
 from mnist_exp.data import DataError, download, idx_folder
 from mnist_exp.data.idx import FILES
@@ -24,6 +24,8 @@ WAYS_ON = (
     "or set MNIST_DIR (or data.root) to a folder with the four IDX files"
 )
 HANG = 60.0  # seconds; who waits as long for another one waits for nothing
+
+torchvision = Lazily("torchvision")
 
 
 class Quiet(socketserver.ThreadingMixIn, http.server.HTTPServer):

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import Compose, Normalize, Resize, ToTensor
-from torchvision.transforms.v2 import functional as transforms
 
 from mnist_exp.data import DataError, Dataset, idx_folder, mnist5k, png_folder
 from mnist_exp.data.files import Labelled
@@ -36,6 +34,9 @@ def plain(**options: object) -> Dataset:
 @pytest.mark.parametrize("size", [28, 32])
 def test_pixels_are_those_of_torchvision(stored: dict[str, Labelled], size: int) -> None:
     """To the bit: Resize of a PIL image, ToTensor, Normalize; on noise, the hardest image, and on digits."""
+    from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+    from torchvision.transforms.v2 import functional as transforms
+
     chain = Compose([Resize((size, size)), ToTensor(), Normalize((0.1307,), (0.3081,))])
     expected = torch.stack([chain(Image.fromarray(image)) for image in stored["train"].images])
     assert torch.equal(prepare(**stored, image_size=size).train.images, expected)

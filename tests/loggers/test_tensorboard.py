@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from lazily import Lazily
 from wandb_files import read_run
 
 from mnist_exp.loggers import tensorboard
@@ -19,10 +19,12 @@ from mnist_exp.training.events import EpochMetrics, TrainingEnded, TrainingStart
 
 Train = Callable[..., int]
 
+reading = Lazily("tensorboard.backend.event_processing.event_accumulator")
+
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Steps and values of each curve below a run directory."""
-    read = EventAccumulator(str(run / "tensorboard"))
+    read = reading.EventAccumulator(str(run / "tensorboard"))
     read.Reload()
     return {name: [(point.step, point.value) for point in read.Scalars(name)] for name in read.Tags()["scalars"]}
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import reproduce
-from scipy import stats
+from lazily import Lazily
 
 from mnist_exp.reports.single_run import (
     MOST_RUNS,
@@ -23,6 +23,8 @@ from mnist_exp.reports.single_run import (
 from mnist_exp.reports.statistics import Interval
 
 REPRODUCED, NOT_REPRODUCED, CANNOT_BE_TOLD = Verdict
+
+stats = Lazily("scipy.stats")
 
 
 def exactly(value: float) -> Interval:

@@ -6,15 +6,8 @@ import math
 from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 import pytest
-import statsmodels.api as sm
-from scipy import stats
-from statsmodels.formula.api import ols
-from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
-from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
+from lazily import Lazily
 
 from mnist_exp.reports.statistics import (
     POWER,
@@ -34,6 +27,10 @@ from mnist_exp.reports.statistics import (
     wilson,
 )
 
+pd, stats = Lazily("pandas"), Lazily("scipy.stats")
+formula, anova = Lazily("statsmodels.formula.api"), Lazily("statsmodels.stats.anova")
+tables, weights = Lazily("statsmodels.stats.contingency_tables"), Lazily("statsmodels.stats.weightstats")
+several, proportion = Lazily("statsmodels.stats.multitest"), Lazily("statsmodels.stats.proportion")
 RANDOM = np.random.default_rng(0)
 
 
@@ -68,7 +65,7 @@ class TestOverSeeds:
 
 @pytest.mark.parametrize(("correct", "images"), [(9909, 10_000), (10_000, 10_000), (0, 50), (40, 50)])
 def test_wilson_agrees_with_statsmodels(correct: int, images: int) -> None:
-    low, high = proportion_confint(correct, images, 0.05, method="wilson")
+    low, high = proportion.proportion_confint(correct, images, 0.05, method="wilson")
     interval = wilson(correct, images)
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-12)
 
@@ -89,7 +86,9 @@ class TestSeedDifference:
     def test_unpaired_is_welch(self) -> None:
         first, second = self.ARM, {11: 0.9890, 12: 0.9894, 13: 0.9850}
         difference = seed_difference(first, second)
-        compared = CompareMeans(DescrStatsW(list(first.values())), DescrStatsW(list(second.values())))
+        compared = weights.CompareMeans(
+            weights.DescrStatsW(list(first.values())), weights.DescrStatsW(list(second.values()))
+        )
         assert difference.interval is not None
         assert difference.n is None
         assert difference.p == pytest.approx(compared.ttest_ind(usevar="unequal")[1])
@@ -184,7 +183,7 @@ class TestPower:
 class TestMcNemar:
     @pytest.mark.parametrize(("only_first", "only_second"), [(0, 5), (3, 9), (12, 7), (60, 31), (8, 8), (0, 1)])
     def test_mid_p_is_exact_minus_half_of_the_observed(self, only_first: int, only_second: int) -> None:
-        exact = reference_mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue
+        exact = tables.mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue
         observed = stats.binom.pmf(only_first, only_first + only_second, 0.5)
         expected = 1 - observed / 2 if only_first == only_second else exact - observed
         assert mcnemar(only_first, only_second) == pytest.approx(expected)
@@ -234,7 +233,7 @@ class TestHolm:
     def test_agrees_with_statsmodels(self) -> None:
         for size in (1, 2, 7, 30):
             values = RANDOM.uniform(0, 0.2, size)
-            assert holm(list(values)) == pytest.approx(multipletests(values, method="holm")[1])
+            assert holm(list(values)) == pytest.approx(several.multipletests(values, method="holm")[1])
 
     def test_worked_example(self) -> None:
         assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
@@ -267,7 +266,7 @@ class TestImportance:
     def test_agrees_with_statsmodels(self) -> None:
         groups = [RANDOM.normal(mean, 1, 12) for mean in (0, 0.5, 2)]
         data = pd.DataFrame({"y": np.concatenate(groups), "g": np.repeat(list("abc"), 12)})
-        table = sm.stats.anova_lm(ols("y ~ g", data).fit())
+        table = anova.anova_lm(formula.ols("y ~ g", data).fit())
         between, within, error = table["sum_sq"]["g"], table["sum_sq"]["Residual"], table["mean_sq"]["Residual"]
         # Epsilon squared as textbooks write it: (SS_between - df_between MS_error) / SS_total.
         assert importance([list(group) for group in groups]) == pytest.approx(
