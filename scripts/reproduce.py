@@ -1,6 +1,6 @@
-"""Audit the five studies of claims/, and write docs/reproduction.md and the error rates of docs/audits.md.
+"""Audit the five studies and the paper of 1998 in claims/, and write docs/reproduction.md and the error rates of docs/audits.md.
 
-    python scripts/reproduce.py                         # 19 networks, 10 seeds each, as far as docs/results lacks them
+    python scripts/reproduce.py                         # 21 networks, 10 seeds each, as far as docs/results lacks them
     python scripts/reproduce.py --seeds 0               # train nothing, write the documents from docs/results
     python scripts/reproduce.py hydra/launcher=joblib   # takes settings of mnist-train -m
 
@@ -33,7 +33,8 @@ METHOD = ROOT / "docs" / "audits.md"
 PICTURES = FIGURES / "reproduction"
 ERROR_RATES = FIGURES / "audit_error_rates.svg"
 INTRODUCTION = """\
-Five public course reports trained LeNet-5 and an MLP of about its size on MNIST and regularised LeNet-5. Their claims are in
+Five public course reports trained LeNet-5 and an MLP of about its size on MNIST and regularised LeNet-5. The paper that published
+LeNet-5 and MNIST is the sixth report. Their claims are in
 [`claims/`](../claims), every network is a preset in [`conf/experiment/`](../conf/experiment), and all were trained on the official
 splits. The test set selected nothing: the result is the last epoch, as in the reports. This document is written by a script from
 [`results/reproduction.csv`](results/reproduction.csv); [how the verdicts are made](audits.md).
@@ -133,7 +134,7 @@ def write_documents(audit: Audit) -> None:
     title, _, rest = markdown(shown, PICTURES.relative_to(ROOT / "docs").as_posix()).partition("\n\n")
     title = title.replace("# Audit: ", "")
     DOCUMENT.write_text(
-        f"# The five studies, trained again\n\n{INTRODUCTION}\n\n**{title}.**\n\n{rest}", encoding="utf-8"
+        f"# The five studies and the paper of 1998, trained again\n\n{INTRODUCTION}\n\n**{title}.**\n\n{rest}", encoding="utf-8"
     )
     write_pictures({figure.name: draw(figure) for figure in shown.figures}, PICTURES)
     write_between_markers(METHOD, "error rates", error_rates())

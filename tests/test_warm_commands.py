@@ -166,6 +166,41 @@ def test_python_runs_a_script_that_is_named_by_a_relative_path(
     assert found["early"] == expected["early"]
 
 
+@pytest.mark.parametrize("arguments", [["-c", "{program}", "a b"], ["-u", "-m", "program", "a b"]], ids=["-c", "-m"])
+def test_python_takes_code_and_modules(arguments: list[str], warm_commands: WarmCommands, tmp_path: Path) -> None:
+    program = "import json, os, sys; print(json.dumps([sys.argv[-1], sys.path[0], sys.stdout.write_through, __name__]))"
+    (tmp_path / "program.py").write_text(program)
+    words = [word.replace("{program}", program) for word in arguments]
+    alone, done = (
+        subprocess.run([python, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        for python in (sys.executable, warm_commands.bin / "python")
+    )
+    assert (done.stdout, done.stderr) == (alone.stdout, "")
+
+
+def test_processes_that_a_child_starts_come_from_the_server(warm_commands: WarmCommands, tmp_path: Path) -> None:
+    """With open files, and with a folder whose ``sitecustomize.py`` they run."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.customized = 'torch' in sys.modules\n")
+    inner = "import os, sys; os.write(int(sys.argv[1]), str([sys.customized, 'torch' in sys.modules]).encode())"
+    outer = f"""
+import os, subprocess, sys
+read, write = os.pipe()
+assert sys.executable == {str(warm_commands.bin / "python")!r}
+process = subprocess.Popen([sys.executable, "-c", {inner!r}, str(write)], pass_fds=[write])
+os.close(write)
+print(os.read(read, 100).decode(), os.read(read, 100), process.wait())
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [warm_commands.bin / "python", "-c", outer]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "[True, True] b'' 0\n", "the pipe has ended when the child has"
+    (tmp_path / "other.py").touch()
+    done = subprocess.run(
+        [*command[:2], "import sys; print(sys.customized)"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n", "a folder with modules needs an ordinary process"
+
+
 def test_signals_reach_the_child(both: tuple[Path, Path], tmp_path: Path) -> None:
     process = subprocess.Popen([both[1], "wait"], cwd=tmp_path)
     child = started(tmp_path, process)

@@ -294,7 +294,7 @@ def take_over(request: dict[str, Any]) -> None:
     script, kind = request["script"], request["script"][:2]
     sys.argv = [kind if kind in {"-c", "-m"} else script, *request["arguments"]]
     sys.orig_argv = [sys.executable, *([kind, script[2:]] if kind in {"-c", "-m"} else [script]), *request["arguments"]]
-    sys.path[0] = {"-c": "", "-m": os.getcwd()}.get(kind) or os.path.dirname(os.path.realpath(script))
+    sys.path[0] = {"-c": "", "-m": os.getcwd()}.get(kind, os.path.dirname(os.path.realpath(script)))
     sys.path[1:1] = request["folders"]
     if request["folders"]:
         sys.modules.pop("sitecustomize", None)

@@ -32,7 +32,7 @@ INLINE void tile(const Product *p, long i, long j, long from, long to, const int
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-      for (int w = 0; w < W; w++) sum[r][w] += a[r * row] * x[w];
+      for (int w = 0; w < W; w++) sum[r][w] = multiply_add(a[r * row], x[w], sum[r][w]);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)

@@ -3,6 +3,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __FMA__
+#include <immintrin.h>
+#endif
 
 #ifdef __AVX512F__
 #define V 16
@@ -24,6 +27,17 @@ typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
 INLINE vec load(const float *p) { return *(const vec *)p; }
 INLINE void store(float *p, vec a) { *(vec *)p = a; }
 INLINE vec splat(float a) { return a - (vec){0}; } // x - 0 is x, for every x
+// a x + y, rounded once where the processor can. gcc leaves out this instruction in some loops (-mtune=znver3 and others), and
+// in others not: then the same sum would depend on the size of the tile.
+INLINE vec multiply_add(float a, vec x, vec y) {
+#if defined(__AVX512F__)
+  return (vec)_mm512_fmadd_ps((__m512)splat(a), (__m512)x, (__m512)y);
+#elif defined(__FMA__)
+  return (vec)_mm256_fmadd_ps((__m256)splat(a), (__m256)x, (__m256)y);
+#else
+  return a * x + y;
+#endif
+}
 INLINE vec choose(ivec condition, vec yes, vec no) {
   return (vec)((condition & (ivec)yes) | (~condition & (ivec)no));
 }
