@@ -16,8 +16,6 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
@@ -28,11 +26,12 @@ except ImportError as error:
     sys.exit(f"draw.py: {error}; pip install 'mnist-exp[draw]'")
 
 from mnist_exp.cli.ending import exit_status, printing
-from mnist_exp.errors import UsageError
+from mnist_exp.components import build_model
+from mnist_exp.compose import CONF, resolve
+from mnist_exp.config import check
 from mnist_exp.models import count_parameters, layer_table
 from mnist_exp.models.table import LayerRow
 
-CONF = Path(__file__).parents[1] / "conf"
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"  # part of matplotlib
 PICTURES = {
     "lenet5": ["model=lenet5"],
@@ -74,20 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.all.mkdir(parents=True, exist_ok=True)
         jobs = {options.all / f"{name}.png": overrides for name, overrides in PICTURES.items()}
     for path, overrides in jobs.items():
-        try:
-            picture = draw(overrides)
-        except ValueError as error:  # of a constructor
-            raise UsageError(" ".join(str(error).split())) from error
-        picture.quantize(64).save(path, optimize=True)
+        draw(overrides).quantize(64).save(path, optimize=True)
         print(path)
 
 
 def draw(overrides: Sequence[str]) -> Image.Image:
     """A picture of the network that these overrides describe."""
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        config = compose("train", overrides=["name=drawing", *overrides])
-    model = instantiate(OmegaConf.to_container(config.model, resolve=True), _convert_="all")
-    side = config.data.image_size
+        config = check(resolve(compose("train", overrides=["name=drawing", *overrides])))
+    model, side = build_model(config), config.data.image_size
     rows = layer_table(model, side)
     font = ImageFont.truetype(str(FONT), 15)
     drawing = visualtorch.render(

@@ -134,7 +134,8 @@ def write_documents(audit: Audit) -> None:
     title, _, rest = markdown(shown, PICTURES.relative_to(ROOT / "docs").as_posix()).partition("\n\n")
     title = title.replace("# Audit: ", "")
     DOCUMENT.write_text(
-        f"# The five studies and the paper of 1998, trained again\n\n{INTRODUCTION}\n\n**{title}.**\n\n{rest}", encoding="utf-8"
+        f"# The five studies and the paper of 1998, trained again\n\n{INTRODUCTION}\n\n**{title}.**\n\n{rest}",
+        encoding="utf-8",
     )
     write_pictures({figure.name: draw(figure) for figure in shown.figures}, PICTURES)
     write_between_markers(METHOD, "error rates", error_rates())

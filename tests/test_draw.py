@@ -61,8 +61,18 @@ def test_the_command(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> 
         assert image.format == "PNG"
 
 
-def test_mistakes(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model=lenet6", "lenet6"),
+        ("model.hidden=[0]", "draw.py: model.hidden.0=0 should be greater than or equal to 1\n"),
+        ("model.wings=2", "model.wings"),
+    ],
+)
+def test_mistakes(override: str, said: str, script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
-        script.main(["model=lenet6"])
+        script.main([override])
     assert leaving.value.code == 2
-    assert "lenet6" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "pydantic" not in shown
