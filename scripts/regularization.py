@@ -150,9 +150,11 @@ def settle(campaign: Campaign, schedule: str, runs: Path, more: list[str]) -> No
     """Train the best settings of all techniques on all images until each difference from none is settled."""
     write_presets(runs / "conf", (line for line in read_csv(tuned_csv()) if line["schedule"] == schedule))
     asked = ["--config-dir", str(runs / "conf"), "trainer.evaluate_test=last", *more]
-    while any(len(campaign.figures(arm, "seed")) < number for arm, number in wanted(campaign, schedule).items()):
+    while lacking := {
+        name: n for name, n in wanted(campaign, schedule).items() if len(campaign.figures(name, "seed")) < n
+    }:
         before = len(campaign.rows)
-        campaign.train(wanted(campaign, schedule), runs / "settle", asked)
+        campaign.train(lacking, runs / "settle", asked)
         if len(campaign.rows) == before:
             sys.exit(1)  # every run failed, and mnist-train said why
 

@@ -58,9 +58,7 @@ SWEEPS = {
 CAMPAIGN = ["--seeds 1", "data.limit=64", "trainer.epochs=1", "trainer.threads=1", "logger=none"]
 SCRIPTS = {
     "reproduce": ["--seeds 0"],
-    "regularization": [
-        "--document"
-    ],  # two searches and two campaigns; tests/scripts/test_campaign.py has one round of each
+    "regularization": ["--document"],  # tests/scripts/test_campaign.py trains with it
     "scaling": ["--only 'hidden=[8,8]'", *CAMPAIGN],
     "records": ["--only record/mlp", *CAMPAIGN],
     "sequential": ["--sweeps 2"],

@@ -127,7 +127,7 @@ def test_a_failed_job_affects_no_other(
     assert (tmp_path / "sweep" / "seed=3" / "run.json").read_bytes() == before
 
 
-def test_a_worker_that_dies_affects_no_other_job(small: list[str], tmp_path: Path, warm_commands: WarmCommands) -> None:
+def test_a_worker_that_dies_affects_no_other_job(small: list[str], tmp_path: Path) -> None:
     """joblib kills all workers when one dies."""
     command = [*small, *LAUNCHERS["joblib"], "trainer.epochs=3", "seed=6,3", "hydra.sweep.dir=sweep"]
     process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="3")
