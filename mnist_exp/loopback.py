@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import socket
 import sys
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -35,12 +37,13 @@ class LocalServer(ThreadingHTTPServer):
         UsageError: the port cannot be used.
     """
 
-    daemon_threads = True
+    daemon_threads = False
     request_queue_size = MAX_CONNECTIONS  # waiting to be accepted
 
     def __init__(self, port: int, handler: type[LocalHandler], policy: str) -> None:
         self.policy = policy
         self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._requests: set[socket.socket] = set()
         try:
             super().__init__(("127.0.0.1", port), handler)
         except (OSError, OverflowError) as error:
@@ -49,6 +52,7 @@ class LocalServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._connections.acquire(blocking=False):
+            self._requests.add(request)
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -57,7 +61,18 @@ class LocalServer(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._requests.discard(request)
             self._connections.release()
+
+    def server_close(self) -> None:
+        """Stop listening, read no more, and wait for the answers that are being made.
+
+        Python aborts if it ends while a thread of a request runs C++ code, such as PyTorch's.
+        """
+        for request in self._requests.copy():
+            with suppress(OSError):  # it was closed in the meantime
+                request.shutdown(socket.SHUT_RD)
+        super().server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore closed connections; print the traceback of any other error."""

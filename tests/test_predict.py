@@ -319,6 +319,28 @@ class TestDemo:
                 connection.close()
         assert self.ask(server, "GET", "/")[0] == 200
 
+    def test_its_end(self, server: demo.Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An answer that is being made is sent, a silent connection is closed, and no thread is left, which could abort Python."""
+        begun = threading.Event()
+
+        def slow(content: bytes, largest: int) -> None:
+            begun.set()
+            time.sleep(0.2)
+            raise ValueError("late")
+
+        monkeypatch.setattr(server_of_demo, "decoded", slow)
+        with (
+            socket.create_connection(("127.0.0.1", server.server_port), timeout=5) as silent,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            asked = pool.submit(self.ask, server, "POST", "/classify", b"picture")
+            assert begun.wait(30)
+            server.shutdown()
+            server.server_close()
+            assert not [thread.name for thread in threading.enumerate() if "process_request" in thread.name]
+            assert asked.result() == (422, b'{"error": "late"}')
+            assert silent.recv(1) == b""  # within the 10 seconds of IDLE_TIMEOUT
+
     def test_the_page_may_do_nothing_else(self, server: demo.Demo) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
         connection.request("GET", "/")
