@@ -150,6 +150,16 @@ def cache_directory() -> Path:
     return (Path(shared) if shared else Path.home() / ".cache") / "mnist-exp"
 
 
+def is_private(folder: Path) -> bool:
+    """Whether ``folder`` is a folder, not a link, to which only this user can write."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    is_own = not hasattr(os, "geteuid") or (found.st_uid == os.geteuid() and not found.st_mode & 0o022)
+    return stat.S_ISDIR(found.st_mode) and is_own
+
+
 def load_cached(path: Path) -> Labelled | None:
     """Read what ``store_cached`` wrote; None if ``path`` is missing, damaged or owned by another user."""
     try:

@@ -7,7 +7,6 @@ import hashlib
 import os
 import platform
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from mnist_exp.data.files import cache_directory, describe
+from mnist_exp.data.files import cache_directory, describe, is_private
 from mnist_exp.errors import is_unicode
 
 SOURCES = Path(__file__).with_name("kernels")
@@ -75,7 +74,7 @@ def _load(constants: tuple[tuple[str, int], ...], source: str = "network.c") -> 
     folder = cache_directory() / "native"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _is_private(folder) and is_unicode(str(folder)):  # ctypes can load no other names
+        if is_private(folder) and is_unicode(str(folder)):  # ctypes can load no other names
             return _from_cache(folder / name, compiler, flags)
         with tempfile.TemporaryDirectory() as private:  # the library stays in memory after its file is deleted
             return _open(_compile(Path(private) / name, compiler, flags))
@@ -136,12 +135,6 @@ def _team() -> tuple[int | None, ...]:
         return tuple(ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names)
     except (OSError, AttributeError):
         return (None, None, None)
-
-
-def _is_private(folder: Path) -> bool:
-    """Whether only this user can write to ``folder``."""
-    found = folder.lstat()
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
 def _compiler() -> str:

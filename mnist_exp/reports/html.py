@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from mnist_exp.data.files import cache_directory, is_private
 from mnist_exp.errors import as_typed
 from mnist_exp.reports import markdown, run_pages, tables
 from mnist_exp.reports.answer import MEANING, Answer
@@ -26,6 +31,8 @@ from mnist_exp.reports.reproduction import reproductions
 from mnist_exp.reports.statistics import Interval
 from mnist_exp.reports.tables import Row, columns
 from mnist_exp.reports.test_set import HardDigit
+from mnist_exp.runs import RunDirectoryError
+from mnist_exp.runs.files import write_atomically
 
 Parts = tuple[Comparison, Sequence[Row], Sequence[Pairwise], Sequence[Figure], Answer]
 
@@ -170,10 +177,22 @@ ENVIRONMENT.filters.update(
 
 
 def _library() -> str:
-    """Vega, Vega-Lite and vega-embed as one script."""
-    import vl_convert
+    """Vega, Vega-Lite and vega-embed as one script. Making it takes a second, so it is stored in the user's cache folder."""
+    folder = cache_directory() / "report"
+    stored = folder / f"vega-{version('vl-convert-python')}.js.gz"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    script = None
+    if is_private(folder):  # what others may write does not get into a page
+        with suppress(OSError, EOFError, zlib.error, UnicodeDecodeError):  # it is missing or damaged
+            script = gzip.decompress(stored.read_bytes()).decode()
+    if script is None:
+        import vl_convert
 
-    script = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub wants an argument that has a default
+        script = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub wants an argument that has a default
+        if is_private(folder):
+            with suppress(OSError, RunDirectoryError):
+                write_atomically(stored, gzip.compress(script.encode()))
     return script.replace("</script", "<\\/script")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
@@ -22,6 +23,7 @@ from synthetic_runs import write_run
 
 from mnist_exp.cli import report
 from mnist_exp.data.embedded import mnist5k
+from mnist_exp.reports import html
 from mnist_exp.reports.build import MANIFEST, Report, build, write
 from mnist_exp.reports.collect import Varied, compare, labels, paths_of, split_settings
 from mnist_exp.reports.figures import CURVES, for_file, for_page
@@ -74,6 +76,27 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     captured = capsys.readouterr()
     assert captured.out == ""
     return captured.err
+
+
+def test_the_library_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made again if its file is damaged, or if others could have written it."""
+    made: list[None] = []
+    monkeypatch.setenv("MNIST_EXP_CACHE", str(tmp_path))
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda: made.append(None) or "vega</script>")
+    assert html._library() == html._library() == "vega<\\/script>"
+    (stored,) = (tmp_path / "report").iterdir()
+    assert len(made) == 1
+    stored.write_bytes(stored.read_bytes()[:-9])
+    assert html._library() == "vega<\\/script>"
+    html._library()
+    assert len(made) == 2
+    stored.write_bytes(gzip.compress(b"theirs"))
+    stored.parent.chmod(0o777)
+    assert html._library() == "vega<\\/script>"
+    assert gzip.decompress(stored.read_bytes()) == b"theirs"
+    shutil.rmtree(tmp_path / "report")
+    (tmp_path / "report").write_bytes(b"")
+    assert html._library() == "vega<\\/script>"
 
 
 class TestArms:
