@@ -45,6 +45,7 @@ import tempfile
 import threading
 import time
 import types
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,12 @@ SUPPORTED = hasattr(os, "pidfd_open") and hasattr(socket, "SCM_RIGHTS")
 AT_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "TORCH", "LD_", "LC_", "LANG", "TZ", "COV")
 # Modules that the commands import besides the package, and whose import has no other effects.
 PRELOADED = (
-    *("torch", "numpy", "scipy.stats", "scipy.ndimage", "pandas", "PIL.ImageDraw"),
+    *("torch", "torch.utils.serialization.config", "numpy", "scipy.stats", "scipy.ndimage", "pandas", "PIL.ImageDraw"),
+    *("PIL.BmpImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin", "PIL.PpmImagePlugin", "PIL.PngImagePlugin"),
     *("hydra", "omegaconf", "pydantic", "yaml", "rich.live", "rich.progress", "rich.table", "jinja2", "filelock"),
-    *("hydra_plugins.hydra_joblib_launcher", "hydra_plugins.hydra_submitit_launcher", "hydra_plugins.mnist_exp_sweeps"),
-    *("optuna", "joblib", "cloudpickle", "http.server", "submitit"),
+    *("hydra_plugins.hydra_joblib_launcher.joblib_launcher", "hydra_plugins.hydra_submitit_launcher.submitit_launcher"),
+    *("hydra_plugins.hydra_ray_launcher.ray_launcher", "hydra_plugins.mnist_exp_sweeps", "antlr4.LL1Analyzer"),
+    *("optuna", "joblib", "cloudpickle", "http.server", "submitit", "wandb", "wandb.sdk", "wandb.apis.public"),
 )
 RELAYED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 HEADER = struct.Struct("!I")
@@ -368,6 +371,8 @@ if __name__ == "__main__":
             importlib.import_module(name)
     assert "mnist_exp.cli" not in sys.modules
     assert len(os.listdir("/proc/self/task")) == 1, "a thread would be lost in a fork"
+    for leftover in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        leftover.atexit = False  # of the imported modules, hundreds
     gc.collect()
     gc.freeze()  # otherwise the first collection in each child copies every page
     asked = serve(sys.argv[1], int(sys.argv[2]))
