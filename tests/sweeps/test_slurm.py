@@ -15,6 +15,7 @@ import torch
 from one_node_slurm import one_node_slurm, why_not
 from sweep_processes import BREAKING, assert_each_broken_job_ended_alone, breaking, rows, start, wait_for
 from wandb_files import read_run as read_wandb
+from warm_commands import WarmCommands
 
 from mnist_exp.runs.reading import read_metrics
 from mnist_exp.training import load_checkpoint
@@ -61,12 +62,14 @@ def test_a_failed_job_affects_no_other_and_preempted_jobs_go_on(
     environment: dict[str, str],
     ask: Callable[..., str],
     mnist_train: Callable[..., int],
+    warm_commands: WarmCommands,
 ) -> None:
     """The same command finishes the sweep, while Slurm stops three of its jobs."""
     small.remove("trainer.threads=1")
     small += ["trainer.epochs=3", "regularization.dropout=0.2"]
     command = [*small, *ON_SLURM, BREAKING, "hydra.launcher.max_num_timeout=1"]
-    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), **environment)
+    python = warm_commands.bin / "python"
+    process = start(tmp_path, *command, python=python, PYTHONPATH=breaking(tmp_path), **environment)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     assert_each_broken_job_ended_alone(tmp_path)
@@ -76,7 +79,7 @@ def test_a_failed_job_affects_no_other_and_preempted_jobs_go_on(
     parts = {seed: len(record_of(tmp_path, seed).get("resumed", [])) for seed in takes}
 
     healed = {"PYTHONPATH": str(tmp_path / "break"), "HEALED": "yes", "WAITING": "0,2,6"}
-    process = start(tmp_path, *command, **healed, **environment)
+    process = start(tmp_path, *command, python=python, **healed, **environment)
     for index, (seed, take) in enumerate(takes.items()):
         step = ".0" if take[0] == "scancel" else ""  # or it tries again and again while others of the array wait
         wait_for(
