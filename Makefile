@@ -27,10 +27,10 @@ quickstart: $(VENV)/.installed
 	@$(BIN)/mnist-report outputs/quickstart
 	@echo "Each run is stored in its own directory in outputs/quickstart; next: mnist-train --help"
 
+# tests/test_types.py runs mypy.
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(PYTEST)
 

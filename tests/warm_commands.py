@@ -64,7 +64,17 @@ PRELOADED = (
     *("hydra", "omegaconf", "pydantic", "yaml", "rich.live", "rich.progress", "rich.table", "jinja2", "filelock"),
     *("hydra_plugins.hydra_joblib_launcher.joblib_launcher", "hydra_plugins.hydra_submitit_launcher.submitit_launcher"),
     *("hydra_plugins.hydra_ray_launcher.ray_launcher", "hydra_plugins.mnist_exp_sweeps", "antlr4.LL1Analyzer"),
-    *("optuna", "joblib", "cloudpickle", "http.server", "submitit", "wandb", "wandb.sdk", "wandb.apis.public"),
+    *(
+        "optuna",
+        "joblib",
+        "cloudpickle",
+        "http.server",
+        "submitit",
+        "click",
+        "google.protobuf.json_format",
+        "platformdirs",
+        "requests",
+    ),
 )
 RELAYED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 HEADER = struct.Struct("!I")

@@ -263,9 +263,12 @@ def test_the_whole_sweep_on_a_terminal(small: list[str], mnist_train_terminal: C
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the processes of a session are read from /proc")
 @each_launcher
-def test_no_process_outlives_a_killed_command(launcher: list[str], small: list[str], tmp_path: Path) -> None:
+def test_no_process_outlives_a_killed_command(
+    launcher: list[str], small: list[str], tmp_path: Path, warm_commands: WarmCommands
+) -> None:
     command = [*small, *launcher, "data.limit=64", "trainer.epochs=3", "seed=3,4", "hydra.sweep.dir=sweep"]
-    process = start(tmp_path, *command, PYTHONPATH=breaking(tmp_path), WAITING="3,4")
+    python = warm_commands.bin / "python"
+    process = start(tmp_path, *command, python=python, PYTHONPATH=breaking(tmp_path), WAITING="3,4")
     wait_for(lambda: len(list(tmp_path.glob("sweep/*/metrics.jsonl"))) == 2, process)
     assert len(processes_in(tmp_path)) >= 4
     process.kill()
