@@ -6,7 +6,6 @@ import gzip
 import os
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -269,11 +268,12 @@ def test_what_is_found_instead_is_said(tmp_path: Path, png: Callable[..., Path])
     assert "; it holds test/, train/, a, b, c and 1 more" in refusal(root)
 
 
-def test_torchvision_s_folder_as_typed(idx: Callable[..., Path], tmp_path: Path) -> None:
+def test_torchvision_s_folder_as_typed(
+    idx: Callable[..., Path], tmp_path: Path, mnist_train_process: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     """Nothing is downloaded again, and the console says where the files are."""
     root = spread(idx(gz=True), tmp_path / "root", lambda name: f"MNIST/raw/{name}")
-    command = [sys.executable, "-m", "mnist_exp.cli.train", f"data.root={root}", "trainer.epochs=1", "logger=none"]
-    result = subprocess.run([*command, "hydra.run.dir=run"], capture_output=True, text=True, check=False)
+    result = mnist_train_process(f"data.root={root}", "trainer.epochs=1", "logger=none", "hydra.run.dir=run")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"data: the files are in {root / 'MNIST' / 'raw'}\n")
     assert "Downloading" not in result.stderr

@@ -404,16 +404,18 @@ def test_class_folders_that_are_links(stored: dict[str, Labelled], tmp_path: Pat
     assert len(png_folder(root=str(root)).train) == 60
 
 
-def test_class_folders_as_typed(stored: dict[str, Labelled], tmp_path: Path) -> None:
+def test_class_folders_as_typed(
+    stored: dict[str, Labelled],
+    tmp_path: Path,
+    mnist_train_process: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     root = by_class(tmp_path / "root", {"train": "training", "test": "testing"}, stored, None, "{index}.png")
     (root / "training" / "7" / "Thumbs.db").touch()
-    command = [sys.executable, "-m", "mnist_exp.cli.train", "data=png", f"data.root={root}", "trainer.epochs=1"]
-    result = subprocess.run([*command, "logger=none", "hydra.run.dir=run"], capture_output=True, text=True, check=False)
+    command = ["data=png", f"data.root={root}", "trainer.epochs=1", "logger=none"]
+    result = mnist_train_process(*command, "hydra.run.dir=run")
     assert result.returncode == 0, result.stderr
     assert "Decoding 60 images of" in result.stderr
     (root / "training" / "7" / "notes.txt").touch()
-    result = subprocess.run(
-        [*command, "logger=none", "hydra.run.dir=run2"], capture_output=True, text=True, check=False
-    )
+    result = mnist_train_process(*command, "hydra.run.dir=run2")
     assert result.returncode == 2
     assert result.stderr == f"mnist-train: {root / 'training' / '7' / 'notes.txt'}: not named *.png\n"

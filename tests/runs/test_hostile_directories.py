@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from exit_status import status_of
 from PIL import Image
+from warm_commands import WarmCommands
 
 from mnist_exp.cli import demo, predict, report
 from mnist_exp.cli import eval as evaluate
@@ -31,10 +31,10 @@ READ_BY_ALL = ("run.json", "config.yaml", "metrics.jsonl")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, warm_commands: WarmCommands) -> Path:
     """An unchanged run."""
     folder = tmp_path_factory.mktemp("finished")
-    command = [sys.executable, "-m", "mnist_exp.cli.train", "data=mnist5k", "data.limit=320", "trainer.epochs=1"]
+    command = [warm_commands.bin / "mnist-train", "data=mnist5k", "data.limit=320", "trainer.epochs=1"]
     more = ["trainer.threads=1", "trainer.device=cpu", "logger=none", "quiet=true", "hydra.run.dir=run"]
     subprocess.run([*command, *more], cwd=folder, check=True, capture_output=True)
     return folder / "run"
