@@ -2,6 +2,7 @@
 
 The import of TorchDynamo, PyTorch's compiler, takes a third of a short run's time. PyTorch imports it only to exclude its
 optimizers and its operation counter from compiled code. Before that import nothing is compiled, so it is not needed.
+Triton takes a twentieth. The operation counter imports it only to accept formulas for Triton's kernels.
 """
 # ruff: noqa: SLF001  # this module is the only place for private names
 
@@ -9,14 +10,36 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import flop_counter
+
+
+@contextmanager
+def _without_triton() -> Iterator[None]:
+    """Triton cannot be imported, and PyTorch's operation counter does not warn of that; afterwards it can."""
+    logger, name = logging.getLogger("torch.utils.flop_counter"), "triton"
+    if name in sys.modules or logger.name in sys.modules:
+        yield
+        return
+    was_disabled, logger.disabled = logger.disabled, True
+    sys.modules[name] = None  # type: ignore[assignment]  # so Python marks what cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        logger.disabled = was_disabled
+
+
+with _without_triton():
+    from torch.utils import flop_counter
+    from torch.utils.flop_counter import FlopCounterMode as FlopCounterMode
 
 # All names that PyTorch's two wrappers use. A wrapper with other names may do more, and is not replaced.
 NAMES_IN_DISABLE = {"getattr", "torch._dynamo", "torch", "_dynamo", "disable", "__dynamo_disable"}

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from mnist_exp.torch_private import defer_dynamo
+from mnist_exp.torch_private import FlopCounterMode, defer_dynamo
 
 
 @dataclass(frozen=True, slots=True)
