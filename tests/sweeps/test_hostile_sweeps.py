@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,22 @@ from mnist_exp.sweeps.resuming import is_own, left_to_user
 QUICK = ["quiet=true", "data.limit=64", "trainer.epochs=1"]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("made") / "sweep"
+
+
 @pytest.fixture
-def stored(mnist_train: Callable[..., int], small: list[str], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sweep of two waiting jobs."""
+def stored(made: Path, mnist_train: Callable[..., int], small: list[str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep of two waiting jobs, made once for all tests, and copied."""
     from mnist_exp.sweeps import launching
 
-    with monkeypatch.context() as patch:
-        patch.setattr(launching, "_run", lambda *arguments: None)
-        assert mnist_train("-m", *small, *QUICK, "seed=0,1", "hydra.sweep.dir=sweep") == 0
+    if not made.exists():
+        with monkeypatch.context() as patch:
+            patch.setattr(launching, "_run", lambda *arguments: None)
+            patch.chdir(made.parent)
+            assert mnist_train("-m", *small, *QUICK, "seed=0,1", "hydra.sweep.dir=sweep") == 0
+    shutil.copytree(made, "sweep")
     return Path("sweep")
 
 
