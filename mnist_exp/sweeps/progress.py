@@ -50,6 +50,7 @@ class Progress:
         self._began = self._last_end = time.monotonic()
         self._ended = 0
         self._over = self._counted - self._left  # a job that failed may be launched again, and is counted once
+        self._dead: set[str] = set()  # jobs whose process was found dead by the last look
         self._read: dict[str, int | None] = {}  # of each job, the time of its record when it was last read
         self._out = Terminal()
         columns = (BarColumn(BAR), TextColumn("{task.description}", markup=False))
@@ -86,7 +87,12 @@ class Progress:
                 # A process can die without writing its record. Thousands of waiting jobs are not read each time.
                 if written != self._read.get(name) or before[name].status == Status.RUNNING:
                     self._read[name] = written
-                    self._statuses[name] = self._sweep.job_status(self._sweep.jobs[name])
+                    status = self._sweep.job_status(self._sweep.jobs[name])
+                    # Its launcher may be about to record why it died.
+                    is_first = status.status == Status.KILLED and name not in self._dead and not self._stopped.is_set()
+                    (self._dead.add if is_first else self._dead.discard)(name)
+                    if not is_first:
+                        self._statuses[name] = status
             changed = [name for name in self._left if self._statuses[name].status != before[name].status]
             if changed:
                 try:
