@@ -1,4 +1,7 @@
-"""Every file in conf/ composes, and every choice trains a few steps on real digits, in this process."""
+"""Every file in conf/ composes, and every choice trains a few steps on real digits, in this process.
+
+Experiments train as they are typed: each begins with its command, which tests/test_documented_lines.py runs.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,13 @@ CHOICES = sorted(
 @pytest.mark.parametrize("choice", CHOICES)
 def test_choice_composes_and_is_valid(choice: str, composed: Callable[..., dict[str, Any]]) -> None:
     check(composed(choice, *NEEDS.get(choice, [])))
-    assert len(first_comment(CONF / f"{choice.replace('=', '/', 1)}.yaml")) > 20, "what it is; --help prints it"
+    comment = first_comment(CONF / f"{choice.replace('=', '/', 1)}.yaml")
+    assert len(comment) > 20, "what it is; --help prints it"
+    assert comment.startswith(f"mnist-train {choice}") or not choice.startswith("experiment=")
 
 
 @pytest.mark.parametrize(
-    "choice", [choice for choice in CHOICES if not choice.startswith(("data=", "logger=", "sweep="))]
+    "choice", [choice for choice in CHOICES if not choice.startswith(("data=", "experiment=", "logger=", "sweep="))]
 )
 def test_choice_trains(choice: str, mnist_train: Callable[..., int], small: list[str], tmp_path: Path) -> None:
     assert mnist_train(choice, *small, "trainer.epochs=1", "data.limit=192", "hydra.run.dir=run") == 0
