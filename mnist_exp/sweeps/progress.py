@@ -85,13 +85,13 @@ class Progress:
             for name in self._left:
                 written = self._written(name)
                 # A process can die without writing its record. Thousands of waiting jobs are not read each time.
-                if written != self._read.get(name) or before[name].status == Status.RUNNING:
+                if written != self._read.get(name) or before[name].status == Status.RUNNING or name in self._dead:
                     self._read[name] = written
                     status = self._sweep.job_status(self._sweep.jobs[name])
-                    # Its launcher may be about to record why it died.
-                    is_first = status.status == Status.KILLED and name not in self._dead and not self._stopped.is_set()
-                    (self._dead.add if is_first else self._dead.discard)(name)
-                    if not is_first:
+                    if status.status == Status.KILLED and name not in self._dead and not self._stopped.is_set():
+                        self._dead.add(name)  # its launcher may be about to record why it died
+                    else:
+                        self._dead.discard(name)
                         self._statuses[name] = status
             changed = [name for name in self._left if self._statuses[name].status != before[name].status]
             if changed:

@@ -65,25 +65,28 @@ def test_the_epoch_of_a_job_that_runs(tmp_path: Path, composed: Callable[..., di
         assert Progress(sweep, [job]).summary() == "0 of 1 done, 1 running (epoch 3 of 3)", "it is being completed"
 
 
+@pytest.mark.parametrize("seen", [True, False])
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_job_that_is_killed_has_one_line(
     recorded: bool,
+    seen: bool,
     tmp_path: Path,
     composed: Callable[..., dict[str, Any]],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its launcher records the death a moment later, or never."""
+    """Its launcher records the death a moment later, or never; it was seen running, or not yet."""
     monkeypatch.setattr("mnist_exp.sweeps.progress.POLL_SECONDS", 60)
     sweep = SweepDirectory(tmp_path / "rates", "mnist-train -m", ["-m"])
     job = sweep.add("id", ["seed=1"], ["seed=1"], "lenet5")
-    path = write_run(sweep.path / job.directory, composed(), status="running", epochs=1)
+    path = write_run(sweep.path / job.directory, composed(), status="running" if seen else "waiting", epochs=1)
     with FileLock(path / ".lock"):
         progress = Progress(sweep, [job])
     with progress:
+        record = json.loads((path / "run.json").read_text())
+        (path / "run.json").write_text(json.dumps({**record, "status": "running"}))
         progress.refresh()
         if recorded:
-            record = json.loads((path / "run.json").read_text())
             record |= {"status": "failed", "error": "ProcessDied: by SIGKILL"}
             (path / "run.json").write_text(json.dumps(record))
         progress.refresh()
