@@ -14,6 +14,7 @@ import pytest
 from documented_lines import ROOT
 
 pytest.importorskip("mkdocs")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]  # it is built once, by one test process
 # A browser follows these by itself, whatever the reader does.
 FETCHED = {("script", "src"), ("img", "src"), ("link", "href"), ("iframe", "src"), ("source", "src")}
 
