@@ -29,7 +29,7 @@ def _without_triton() -> Iterator[None]:
         yield
         return
     was_disabled, logger.disabled = logger.disabled, True
-    sys.modules[name] = None  # type: ignore[assignment]  # so Python marks what cannot be imported
+    sys.modules[name] = None  # type: ignore[assignment]  # Python refuses to import a module that is None here
     try:
         yield
     finally:

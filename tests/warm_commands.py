@@ -64,17 +64,8 @@ PRELOADED = (
     *("hydra", "omegaconf", "pydantic", "yaml", "rich.live", "rich.progress", "rich.table", "jinja2", "filelock"),
     *("hydra_plugins.hydra_joblib_launcher.joblib_launcher", "hydra_plugins.hydra_submitit_launcher.submitit_launcher"),
     *("hydra_plugins.hydra_ray_launcher.ray_launcher", "hydra_plugins.mnist_exp_sweeps", "antlr4.LL1Analyzer"),
-    *(
-        "optuna",
-        "joblib",
-        "cloudpickle",
-        "http.server",
-        "submitit",
-        "click",
-        "google.protobuf.json_format",
-        "platformdirs",
-        "requests",
-    ),
+    *("optuna", "joblib", "cloudpickle", "http.server", "submitit"),
+    *("click", "google.protobuf.json_format", "platformdirs", "requests"),  # of W&B, which itself makes a folder
 )
 RELAYED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 HEADER = struct.Struct("!I")
@@ -381,8 +372,9 @@ if __name__ == "__main__":
             importlib.import_module(name)
     assert "mnist_exp.cli" not in sys.modules
     assert len(os.listdir("/proc/self/task")) == 1, "a thread would be lost in a fork"
-    for leftover in list(weakref.finalize._registry):  # type: ignore[attr-defined]
-        leftover.atexit = False  # of the imported modules, hundreds
+    # Hundreds of the imported modules, which a child would call when it ends. There is no public list of them.
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]  # private, so not declared
+        finalizer.atexit = False
     gc.collect()
     gc.freeze()  # otherwise the first collection in each child copies every page
     asked = serve(sys.argv[1], int(sys.argv[2]))

@@ -151,7 +151,7 @@ def cache_directory() -> Path:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether ``folder`` is a folder, not a link, to which only this user can write."""
+    """Whether ``folder`` is a folder, not a link, to which only this user can write; who can is not known on Windows."""
     try:
         found = folder.lstat()
     except OSError:

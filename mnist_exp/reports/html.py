@@ -182,15 +182,15 @@ def _library() -> str:
     stored = folder / f"vega-{version('vl-convert-python')}.js.gz"
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    script = None
-    if is_private(folder):  # what others may write does not get into a page
+    script, is_trusted = None, is_private(folder)  # what others may write must not get into a page
+    if is_trusted:
         with suppress(OSError, EOFError, zlib.error, UnicodeDecodeError):  # it is missing or damaged
             script = gzip.decompress(stored.read_bytes()).decode()
     if script is None:
         import vl_convert
 
         script = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub wants an argument that has a default
-        if is_private(folder):
+        if is_trusted:
             with suppress(OSError, RunDirectoryError):
                 write_atomically(stored, gzip.compress(script.encode()))
     return script.replace("</script", "<\\/script")

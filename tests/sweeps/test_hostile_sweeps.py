@@ -20,6 +20,7 @@ QUICK = ["quiet=true", "data.limit=64", "trainer.epochs=1"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the sweep is, once it is made."""
     return tmp_path_factory.mktemp("made") / "sweep"
 
 
